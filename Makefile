@@ -1,0 +1,62 @@
+# Everything happens in .venv, and nothing is done twice. `make help` says what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.tools
+WHEEL := $(VENV)/.package
+SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.pyi' -o -type d \
+	| grep -v __pycache__)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help:  ## Say what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(WHEEL)  ## Make a table of handwritten digits and train a model on it with two workers
+	@echo "== training on digits in an embedded LanceDB (demo/lancedb)"
+	@$(BIN)/python examples/digits.py --out demo
+
+test: $(WHEEL)  ## Run the tests
+	@echo "== running the tests"
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(WHEEL)  ## Lint, formatting, types
+	@echo "== ruff check"
+	@$(BIN)/ruff check .
+	@echo "== ruff format --check"
+	@$(BIN)/ruff format --check .
+	@echo "== pyright"
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP)  ## Mend lint and formatting
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(WHEEL)  ## Measure against lancedb's own loaders; writes benchmarks/results
+	@echo "== measuring"
+	@$(BIN)/python benchmarks/map_style.py $(if $(QUICK),--rows 200000 --rounds 2 --seconds 1)
+	@$(BIN)/python benchmarks/streaming.py $(if $(QUICK),--quick)
+
+clean:  ## Remove what was made, but for the benchmark data
+	rm -rf $(VENV) demo dist build .hypothesis .ruff_cache .pytest_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "Python 3.10 or newer is needed; name one with 'make PYTHON=python3.12 ...'"; exit 1; }
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP): constraints.txt $(BIN)/python
+	@echo "== installing the tested set of packages into $(VENV) (torch is large)"
+	@$(PIP) install --constraint constraints.txt --requirement constraints.txt
+	@touch $@
+
+# Installed as users have it, as a wheel, and again whenever a source file has changed.
+$(WHEEL): $(STAMP) $(SOURCES) README.md
+	@echo "== installing lancedb-torch into $(VENV)"
+	@$(PIP) uninstall --yes lancedb-torch 2>/dev/null
+	@rm -rf build
+	@$(PIP) install --no-deps --no-build-isolation .
+	@touch $@

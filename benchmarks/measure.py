@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how to time several ways of loading fairly: in turn, repeated, medians, as ratios."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+
+@dataclass
+class Result:
+    """Rows a second of one way of loading, over all rounds."""
+
+    name: str
+    speeds: list[float] = field(default_factory=list)
+    first_batch: list[float] = field(default_factory=list)
+
+    @property
+    def speed(self) -> float:
+        return statistics.median(self.speeds)
+
+    @property
+    def spread(self) -> float:
+        return (max(self.speeds) - min(self.speeds)) / self.speed
+
+
+Way = Callable[[], Iterable[int]]
+
+
+def race(ways: dict[str, Way], rounds: int, seconds: float) -> dict[str, Result]:
+    """Run every way in turn, `rounds` times, each for at most `seconds`.
+
+    A way is a function that starts loading and yields the number of rows of each batch. The
+    clock starts when it is called, so that opening and the first batch count.
+    """
+    results = {name: Result(name) for name in ways}
+    for number in range(rounds):
+        for name, way in ways.items():
+            _run(results[name], way, seconds)
+            print(f"round {number + 1}/{rounds}  {name}: {results[name].speeds[-1]:,.0f} rows/s")
+    return results
+
+
+def _run(result: Result, way: Way, seconds: float) -> None:
+    started = time.perf_counter()
+    rows, first = 0, None
+    batches: Iterator[int] = iter(way())
+    for count in batches:
+        now = time.perf_counter()
+        first = now - started if first is None else first
+        rows += count
+        if now - started > seconds:
+            break
+    elapsed = time.perf_counter() - started
+    result.speeds.append(rows / elapsed)
+    result.first_batch.append(first if first is not None else float("nan"))
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
+
+
+def table_of(results: dict[str, Result], base: str) -> str:
+    """A Markdown table with ratios to one of the ways."""
+    lines = [
+        f"| way of loading | rows/s (median) | spread | ratio to {base} | first batch, s |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for result in results.values():
+        ratio = result.speed / results[base].speed
+        first = statistics.median(result.first_batch)
+        lines.append(
+            f"| {result.name} | {result.speed:,.0f} | {result.spread:.0%} | {ratio:.2f} "
+            f"| {first:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the figures were made on."""
+    packages = ("lancedb", "torch", "pyarrow", "numpy")
+    return {
+        "cpus": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def save(path: Path, title: str, tables: dict[str, str], results: dict[str, dict]) -> None:
+    """Write the Markdown tables and the raw figures side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [f"# {title}", "", " ".join(f"{k} {v}" for k, v in machine().items()), ""]
+    for name, text in tables.items():
+        parts += [f"## {name}", "", text, ""]
+    path.with_suffix(".md").write_text("\n".join(parts))
+    raw = {
+        group: {name: vars(result) for name, result in ways.items()}
+        for group, ways in results.items()
+    }
+    path.with_suffix(".json").write_text(json.dumps({"machine": machine(), **raw}, indent=1))

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how the arguments of a dataset become what it reads: table, rows, columns, output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from lancedb import permutation as lancedb_permutation
+from lancedb.permutation import Permutation, Transforms
+from lancedb.table import Table
+
+from . import recipe as recipes
+from . import selection as selections
+from .reader import open_handle, read_schema, resolve_columns
+from .recipe import Recipe, Source
+from .selection import Selection
+
+Columns = Sequence[str] | Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What a dataset reads, resolved and checked: every name it was given exists."""
+
+    recipe: Recipe
+    selection: Selection
+    columns: dict[str, str]
+    schema: pa.Schema
+    format: str | None
+    transform: Callable[..., Any] | None
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments that say what to read, as the user gave them."""
+
+    table: Any = None
+    uri: Any = None
+    table_name: str | None = None
+    connect_kwargs: Mapping[str, Any] | None = None
+    connection_factory: Callable[[str], Table] | None = None
+    permutation_table: Table | None = None
+    split: str | int | None = None
+    filter: str | None = None
+    version: int | str | None = None
+    columns: Columns = None
+
+
+def resolve(given: Given) -> View:
+    """Open the table once, pin its version, and check every name against it.
+
+    Raises
+    ------
+    ValueError
+        If no table is named, arguments contradict each other, or a name is unknown.
+    """
+    check_arguments(given)
+    permutation = given.table if isinstance(given.table, Permutation) else None
+    permutation_table = permutation.permutation_table if permutation else given.permutation_table
+    base = permutation.base_table if permutation else given.table
+    version, branch = _base_of(permutation_table, base, given)
+    source = _source(given, permutation, base, version)
+    name = base.name if base is not None else given.table_name
+    recipe = recipes.pin(source, name, branch, version)
+    table = recipe.open()
+    chosen = _selection(table, permutation_table, permutation, given)
+    columns = _columns(table, permutation, given.columns)
+    format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
+    return View(
+        recipe=recipe,
+        selection=chosen,
+        columns=columns,
+        schema=_schema(table, columns),
+        format=format,
+        transform=transform,
+        batch_size=permutation.batch_size if permutation else None,
+    )
+
+
+def check_arguments(given: Given) -> None:
+    """Raise unless exactly one table is named, in one way."""
+    by_uri = {"uri": given.uri, "table_name": given.table_name}
+    named = [name for name, value in by_uri.items() if value is not None]
+    if given.table is not None and named:
+        raise ValueError(f"give either table or uri and table_name, not table and {named[0]}")
+    if given.table is not None and given.connect_kwargs:
+        raise ValueError("connect_kwargs belongs to uri; a table has its connection already")
+    factory_opens = given.connection_factory is not None and given.table_name is not None
+    if given.table is None and len(named) < 2 and not factory_opens:
+        missing = [name for name, value in by_uri.items() if value is None]
+        raise ValueError(
+            "no table given: pass table (a LanceTable, RemoteTable or Permutation), or both uri "
+            f"and table_name (missing: {', '.join(missing)})"
+        )
+    if given.table is not None and not isinstance(given.table, (Table, Permutation)):
+        raise TypeError(
+            "table must be a LanceTable, a RemoteTable or a Permutation, not "
+            f"{type(given.table).__name__}"
+            + ("; a path goes into uri, with table_name" if isinstance(given.table, str) else "")
+        )
+    if isinstance(given.table, Permutation) and given.permutation_table is not None:
+        raise ValueError("a Permutation has its own permutation_table; pass its base table instead")
+    if given.split is not None and given.permutation_table is None:
+        raise ValueError(
+            f"split={given.split!r} needs a permutation_table, made with "
+            "lancedb.permutation.permutation_builder(table).split_random(...).execute()"
+        )
+    if given.connection_factory is not None and not callable(given.connection_factory):
+        raise TypeError(
+            "connection_factory must be a callable from table name to table, not "
+            f"{type(given.connection_factory).__name__}"
+        )
+
+
+def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., Any] | None]:
+    """The format that a permutation's transform stands for, or the transform itself."""
+    formats = {
+        Transforms.arrow2python: "python",
+        Transforms.arrow2pythoncol: "python_col",
+        Transforms.arrow2arrow: "arrow",
+        Transforms.arrow2numpy: "numpy",
+        Transforms.arrow2pandas: "pandas",
+        lancedb_permutation.batch_to_tensor_dict: "torch",
+        lancedb_permutation.batch_to_tensor_rows: "torch_row",
+        lancedb_permutation.batch_to_tensor: "torch_col",
+    }
+    if getattr(transform, "__qualname__", "").startswith("Transforms.arrow2polars"):
+        return "polars", None
+    known = formats.get(transform)
+    return (known, None) if known else (None, transform)
+
+
+def _base_of(
+    permutation_table: Table | None, base: Table | None, given: Given
+) -> tuple[int | str | None, str | None]:
+    """The version and branch to pin: those the permutation's row ids are of, else the handle's."""
+    version, branch = given.version, None
+    if base is not None:
+        branch = recipes.current_branch(base)
+        version = base.version if version is None else version
+    if permutation_table is None:
+        return version, branch
+    recorded = selections.base_version(permutation_table)
+    if recorded is None:
+        return version, branch
+    if isinstance(given.version, int) and given.version != recorded:
+        raise ValueError(
+            f"version={given.version} contradicts the permutation_table, whose row ids are of "
+            f"version {recorded}; leave version out"
+        )
+    return recorded, branch
+
+
+def _source(
+    given: Given, permutation: Permutation | None, base: Table | None, version: int | str | None
+) -> Source:
+    factory = given.connection_factory or (permutation.connection_factory if permutation else None)
+    if factory is not None:
+        return recipes.FactorySource(factory)
+    if base is not None:
+        return recipes.source_of(base, version)
+    uri = recipes.normalize_uri(given.uri)
+    return recipes.UriSource(uri, dict(given.connect_kwargs or {}))
+
+
+def _selection(
+    table: Table, permutation_table: Table | None, permutation: Permutation | None, given: Given
+) -> Selection:
+    chosen: Selection = selections.all_rows(table)
+    if permutation_table is not None:
+        split = permutation.split if permutation else given.split
+        index = selections.split_index(permutation_table, split)
+        name = split if isinstance(split, str) else None
+        chosen = selections.permuted(table, permutation_table, index, name)
+    if permutation is not None:
+        chosen = selections.narrowed(chosen, permutation.offset, permutation.limit)
+    if given.filter is not None:
+        chosen = selections.filtered(table, chosen, given.filter)
+    return chosen
+
+
+def _columns(table: Table, permutation: Permutation | None, columns: Columns) -> dict[str, str]:
+    if permutation is None:
+        return resolve_columns(table.schema, columns)
+    renamed = pa.schema([(name, pa.null()) for name in permutation.selection])
+    chosen = resolve_columns(renamed, columns)
+    return {name: permutation.selection.get(source, source) for name, source in chosen.items()}
+
+
+def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
+    try:
+        return read_schema(table, open_handle(table), columns)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what both datasets share: what they read, this process's reader, how they travel."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from .arguments import Given, View, resolve
+from .output import Output
+from .reader import Reader, empty_batch
+from .sample import fingerprint
+from .stats import Stats
+from .topology import in_worker, this_worker
+
+
+class TableDataset:
+    """A pinned view of a LanceDB table that reopens itself in every process.
+
+    What is pickled is the recipe: where the table is, its version, the rows, columns and format.
+    The open reader, ``_perm``, is made at the first read in each process.
+    """
+
+    _default_batch_size = 100
+
+    def __init__(
+        self,
+        given: Given,
+        *,
+        format: str | None,
+        transform: Callable[..., Any] | None,
+        fill_null: Any,
+        ragged: str,
+        unwrap: bool,
+        batch_size: int | None,
+    ):
+        self._view: View = resolve(given)
+        if format is None and transform is None:
+            format, transform = self._view.format, self._view.transform
+        self._output = Output(format, transform, fill_null, ragged)
+        if self.format.startswith("torch"):
+            self._output.check(empty_batch(self._view.schema))
+        if batch_size is None:
+            batch_size = self._view.batch_size or self._default_batch_size
+        self.batch_size = positive("batch_size", batch_size)
+        self.unwrap = bool(unwrap)
+        self._perm: Reader | None = None
+        self._data: dict[str, Any] | None = None
+        self._board: torch.Tensor | None = None
+        self._stats = Stats()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._output.check_picklable()
+        view = dataclasses.replace(self._view, schema=None)
+        return {**self.__dict__, "_view": view, "_perm": None, "_stats": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        worker, _ = this_worker()
+        self._stats = Stats(self._board, worker + 1 if in_worker() else 0)
+
+    @property
+    def format(self) -> str:
+        """The format of the batches."""
+        return self._output.format
+
+    @property
+    def version(self) -> int | None:
+        """The table version that every process reads; None for a ``memory://`` table."""
+        return self._view.recipe.version
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the dataset has, over all ranks and workers."""
+        return self._view.selection.num_rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the rows, before `format` and `transform`."""
+        return self._view.schema if self._view.schema is not None else self._reader().schema
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, as the batches have them."""
+        return list(self._view.columns)
+
+    def describe_data(self) -> dict[str, Any]:
+        """Which rows of which table version these are, for a state; found out once."""
+        if self._data is None:
+            recipe, selection = self._view.recipe, self._view.selection
+            self._data = {
+                "table": recipe.name,
+                "branch": recipe.branch,
+                "version": recipe.version,
+                "selection": selection.describe(),
+                "fingerprint": fingerprint(recipe, selection),
+            }
+        return self._data
+
+    def share_stats(self, board: torch.Tensor) -> None:
+        """Count on a board of which worker w has row w + 1, so that all can be summed."""
+        self._board = board
+        self._stats = Stats(board)
+
+    def stats(self) -> dict[str, Any]:
+        """What this dataset has done so far in this process.
+
+        Returns
+        -------
+        dict
+            ``rows`` and ``bytes`` (Arrow bytes) read; seconds spent ``reading``,
+            ``converting`` and ``transforming`` (summed over threads), and ``waiting``: the
+            time the consumer stood still until a batch was ready.
+        """
+        return self._stats.summary()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._described())})"
+
+    def _described(self) -> list[str]:
+        return [
+            self._view.recipe.describe(),
+            f"rows={self.num_rows} ({self._view.selection.describe()})",
+            f"columns={reprlib.repr(self.column_names)}",
+            f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
+        ]
+
+    def _reader(self) -> Reader:
+        if self._perm is None:
+            self._perm = Reader(self._view.recipe, self._view.selection, self._view.columns)
+        return self._perm.open()
+
+    def _read(self, rows: np.ndarray) -> Any:
+        with self._stats.timed("reading"):
+            batch = self._reader().read(rows)
+        self._stats.add(rows=batch.num_rows, bytes=batch.nbytes)
+        return self._output(batch, self._stats)
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as an int; ValueError naming the argument unless it is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+    return int(value)

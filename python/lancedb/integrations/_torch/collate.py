@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how batched columns pass through `default_collate` as they are, and as rows if need be.
+
+`default_collate` looks at the type of a batch's first element. Ours is a `Row`, which is
+registered there: a whole `RowBatch` collates to its columns at no cost, and loose rows, as
+`ConcatDataset` gathers them, are put together again column by column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data._utils import collate as torch_collate
+
+
+class Row(dict):
+    """One row as a dict of its values, which remembers the batch that it is a row of."""
+
+    __slots__ = ("batch", "index")
+
+    def __init__(self, batch: RowBatch, index: int):
+        super().__init__({name: pick(column, index) for name, column in batch.columns.items()})
+        self.batch = batch
+        self.index = index
+
+    def __reduce__(self) -> tuple:
+        one = RowBatch({name: cut(column, self.index) for name, column in self._columns()}, 1)
+        return Row, (one, 0)
+
+    def _columns(self) -> Any:
+        return self.batch.columns.items()
+
+
+class OpaqueRow:
+    """One row of a batch that is no dict of columns."""
+
+    def __init__(self, batch: RowBatch, index: int):
+        self.batch = batch
+        self.index = index
+
+    @property
+    def value(self) -> Any:
+        return pick(self.batch.columns, self.index)
+
+
+class RowBatch(Sequence):
+    """A sequence of rows over columns that stay batched until a row is asked for.
+
+    Parameters
+    ----------
+    columns : dict of str to batched column
+        Tensors, lists or dicts of such; or any other value with a row in each element.
+    num_rows : int
+        How many rows there are.
+
+    Examples
+    --------
+    >>> rows = RowBatch({"x": torch.arange(3), "s": ["a", "b", "c"]}, 3)
+    >>> rows[1]
+    {'x': tensor(1), 's': 'b'}
+    >>> torch.utils.data.default_collate(rows) is rows.columns
+    True
+    """
+
+    def __init__(self, columns: Any, num_rows: int):
+        self.columns = columns
+        self._num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} is out of range for a batch of {len(self)} rows")
+        kind = Row if isinstance(self.columns, dict) else OpaqueRow
+        return kind(self, index % len(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, (str, bytes)):
+            return NotImplemented
+        return len(self) == len(other) and all(same(a, b) for a, b in zip(self, other))
+
+    def __repr__(self) -> str:
+        return f"RowBatch of {len(self)} rows: {list(self[:3])!r}" + (
+            " ..." if len(self) > 3 else ""
+        )
+
+
+def pick(column: Any, index: int) -> Any:
+    """One row's value out of a batched column."""
+    if isinstance(column, dict):
+        return {name: pick(field, index) for name, field in column.items()}
+    if isinstance(column, tuple):
+        return tuple(pick(field, index) for field in column)
+    return column[index]
+
+
+def cut(column: Any, index: int) -> Any:
+    """One row of a batched column, still batched."""
+    if isinstance(column, dict):
+        return {name: cut(field, index) for name, field in column.items()}
+    if isinstance(column, torch.Tensor) and column.is_nested:
+        return torch.nested.as_nested_tensor([column[index]], layout=torch.jagged)
+    return column[index : index + 1]
+
+
+def join(parts: list[Any]) -> Any:
+    """Batched columns of the same kind, one after the other."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: join([part[name] for part in parts]) for name in first}
+    if isinstance(first, torch.Tensor) and first.is_nested:
+        rows = [row for part in parts for row in part.unbind()]
+        return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)
+    return [value for part in parts for value in part]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two rows' values are equal, tensors element by element."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        a, b = torch.as_tensor(a), torch.as_tensor(b)
+        return a.shape == b.shape and bool((a == b).all())
+    return a == b
+
+
+def collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    """The columns of a row batch as they are; of loose rows, put together again."""
+    if isinstance(batch, RowBatch):
+        return batch.columns
+    if all(isinstance(row, Row) and row.keys() == batch[0].keys() for row in batch):
+        names = list(batch[0])
+        return {
+            name: join([cut(row.batch.columns[name], row.index) for row in batch]) for name in names
+        }
+    return torch_collate.collate([dict(row) for row in batch], collate_fn_map=collate_fn_map)
+
+
+def register() -> None:
+    """Make `default_collate` know rows; does nothing the second time.
+
+    Raises
+    ------
+    ImportError
+        If this version of torch has no such registry.
+    """
+    known: dict[Any, Callable[..., Any]] | None = getattr(
+        torch_collate, "default_collate_fn_map", None
+    )
+    if known is None:
+        raise ImportError(
+            "this version of PyTorch cannot collate rows lazily: lancedb-torch needs torch>=2.4"
+        )
+    known.update({Row: collate_rows, OpaqueRow: collate_rows})
+
+
+register()

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how a record batch becomes each format; never where it came from.
+
+torch is imported when a tensor is first made, so that the other formats do without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .nulls import NullPolicy
+
+if TYPE_CHECKING:
+    import torch
+
+FORMATS = (
+    "python",
+    "python_col",
+    "numpy",
+    "pandas",
+    "polars",
+    "arrow",
+    "torch",
+    "torch_row",
+    "torch_col",
+)
+_RAGGED = ("jagged", "pad", "list")
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A picklable function from `pyarrow.RecordBatch` to a format; see `make_converter`."""
+
+    format: str
+    nulls: NullPolicy = field(default_factory=NullPolicy)
+    ragged: str = "jagged"
+
+    def __call__(self, batch: pa.RecordBatch) -> Any:
+        if self.format == "torch":
+            return torch_columns(batch, self.nulls, self.ragged)
+        if self.format == "torch_row":
+            return torch_rows(batch, self.nulls)
+        if self.format == "torch_col":
+            return torch_matrix(batch, self.nulls)
+        return _PLAIN[self.format](batch)
+
+
+def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged") -> Converter:
+    """The conversion to a format.
+
+    Parameters
+    ----------
+    format : str
+        One of `FORMATS`.
+    fill_null : scalar or dict, optional
+        What stands in for nulls in tensors: for every column, or by column name.
+    ragged : {"jagged", "pad", "list"}
+        What a column of variable-length lists of numbers becomes in ``"torch"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such format or ragged mode.
+
+    Examples
+    --------
+    >>> batch = pa.record_batch({"x": [1, 2], "s": ["a", "b"]})
+    >>> make_converter("torch")(batch)
+    {'x': tensor([1, 2]), 's': ['a', 'b']}
+    """
+    if format not in FORMATS:
+        near = difflib.get_close_matches(str(format), FORMATS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown format {format!r}: {hint}there are {', '.join(FORMATS)}")
+    if ragged not in _RAGGED:
+        raise ValueError(f"ragged must be one of {', '.join(_RAGGED)}, not {ragged!r}")
+    return Converter(format, NullPolicy(fill_null), ragged)
+
+
+def torch_columns(
+    batch: pa.RecordBatch | pa.Table, nulls: NullPolicy = NullPolicy(), ragged: str = "jagged"
+) -> dict[str, Any]:
+    """A dict of batched columns: tensors where there are numbers, lists of values elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If numbers are null and `nulls` says nothing for them, or do not fit a tensor.
+    """
+    nulls.check_names(batch.schema.names)
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    out: dict[str, Any] = {}
+    for schema_field in batch.schema:
+        column = columns[schema_field.name]
+        _put(out, schema_field, column, (), batch.schema.names, nulls, ragged)
+    return out
+
+
+def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = NullPolicy()) -> list[torch.Tensor]:
+    """A tensor for each row: its numbers in the order of the columns, promoted as numpy does.
+
+    A fixed-size list adds its elements. Nulls become NaN unless `nulls` fills them.
+    """
+    import numpy as np
+    import torch
+
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.null_count and nulls.value_for(name) is None and _is_real(column.type):
+            columns.append(column.to_numpy(zero_copy_only=False))
+        else:
+            columns.append(_tensor(batch, name, nulls, "torch_row").numpy())
+    flat = [column.reshape(len(column), -1) for column in columns]
+    return list(torch.from_numpy(np.concatenate(flat, axis=1)).unbind(0))
+
+
+def torch_matrix(batch: pa.RecordBatch, nulls: NullPolicy = NullPolicy()) -> torch.Tensor:
+    """One tensor whose first dimension is the columns and whose second is the rows."""
+    import torch
+
+    columns = [_tensor(batch, name, nulls, "torch_col") for name in batch.schema.names]
+    shapes = {tuple(column.shape[1:]) for column in columns}
+    if len(shapes) > 1:
+        found = {name: tuple(c.shape[1:]) for name, c in zip(batch.schema.names, columns)}
+        raise ValueError(
+            f"format 'torch_col' stacks the columns, which must have one shape, not {found}; "
+            "choose some with columns=, or use format='torch'"
+        )
+    return torch.stack(columns)
+
+
+def batch_to_tensor_dict(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """A dict of tensors (or Python values) for each row, as ``with_format("torch")`` gives."""
+    _require_torch()
+    return split_rows(torch_columns(batch), batch.num_rows)
+
+
+def batch_to_tensor_rows(batch: pa.RecordBatch) -> list[torch.Tensor]:
+    """A tensor for each row, as ``with_format("torch_row")`` gives."""
+    _require_torch()
+    return torch_rows(batch)
+
+
+def batch_to_tensor(batch: pa.RecordBatch) -> torch.Tensor:
+    """A tensor with a row for each column, as ``with_format("torch_col")`` gives."""
+    _require_torch()
+    return torch_matrix(batch)
+
+
+def split_rows(columns: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+    """Batched columns as a list of row dicts."""
+    split = {}
+    for name, column in columns.items():
+        if isinstance(column, dict):
+            split[name] = split_rows(column, rows)
+        else:
+            split[name] = column if isinstance(column, list) else column.unbind(0)
+    return [{name: column[i] for name, column in split.items()} for i in range(rows)]
+
+
+def _put(
+    out: dict[str, Any],
+    of: pa.Field,
+    column: Any,
+    path: tuple[str, ...],
+    siblings: list[str],
+    nulls: NullPolicy,
+    ragged: str,
+) -> None:
+    """Add a column to the batched columns, with its lengths if it was padded."""
+    from . import tensors
+    from .ragged import lists
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    path = (*path, of.name)
+    name = ".".join(path)
+    array = tensors.plain(column)
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        out[of.name] = tensors.shaped(column, name, nulls)
+    elif tensors.is_bfloat16(of):
+        out[of.name] = tensors.bfloat16(array, name, nulls)
+    elif tensors.is_dense(array.type):
+        out[of.name] = tensors.dense(array, name, nulls)
+    elif pa.types.is_fixed_size_binary(array.type):
+        out[of.name] = tensors.fixed_bytes(array, name, nulls)
+    elif pa.types.is_struct(array.type):
+        fields: dict[str, Any] = {}
+        names = [child.name for child in array.type]
+        for child, values in zip(array.type, array.flatten(), strict=True):
+            _put(fields, child, values, path, names, nulls, ragged)
+        out[of.name] = fields
+    elif _is_list(array.type) and tensors.is_dense(array.type.value_type):
+        out[of.name], lengths = lists(array, name, nulls, ragged)
+        if lengths is not None:
+            out[_name_of_lengths(of.name, siblings)] = lengths
+    else:
+        out[of.name] = array.to_pylist()
+
+
+def _name_of_lengths(name: str, siblings: list[str]) -> str:
+    lengths = name + "_length"
+    if lengths in siblings:
+        raise ValueError(
+            f"ragged='pad' adds {lengths!r}, and there is a column of that name: leave it out or "
+            f"rename it with columns={{'other_name': {lengths!r}}}"
+        )
+    return lengths
+
+
+def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) -> torch.Tensor:
+    import torch
+
+    value = torch_columns(batch.select([name]), NullPolicy(nulls.value_for(name)))[name]
+    if not isinstance(value, torch.Tensor) or value.is_nested:
+        raise ValueError(
+            f"column {name!r} of type {batch.schema.field(name).type} has no place in format "
+            f"{format!r}: leave it out with columns=, or use format='torch'"
+        )
+    return value
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(
+        check(kind)
+        for check in (
+            pa.types.is_list,
+            pa.types.is_large_list,
+            pa.types.is_list_view,
+            pa.types.is_large_list_view,
+        )
+    )
+
+
+def _is_real(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the torch formats need PyTorch: pip install 'torch>=2.4'") from error
+
+
+def _to_polars(batch: pa.RecordBatch) -> Any:
+    import polars
+
+    return polars.from_arrow(batch)
+
+
+def _to_itself(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch
+
+
+_PLAIN: dict[str, Callable[[pa.RecordBatch], Any]] = {
+    "python": pa.RecordBatch.to_pylist,
+    "python_col": pa.RecordBatch.to_pydict,
+    "numpy": lambda batch: batch.to_pandas().to_numpy(),
+    "pandas": pa.RecordBatch.to_pandas,
+    "polars": _to_polars,
+    "arrow": _to_itself,
+}

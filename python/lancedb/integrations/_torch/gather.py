@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how to pick rows out of record batches, in any order, with one copy of each column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+
+def take(batch: pa.RecordBatch, indices: np.ndarray) -> pa.RecordBatch:
+    """The rows of `batch` at `indices`, in that order."""
+    picked = pa.array(indices)
+    columns = [_take_column(column, picked) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def concatenate(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """One record batch with the rows of all; a single one is handed on without a copy."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def _take_column(column: pa.Array, indices: pa.Array) -> pa.Array:
+    width = _element_width(column)
+    if width == 0 or column.null_count or column.values.null_count:
+        return column.take(indices)
+    return _take_lists_as_bytes(column, indices, width)
+
+
+def _element_width(column: pa.Array) -> int:
+    """Bytes of one element of a list of plain numbers, 0 for any other column."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return 0
+    element = column.type.value_type
+    if not (pa.types.is_integer(element) or pa.types.is_floating(element)):
+        return 0
+    return element.bit_width // 8
+
+
+def _take_lists_as_bytes(column: pa.Array, indices: pa.Array, width: int) -> pa.Array:
+    # Arrow takes lists element by element and byte strings row by row: on rows of a few
+    # hundred numbers the detour through bytes is about eight times faster.
+    offsets = column.offsets.to_numpy().astype(np.int64) * width
+    values = column.values
+    data = values.buffers()[1]
+    if data is None:
+        return column.take(indices)
+    start = values.offset * width
+    rows = pa.Array.from_buffers(
+        pa.large_binary(), len(column), [None, pa.py_buffer(offsets), data.slice(start)]
+    )
+    picked = rows.take(indices)
+    _, ends, content = picked.buffers()
+    edges = np.frombuffer(ends, np.int64)[picked.offset : picked.offset + len(picked) + 1]
+    edges = (edges // width).astype(np.int32 if pa.types.is_list(column.type) else np.int64)
+    content = content if content is not None else pa.py_buffer(b"")
+    numbers = pa.Array.from_buffers(
+        values.type, int(edges[-1]) if len(edges) else 0, [None, content]
+    )
+    return pa.Array.from_buffers(
+        column.type, len(picked), [None, pa.py_buffer(edges)], children=[numbers]
+    )

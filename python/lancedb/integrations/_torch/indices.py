@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what a user may write for row indices, and what offsets it means; pure arithmetic."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def normalize_indices(indices: Any, length: int) -> np.ndarray:
+    """Offsets in ``[0, length)`` for anything that names rows.
+
+    Parameters
+    ----------
+    indices : int sequence, range, slice, numpy array or torch tensor
+        Duplicates are kept; negatives count from the end.
+    length : int
+        How many rows there are.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n,)
+
+    Raises
+    ------
+    IndexError
+        If an index is out of range; the message names it and the length.
+    TypeError
+        If an index is a float, a bool or anything else that is no whole number.
+
+    Examples
+    --------
+    >>> normalize_indices([0, -1, 2], 5).tolist()
+    [0, 4, 2]
+    >>> normalize_indices(slice(1, None, 2), 6).tolist()
+    [1, 3, 5]
+    """
+    if isinstance(indices, slice):
+        return np.arange(length, dtype=np.int64)[indices]
+    if isinstance(indices, range):
+        _check_ends(indices, length)
+        values = np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
+    else:
+        values = _as_integers(indices)
+    outside = (values < -length) | (values >= length)
+    if outside.any():
+        raise _out_of_range(int(values[outside][0]), length)
+    values = values.astype(np.int64, copy=False)
+    return np.where(values < 0, values + length, values)
+
+
+def distinct(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The distinct offsets, ascending, and where in them each one asked for stands.
+
+    The second is None if `offsets` are ascending and distinct already.
+    """
+    if (np.diff(offsets) > 0).all():
+        return offsets, None
+    known, places = np.unique(offsets, return_inverse=True)
+    return known, places
+
+
+def _as_integers(indices: Any) -> np.ndarray:
+    if isinstance(indices, (str, bytes)):
+        raise TypeError(f"indices must be whole numbers, not {indices!r}")
+    if not isinstance(indices, np.ndarray) and hasattr(indices, "detach"):
+        indices = indices.detach().cpu().numpy()
+    if not isinstance(indices, np.ndarray):
+        return _from_iterable(indices)
+    if indices.ndim != 1:
+        raise TypeError(f"indices must have one dimension, not shape {indices.shape}")
+    if indices.size == 0:
+        return np.zeros(0, np.int64)
+    if indices.dtype.kind == "O":
+        return _from_iterable(indices.tolist())
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"indices must be whole numbers, not {indices.dtype} such as {indices[0]}")
+    return indices
+
+
+def _from_iterable(indices: Iterable[Any]) -> np.ndarray:
+    if not isinstance(indices, Iterable):
+        raise TypeError(f"indices must be a sequence of whole numbers, not {indices!r}")
+    values = indices if isinstance(indices, (list, tuple)) else list(indices)
+    for kind in set(map(type, values)):
+        if issubclass(kind, (bool, np.bool_)) or not hasattr(kind, "__index__"):
+            wrong = next(value for value in values if type(value) is kind)
+            raise TypeError(f"indices must be whole numbers, not {wrong!r} ({kind.__name__})")
+    numbers = [operator.index(value) for value in values]
+    try:
+        return np.array(numbers, dtype=np.int64)
+    except OverflowError:
+        return np.array(numbers, dtype=object)
+
+
+def _check_ends(indices: range, length: int) -> None:
+    for end in (indices[0], indices[-1]) if len(indices) else ():
+        if not -length <= end < length:
+            raise _out_of_range(end, length)
+
+
+def _out_of_range(index: int, length: int) -> IndexError:
+    return IndexError(f"index {index} is out of range for {length} rows")

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the iterable dataset: whole batches, shuffled, sharded, and at which position."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from lancedb.permutation import Permutation
+from lancedb.table import Table
+from torch.utils.data import IterableDataset
+
+from .arguments import Given
+from .base import TableDataset, positive
+from .clock import EpochClock
+from .order import Order
+from .output import count_rows, first_row
+from .position import Position, make_state, read_state
+from .reader import Reader
+from .sample import average_row_bytes
+from .steps import Steps, worker_steps
+from .stream import ReadAhead, Stream
+from .topology import in_worker, resolve_rank, this_worker
+
+Auto = int | Literal["auto"]
+
+
+class LanceIterableTorchDataset(TableDataset, IterableDataset):
+    """An iterable dataset over a LanceDB table that yields whole batches.
+
+    Give it to ``DataLoader(dataset, batch_size=None)`` or to `LanceDataLoader`. Rows are dealt to
+    the ranks of a distributed run and to the loader's workers, so that none comes twice; each
+    global step holds the same rows on any number of them. Every ``iter()`` is the next epoch,
+    with the next order.
+
+    Parameters
+    ----------
+    table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
+filter, version, columns, format, transform, fill_null, ragged
+        As for `LanceTorchDataset`.
+    batch_size : int
+        Rows of one rank's batch.
+    drop_last : bool
+        True leaves out the rows of an epoch that fill no full step of all ranks. False delivers
+        every row: the last step may be short, and is dealt evenly.
+    shuffle : {False, True, "block", "global"}
+        False keeps the base order. True or ``"block"`` reads short runs of consecutive rows and
+        mixes rows from all over the table in memory, nearly as fast as reading in order.
+        ``"global"`` is a true shuffle of single rows, slower to read.
+    seed : int
+        With the epoch, decides the order.
+    rank, world_size : int, optional
+        Default: from `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``.
+    block_rows, window_rows, lanes : int or "auto"
+        The shuffle's layout: rows of a run that is read together, rows of one lane's window,
+        and the number of lanes. ``"auto"`` chooses by the size of a row.
+    readahead : int
+        Reads under way ahead of the batch that is being made.
+    transform_threads : int, optional
+        Threads that convert and transform. Default: one, or up to four with a `transform`.
+    unwrap : bool
+        With ``batch_size=1``: yield the row itself rather than a batch of one row.
+
+    Raises
+    ------
+    ValueError
+        As for `LanceTorchDataset`, and if there are fewer rows than ranks.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> db = lancedb.connect("memory://")
+    >>> table = db.create_table("points", [{"x": float(i)} for i in range(1000)])
+    >>> dataset = LanceIterableTorchDataset(table, format="torch", batch_size=64, shuffle=True)
+    >>> len(dataset)
+    15
+    >>> next(iter(dataset))["x"].shape
+    torch.Size([64])
+    """
+
+    def __init__(
+        self,
+        table: Table | Permutation | None = None,
+        *,
+        uri: Any = None,
+        table_name: str | None = None,
+        connect_kwargs: Mapping[str, Any] | None = None,
+        connection_factory: Callable[[str], Table] | None = None,
+        permutation_table: Table | None = None,
+        split: str | int | None = None,
+        filter: str | None = None,
+        version: int | str | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        format: str | None = None,
+        transform: Callable[..., Any] | None = None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+        unwrap: bool = False,
+        batch_size: int = 100,
+        drop_last: bool = True,
+        shuffle: bool | str = False,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        block_rows: Auto = "auto",
+        window_rows: Auto = "auto",
+        lanes: Auto = "auto",
+        readahead: int = 2,
+        transform_threads: int | None = None,
+    ):
+        super().__init__(
+            Given(
+                table=table,
+                uri=uri,
+                table_name=table_name,
+                connect_kwargs=connect_kwargs,
+                connection_factory=connection_factory,
+                permutation_table=permutation_table,
+                split=split,
+                filter=filter,
+                version=version,
+                columns=columns,
+            ),
+            format=format,
+            transform=transform,
+            fill_null=fill_null,
+            ragged=ragged,
+            unwrap=unwrap,
+            batch_size=batch_size,
+        )
+        if unwrap and self.batch_size != 1:
+            raise ValueError(
+                f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
+            )
+        self.drop_last = bool(drop_last)
+        self.readahead = positive("readahead", readahead)
+        if transform_threads is not None:
+            positive("transform_threads", transform_threads)
+        self.transform_threads = transform_threads
+        self._given_rank = (rank, world_size)
+        reader = Reader(self._view.recipe, self._view.selection, self._view.columns)
+        self._order = Order(
+            rows=self.num_rows,
+            row_bytes=average_row_bytes(reader),
+            shuffle=shuffle,
+            seed=seed,
+            asked={"block_rows": block_rows, "window_rows": window_rows, "lanes": lanes},
+        )
+        self.describe_data()
+        self._clock = EpochClock()
+        self._now: Position | None = None
+        self._warn_if_no_step()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process has no process group of its own to ask for its rank.
+        return {**super().__getstate__(), "_given_rank": self.rank_and_world_size(), "_now": None}
+
+    def __len__(self) -> int:
+        """How many batches an epoch has on this rank, the same on every rank."""
+        return self.steps().num_steps
+
+    def rank_and_world_size(self) -> tuple[int, int]:
+        """This process's rank and the number of ranks."""
+        return resolve_rank(*self._given_rank)
+
+    def steps(self, start: int = 0) -> Steps:
+        """The global steps of an epoch from a position on."""
+        world_size = self.rank_and_world_size()[1]
+        return Steps(self.num_rows, self.batch_size, world_size, self.drop_last, start)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next ``iter()`` be this epoch, from its beginning."""
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
+        self.begin_at(Position(epoch))
+
+    def begin_at(self, at: Position) -> None:
+        """Let the next ``iter()``, here or in workers, begin at a position of an epoch."""
+        self._clock.set(at)
+        self._now = None
+
+    def __iter__(self) -> Iterator[Any]:
+        worker, workers = this_worker()
+        at = self._clock.begin(worker + 1 if in_worker() else 0)
+        steps = self.steps(at.position)
+        mine = worker_steps(steps.num_steps, worker, workers)
+        return self._batches(at, steps, mine)
+
+    def _batches(self, at: Position, steps: Steps, mine: range) -> Iterator[Any]:
+        rank = self.rank_and_world_size()[0]
+        self._now = at
+        stream = Stream(
+            self._order.plan(at.epoch, self.batch_size * self.rank_and_world_size()[1]),
+            [steps.slice_of(step, rank) for step in mine],
+            self._reader(),
+            self._output,
+            self._stats,
+            self._read_ahead(),
+        )
+        with contextlib.closing(iter(stream)) as batches:
+            for step, batch in zip(mine, batches, strict=True):
+                self._now = Position(at.epoch, steps.position_after(step))
+                yield self._only_row(batch) if self.unwrap else batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration of this process stands, as a JSON-serialisable dict.
+
+        Raises
+        ------
+        RuntimeError
+            In the main process while workers make the batches: use `LanceDataLoader`.
+        """
+        if self._now is None and not in_worker() and self._clock.ran_in_workers:
+            raise RuntimeError(
+                "this dataset is iterated by DataLoader workers, which have come further than "
+                "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
+            )
+        return self.state_at(self._now or self._clock.peek(0))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``iter()`` continue where `state` was taken.
+
+        The number of ranks and workers and the batch size may be others.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `state` is none, or belongs to other data or another order.
+        """
+        self.begin_at(self.adopt_state(state))
+
+    def state_at(self, at: Position) -> dict[str, Any]:
+        """The state for a position; one after an epoch's last step is the next one's start."""
+        steps = self.steps(at.position)
+        if steps.num_steps == 0 and at.position:
+            at = Position(at.epoch + 1)
+        return make_state(at, self._described_order())
+
+    def adopt_state(self, state: Mapping[str, Any]) -> Position:
+        """Check a state against this dataset, and take over the layout of its order."""
+        at, layout = read_state(state, self._described_order())
+        self._order = self._order.with_layout(layout)
+        return at
+
+    def _described_order(self) -> dict[str, Any]:
+        world_size = self.rank_and_world_size()[1]
+        return {**self.describe_data(), **self._order.describe(self.batch_size * world_size)}
+
+    def _warn_if_no_step(self) -> None:
+        if self.steps().num_steps == 0 and self.num_rows:
+            world_size = self.rank_and_world_size()[1]
+            warnings.warn(
+                f"{self.num_rows} rows are fewer than one step of {world_size} x "
+                f"{self.batch_size}: drop_last=True leaves all of them out",
+                stacklevel=3,
+            )
+
+    def _read_ahead(self) -> ReadAhead:
+        threads = self.transform_threads
+        if threads is None:
+            parallel = self._output.transform is not None and not in_worker()
+            threads = min(4, os.cpu_count() or 1) if parallel else 1
+        return ReadAhead(self._order.read_rows, self.readahead, threads)
+
+    def _described(self) -> list[str]:
+        return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]
+
+    def _only_row(self, batch: Any) -> Any:
+        return first_row(batch, self.format) if count_rows(batch) == 1 else batch

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows epochs, how many batches were delivered, and the state that follows from it; no rows."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader
+
+from .iterable import LanceIterableTorchDataset
+from .mapped import LanceTorchDataset
+from .position import Position
+from .progress import MappedProgress
+from .stats import shared_board
+from .steps import Steps
+
+
+class Resumable(Protocol):
+    """What the loader asks of either kind of dataset."""
+
+    def steps(self, start: int = 0) -> Steps: ...
+
+    def begin_at(self, at: Position) -> None: ...
+
+    def state_at(self, at: Position) -> dict[str, Any]: ...
+
+    def adopt_state(self, state: Mapping[str, Any]) -> Position: ...
+
+
+class LanceDataLoader(DataLoader):
+    """A `torch.utils.data.DataLoader` that counts epochs and resumes at any batch.
+
+    Each ``iter()`` is the next epoch, with the next order, unless `set_epoch` or
+    `load_state_dict` said otherwise. A state is taken at the last batch *delivered*, whatever the
+    workers have prefetched, and may be loaded with another number of workers and ranks.
+
+    Parameters
+    ----------
+    dataset : LanceIterableTorchDataset or LanceTorchDataset
+        What to load. An iterable dataset has its own batch size, order, seed and shards.
+    batch_size : int, optional
+        Rows of one rank's batch, for a map-style dataset. Default: the dataset's.
+    shuffle : bool, optional
+        For a map-style dataset: whether to shuffle all rows anew each epoch. Default: False.
+    seed : int
+        For a map-style dataset: with the epoch, decides the order.
+    num_workers : int
+        Worker processes. With 0, reading and converting still run ahead in threads, which is
+        the fast way for an iterable dataset unless `transform` is heavy Python.
+    **dataloader_kwargs
+        As for `torch.utils.data.DataLoader`. ``drop_last`` belongs here for a map-style dataset.
+        The start method of workers is ``"forkserver"`` where there is one, else ``"spawn"``,
+        unless ``multiprocessing_context`` says otherwise.
+
+    Raises
+    ------
+    TypeError
+        If `dataset` is neither of the two.
+    ValueError
+        If an argument belongs to the dataset.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+    >>> db = lancedb.connect("memory://")
+    >>> table = db.create_table("points", [{"x": i} for i in range(100)])
+    >>> dataset = LanceIterableTorchDataset(table, format="torch", batch_size=10, shuffle=True)
+    >>> loader = LanceDataLoader(dataset)
+    >>> batches = iter(loader)
+    >>> _ = next(batches)
+    >>> state = loader.state_dict()
+    >>> rest = [batch["x"].tolist() for batch in batches]
+    >>> loader.load_state_dict(state)
+    >>> rest == [batch["x"].tolist() for batch in loader]
+    True
+    """
+
+    def __init__(
+        self,
+        dataset: LanceIterableTorchDataset | LanceTorchDataset,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        **dataloader_kwargs: Any,
+    ):
+        options = dict(dataloader_kwargs)
+        if num_workers and options.get("multiprocessing_context") is None:
+            options["multiprocessing_context"] = default_start_method()
+        if isinstance(dataset, LanceIterableTorchDataset):
+            _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
+            self._resumable: Resumable = dataset
+            options["batch_size"] = None
+        elif isinstance(dataset, LanceTorchDataset):
+            drop_last = options.pop("drop_last", False)
+            progress = MappedProgress(dataset, batch_size, shuffle, seed, drop_last)
+            self._resumable = progress
+            options["batch_sampler"] = progress.sampler
+        else:
+            raise TypeError(
+                "dataset must be a LanceIterableTorchDataset or a LanceTorchDataset, not "
+                f"{type(dataset).__name__}; any other goes into torch.utils.data.DataLoader"
+            )
+        if num_workers:
+            dataset.share_stats(shared_board(num_workers + 1))
+        self._next = Position()
+        self._live: _Delivery | None = None
+        super().__init__(dataset, num_workers=num_workers, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        at, self._next = self._next, Position(self._next.epoch + 1)
+        self._live = _Delivery(self, at)
+        return self._live
+
+    def __len__(self) -> int:
+        """How many batches an epoch has on this rank, the same on every rank."""
+        return self._resumable.steps().num_steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next ``iter()`` be this epoch, from its beginning."""
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
+        self._go_to(Position(epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the last batch delivered leaves the epoch: JSON-serialisable, rank-independent.
+
+        Returns
+        -------
+        dict
+            ``format_version``, ``epoch``, ``position`` (rows of the epoch's sequence that were
+            delivered to all ranks) and ``plan`` (all that the order depends on).
+        """
+        at = self._live.position if self._live is not None else self._next
+        return self._resumable.state_at(at)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken, at the next batch asked for.
+
+        That batch may come from the next ``iter()``, or from an iterator that is under way.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `state` is none, or belongs to other data or another order; every difference is
+            named.
+        """
+        self._go_to(self._resumable.adopt_state(state))
+
+    def stats(self) -> dict[str, Any]:
+        """As the dataset's ``stats()``, summed over the worker processes."""
+        return self.dataset.stats()  # type: ignore[attr-defined]
+
+    def _go_to(self, at: Position) -> None:
+        self._next = at
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _start(self, at: Position) -> Iterator[Any]:
+        """The batches from a position on, as the base class makes them."""
+        self._resumable.begin_at(at)
+        return super().__iter__()
+
+
+class _Delivery:
+    """One epoch's iterator: hands out batches and counts them."""
+
+    def __init__(self, loader: LanceDataLoader, at: Position):
+        self._loader = loader
+        self._begin(at)
+
+    def _begin(self, at: Position) -> None:
+        self._at = at
+        self._steps = self._loader._resumable.steps(at.position)
+        self._delivered = 0
+        self._batches: Iterator[Any] | None = self._loader._start(at)
+
+    @property
+    def position(self) -> Position:
+        """After the last batch that was handed out."""
+        if self._delivered == 0:
+            return self._at
+        return Position(self._at.epoch, self._steps.position_after(self._delivered - 1))
+
+    def stop(self) -> None:
+        """Give up the batches under way, for the loader goes elsewhere."""
+        self._batches = None
+
+    def __iter__(self) -> _Delivery:
+        return self
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            self._resume()
+        batch = next(self._batches)  # type: ignore[arg-type]
+        self._delivered += 1
+        return batch
+
+    def _resume(self) -> None:
+        loader = self._loader
+        at, loader._next = loader._next, Position(loader._next.epoch + 1)
+        loader._live = self
+        self._begin(at)
+
+
+def default_start_method() -> str:
+    """``"forkserver"`` where the platform has it, else ``"spawn"``."""
+    methods = multiprocessing.get_all_start_methods()
+    return "forkserver" if "forkserver" in methods else "spawn"
+
+
+def _refuse(**arguments: Any) -> None:
+    """Raise for what belongs to the iterable dataset."""
+    owned = ("batch_size", "shuffle", "seed", "drop_last", "sampler", "batch_sampler")
+    given = [name for name in owned if arguments.get(name) is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} belong{'s' if len(given) == 1 else ''} to the dataset: give "
+            f"{'it' if len(given) == 1 else 'them'} to LanceIterableTorchDataset"
+        )

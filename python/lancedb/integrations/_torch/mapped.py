@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the map-style dataset: rows by index, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lancedb.permutation import Permutation
+from lancedb.table import Table
+from torch.utils.data import Dataset
+
+from .arguments import Given
+from .base import TableDataset
+from .collate import RowBatch
+from .indices import normalize_indices
+from .output import count_rows, first_row
+
+
+class LanceTorchDataset(TableDataset, Dataset):
+    """A map-style dataset over a LanceDB table, for `torch.utils.data.DataLoader`.
+
+    It holds a recipe, not a connection: pickling it is cheap and safe, and each worker process
+    opens its own reader at its first read. Every process reads the version of the table that the
+    dataset was made from, whatever is written meanwhile.
+
+    Parameters
+    ----------
+    table : LanceTable, RemoteTable or Permutation, optional
+        What to read. A permutation's rows, columns, renames, format and transform are taken
+        over. Or give `uri` and `table_name`.
+    uri, table_name : str, optional
+        Where the database is, as for ``lancedb.connect``, and the table in it.
+    connect_kwargs : dict, optional
+        Further arguments of ``lancedb.connect``, such as ``storage_options``. They are pickled
+        into workers; see `connection_factory` to avoid that.
+    connection_factory : callable, optional
+        Called with the table's name in every process, returns the table. Must be picklable.
+        With it no connection, and so no credential, is pickled.
+    permutation_table : LanceTable, optional
+        Made by ``lancedb.permutation.permutation_builder``: which rows, in which order.
+    split : str or int, optional
+        A split of `permutation_table`, by name or number; the first one if not given.
+    filter : str, optional
+        An SQL condition; only rows for which it is true are in the dataset.
+    version : int or str, optional
+        A version number or a tag, resolved once. Default: the version of `table`, or the newest.
+    columns : sequence of str, or mapping of str to str, optional
+        The columns to read, in this order (fields of structs as ``"struct.field"``); a mapping
+        gives output name -> column or SQL expression. Default: all.
+    format : str, optional
+        ``"python"`` (default), ``"python_col"``, ``"numpy"``, ``"pandas"``, ``"polars"``,
+        ``"arrow"``, ``"torch"``, ``"torch_row"`` or ``"torch_col"``. ``"torch"`` needs no
+        ``collate_fn``: the loader's batches are ``dict[str, Tensor]``.
+    transform : callable, optional
+        Called once a batch: with the batch in `format`, or with the ``pyarrow.RecordBatch`` if
+        no format is given. For ``"torch"`` that is the dict of batched columns.
+    batch_size : int, optional
+        Rows in a batch of ``iter(dataset)``; 100 if not given. A `DataLoader` brings its own.
+    fill_null : scalar or dict, optional
+        What stands in for nulls in tensors: for every column, or by column name.
+    ragged : {"jagged", "pad", "list"}
+        What a column of variable-length lists becomes in ``"torch"``: a nested tensor, a padded
+        tensor and ``<name>_length``, or a list of tensors.
+    unwrap : bool
+        Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
+        ``ConcatDataset`` and ``StackDataset`` want it.
+
+    Raises
+    ------
+    ValueError
+        If no table is named, arguments contradict each other, or a column, split, version or
+        format is unknown.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> from torch.utils.data import DataLoader
+    >>> db = lancedb.connect("memory://")
+    >>> table = db.create_table("points", [{"x": float(i), "y": i % 2} for i in range(100)])
+    >>> dataset = LanceTorchDataset(table, columns=["x"], filter="y = 0", format="torch")
+    >>> len(dataset)
+    50
+    >>> batch = next(iter(DataLoader(dataset, batch_size=32, shuffle=True)))
+    >>> batch["x"].shape
+    torch.Size([32])
+    >>> LanceTorchDataset(table)[3]
+    [{'x': 3.0, 'y': 1}]
+    """
+
+    def __init__(
+        self,
+        table: Table | Permutation | None = None,
+        *,
+        uri: Any = None,
+        table_name: str | None = None,
+        connect_kwargs: Mapping[str, Any] | None = None,
+        connection_factory: Callable[[str], Table] | None = None,
+        permutation_table: Table | None = None,
+        split: str | int | None = None,
+        filter: str | None = None,
+        version: int | str | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        format: str | None = None,
+        transform: Callable[..., Any] | None = None,
+        batch_size: int | None = None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+        unwrap: bool = False,
+    ):
+        super().__init__(
+            Given(
+                table=table,
+                uri=uri,
+                table_name=table_name,
+                connect_kwargs=connect_kwargs,
+                connection_factory=connection_factory,
+                permutation_table=permutation_table,
+                split=split,
+                filter=filter,
+                version=version,
+                columns=columns,
+            ),
+            format=format,
+            transform=transform,
+            fill_null=fill_null,
+            ragged=ragged,
+            unwrap=unwrap,
+            batch_size=batch_size,
+        )
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: Any) -> Any:
+        """A batch of one row, or that row itself with ``unwrap``; a slice or list gives a batch."""
+        if not _is_one(index):
+            return self.__getitems__(index)
+        batch = self.__getitems__([index])
+        return self._only_row(batch) if self.unwrap else batch
+
+    def __getitems__(self, indices: Any) -> Any:
+        """The rows at these indices as one batch, in that order; duplicates are kept.
+
+        `torch.utils.data.DataLoader` calls this once a batch.
+
+        Raises
+        ------
+        IndexError
+            If an index is out of range.
+        TypeError
+            If an index is not a whole number.
+        """
+        rows = normalize_indices(indices, len(self))
+        batch = self._read(rows)
+        if self.format != "torch":
+            return batch
+        changed = count_rows(batch) if self._output.transform else None
+        return RowBatch(batch, len(rows) if changed is None else changed)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Walk the rows in order, in full batches of ``batch_size`` rows."""
+        for start in range(0, len(self) - self.batch_size + 1, self.batch_size):
+            yield self.__getitems__(range(start, start + self.batch_size))
+
+    def _only_row(self, batch: Any) -> Any:
+        rows = count_rows(batch)
+        if rows is not None and rows != 1:
+            raise ValueError(
+                f"unwrap=True wants one row for one index, and transform made {rows} of it; "
+                "return as many rows as it is given, or use unwrap=False"
+            )
+        return first_row(batch, self.format)
+
+
+def _is_one(index: Any) -> bool:
+    return np.ndim(index) == 0 and not isinstance(index, (slice, range))

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what becomes of a record batch that was read: its format, then the user's transform."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from . import convert
+from .stats import Stats
+
+
+class Output:
+    """Turns record batches into what the user asked for.
+
+    Parameters
+    ----------
+    format : str, optional
+        One of `convert.FORMATS`. None is ``"python"``, or the record batch itself when there is
+        a `transform`.
+    transform : callable, optional
+        Called with each batch in that format; what it returns is the batch.
+    fill_null, ragged
+        As in `convert.make_converter`.
+    """
+
+    def __init__(
+        self,
+        format: str | None,
+        transform: Callable[..., Any] | None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+    ):
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform must be callable, not {type(transform).__name__}")
+        self.format = format or ("python" if transform is None else "arrow")
+        self.transform = transform
+        self._convert = convert.make_converter(self.format, fill_null=fill_null, ragged=ragged)
+
+    def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
+        """The batch in its format, after the transform."""
+        with stats.timed("converting"):
+            value = self._convert(batch)
+        if self.transform is None:
+            return value
+        with stats.timed("transforming"):
+            return self.transform(value)
+
+    def check(self, batch: pa.RecordBatch) -> None:
+        """Raise if the format cannot carry the columns of an (empty) batch."""
+        self._convert(batch)
+
+    def check_picklable(self) -> None:
+        """Raise a TypeError that says how to mend it if the transform cannot reach a worker."""
+        if self.transform is None:
+            return
+        try:
+            pickle.dumps(self.transform)
+        except Exception as error:
+            raise TypeError(
+                f"transform {self.transform!r} cannot be sent to worker processes: {error}. "
+                "Define it with def at the top level of a module (functools.partial of such a "
+                "function works too), use num_workers=0, or pass multiprocessing_context='fork'."
+            ) from error
+
+
+def count_rows(batch: Any) -> int | None:
+    """How many rows a batch has in whatever form it is; None where that is not clear."""
+    if isinstance(batch, dict):
+        counts = {count_rows(column) for column in batch.values()}
+        return counts.pop() if len(counts) == 1 else None
+    if isinstance(batch, pa.RecordBatch):
+        return batch.num_rows
+    try:
+        return len(batch)
+    except TypeError:
+        return None
+
+
+def first_row(batch: Any, format: str) -> Any:
+    """The only row of a one-row batch in any format."""
+    if format == "pandas" and hasattr(batch, "iloc"):
+        return batch.iloc[0]
+    if format == "polars" and hasattr(batch, "row"):
+        return batch.row(0, named=True)
+    if isinstance(batch, pa.RecordBatch):
+        return batch.to_pylist()[0]
+    if format == "torch_col" and hasattr(batch, "select"):
+        return batch.select(1, 0)
+    if isinstance(batch, dict):
+        return {name: column[0] for name, column in batch.items()}
+    return batch[0]

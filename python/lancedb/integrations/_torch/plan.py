@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the order of rows: which rows an epoch delivers when; pure arithmetic on integers.
+
+One small epoch, 26 rows in blocks of 4, two lanes, windows of 8 rows, chunks of 2::
+
+    base order   | 0 1 2 3 | 4 5 6 7 | 8 .. 11 | 12 .. 15 | 16 .. 19 | 20 .. 23 | 24 25 |
+                      A         B         C          D          E          F       (part)
+    permuted by (seed, epoch):    D  A  F  C  E  B              dealt to lanes in turn
+
+    lane 0   D F E  ->  windows  [D F] [E]    each window is read at once,
+    lane 1   A C B  ->  windows  [A C] [B]    its rows shuffled by (seed, epoch, lane, window)
+
+    sequence   2 rows of lane 0, 2 of lane 1, 2 of lane 0, 2 of lane 1, ...  then the tail:
+               what fills no block, no lane or no chunk (here 24 25), as one last window
+    steps      |---- G rows ----|---- G rows ----|---- G rows ----| ... of that sequence;
+               rank r takes the r-th slice of a step, worker w of W every W-th step
+
+The blocks are cut from the base order turned by an offset of (seed, epoch), so that it is not the
+same rows in every epoch that fill no block. Windows are staggered: the lanes' first windows end
+at different times, so that reads are spread evenly over the epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from .bijection import derive_key, permute, shuffled
+
+SHUFFLES = ("none", "block", "global")
+_TURN, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
+# The golden ratio's multiples are spread evenly, whichever lanes are looked at.
+_GOLDEN = 0x9E3779B97F4A7C15
+_LEAST_BLOCKS_TO_STAGGER = 4
+
+
+class Piece(NamedTuple):
+    """`count` rows of a window from index `begin` on, in the window's own order."""
+
+    window: int
+    begin: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of one epoch's rows.
+
+    Parameters
+    ----------
+    rows : int
+        How many rows there are.
+    seed, epoch : int
+        What the order depends on.
+    shuffle : {"none", "block", "global"}
+        ``"none"`` keeps the base order, ``"global"`` permutes single rows, ``"block"`` is the
+        picture above.
+    block_rows, window_rows, lanes, chunk : int
+        Rows of a block and of one lane's window, number of lanes, rows taken of a lane in turn.
+
+    Examples
+    --------
+    >>> plan = Plan(10, seed=0, epoch=0, shuffle="global")
+    >>> sorted(plan.rows_at(np.arange(10)).tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+
+    rows: int
+    seed: int = 0
+    epoch: int = 0
+    shuffle: str = "block"
+    block_rows: int = 1
+    window_rows: int = 1
+    lanes: int = 1
+    chunk: int = 1
+
+    def __post_init__(self) -> None:
+        if self.shuffle not in SHUFFLES:
+            raise ValueError(f"shuffle must be one of {SHUFFLES}, not {self.shuffle!r}")
+        for name, low in (("rows", 0), ("epoch", 0)):
+            _check_whole(name, getattr(self, name), low)
+        for name in ("block_rows", "window_rows", "lanes", "chunk"):
+            _check_whole(name, getattr(self, name), 1)
+        if self.window_rows % self.block_rows:
+            raise ValueError(
+                f"window_rows={self.window_rows} must be a multiple of "
+                f"block_rows={self.block_rows}: a window holds whole blocks"
+            )
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether rows are read in windows and mixed there.
+
+        A block of one row needs no window: permuting the blocks has shuffled the rows.
+        """
+        return self.shuffle == "block" and (self.block_rows > 1 or self.window_rows > 1)
+
+    # -- sizes -----------------------------------------------------------------------------
+
+    @cached_property
+    def lane_blocks(self) -> int:
+        """Blocks of each lane; 0 if one window holds everything."""
+        if self.lanes == 1 and self.window_rows >= self.rows:
+            return 0
+        return self.rows // self.block_rows // self.lanes
+
+    @cached_property
+    def lane_rows(self) -> int:
+        """Rows that each lane delivers in whole chunks."""
+        return self.lane_blocks * self.block_rows // self.chunk * self.chunk
+
+    @cached_property
+    def body_rows(self) -> int:
+        """Rows of the sequence before the tail."""
+        return self.lanes * self.lane_rows
+
+    @cached_property
+    def windows_in_lane(self) -> int:
+        """An upper bound for the windows of a lane."""
+        return self.lane_blocks // max(1, self._window_blocks) + 2
+
+    @cached_property
+    def tail_window(self) -> int:
+        """The id of the last window, which holds what is left over."""
+        return self.lanes * self.windows_in_lane
+
+    @cached_property
+    def _window_blocks(self) -> int:
+        return self.window_rows // self.block_rows
+
+    # -- windows ---------------------------------------------------------------------------
+
+    def lane_of(self, window: int) -> int:
+        """The lane a window belongs to; the tail counts as a lane of its own."""
+        return self.lanes if window == self.tail_window else window % self.lanes
+
+    def window_size(self, window: int) -> int:
+        """How many rows a window hands out."""
+        if window == self.tail_window:
+            return self.rows - self.body_rows
+        _, start, stop = self._window_span(window)
+        return stop - start
+
+    def window_rows_of(self, window: int) -> np.ndarray:
+        """The rows of a window, in the order in which it hands them out.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Offsets in the base order.
+        """
+        if window == self.tail_window:
+            rows, key = self._tail_rows(), self._key(_TAIL)
+        else:
+            lane, start, stop = self._window_span(window)
+            rows = self._lane_rows_in(lane, start, stop)
+            key = self._key(_WINDOW, lane, window // self.lanes)
+        return rows[shuffled(len(rows), key)]
+
+    def _window_at(self, lane: int, block: int) -> tuple[int, int, int]:
+        """The window of a lane in which its `block`-th block stands: number, first block, end."""
+        size, latest = self._window_blocks, self._latest_start
+        first, second = self._early_ends[lane]
+        block = min(block, latest)
+        if block < first:
+            number, start, end = 0, 0, first
+        elif block < second:
+            number, start, end = 1, first, second
+        else:
+            number = (block - second) // size + 2
+            start = second + (number - 2) * size
+            end = start + size
+        return number, start, self.lane_blocks if end > latest else end
+
+    def _window_span(self, window: int) -> tuple[int, int, int]:
+        """A window's lane, and where in the lane's rows it starts and stops."""
+        number, lane = divmod(window, self.lanes)
+        first, second = self._early_ends[lane]
+        start = (0, first)[number] if number < 2 else second + (number - 2) * self._window_blocks
+        end = self._window_at(lane, start)[2]
+        return lane, start * self.block_rows, min(end * self.block_rows, self.lane_rows)
+
+    @cached_property
+    def _latest_start(self) -> int:
+        """The last block at which a window may start.
+
+        A last window of less than half a size would mix badly: the one before takes it in.
+        """
+        return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
+
+    @cached_property
+    def _early_ends(self) -> tuple[tuple[int, int], ...]:
+        """For each lane, where its first and its second window end, in blocks.
+
+        From there on windows are of full size, so that these ends decide how far apart in time
+        the lanes come to their next windows. No window before is smaller than half a size.
+        """
+        size = self._window_blocks
+        if size < _LEAST_BLOCKS_TO_STAGGER:
+            return ((size, size),) * self.lanes
+        staggers = ((lane * _GOLDEN % 2**64) * size >> 64 for lane in range(self.lanes))
+        return tuple(((size + stagger) // 2, size + stagger) for stagger in staggers)
+
+    # -- rows ------------------------------------------------------------------------------
+
+    def rows_at(self, positions: np.ndarray) -> np.ndarray:
+        """The rows at some positions of the epoch's sequence: the definition of the order.
+
+        Parameters
+        ----------
+        positions : numpy.ndarray of int64
+            In ``[0, rows)``.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Offsets in the base order.
+        """
+        positions = np.asarray(positions, np.int64)
+        if self.shuffle == "none":
+            return positions
+        if not self.has_windows:
+            return permute(positions, self.rows, self._key(_BLOCKS))
+        rows = np.empty(len(positions), np.int64)
+        windows, indices = self.locate(positions)
+        by_window = np.argsort(windows, kind="stable")
+        starts = np.flatnonzero(np.diff(windows[by_window], prepend=-1))
+        for here in np.split(by_window, starts[1:]) if len(by_window) else ():
+            rows[here] = self.window_rows_of(int(windows[here[0]]))[indices[here]]
+        return rows
+
+    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The window of each position, and its index among the rows that the window hands out."""
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+        pieces = [
+            piece
+            for run in runs
+            if len(run)
+            for piece in self.pieces(int(run[0]), int(run[-1]) + 1)
+        ]
+        windows = [np.full(piece.count, piece.window) for piece in pieces]
+        indices = [np.arange(piece.begin, piece.begin + piece.count) for piece in pieces]
+        none = [np.zeros(0, np.int64)]
+        return np.concatenate(none + windows), np.concatenate(none + indices)
+
+    def pieces(self, start: int, stop: int) -> tuple[Piece, ...]:
+        """The positions from `start` to `stop` as runs of windows, in sequence."""
+        pieces = []
+        while start < min(stop, self.body_rows):
+            piece = self._piece_at(start, stop)
+            pieces.append(piece)
+            start += piece.count
+        if start < stop:
+            pieces.append(Piece(self.tail_window, start - self.body_rows, stop - start))
+        return tuple(pieces)
+
+    def _piece_at(self, position: int, stop: int) -> Piece:
+        """What follows a position before the tail out of one window."""
+        turn, within = divmod(position, self.lanes * self.chunk)
+        lane, taken = divmod(within, self.chunk)
+        index, size = turn * self.chunk + taken, self.block_rows
+        number, first, end = self._window_at(lane, index // size)
+        count = min(self.chunk - taken, stop - position, end * size - index)
+        return Piece(number * self.lanes + lane, index - first * size, count)
+
+    def _lane_rows_in(self, lane: int, start: int, stop: int) -> np.ndarray:
+        """The `start`-th to `stop`-th row of a lane, where `start` begins a block."""
+        size = self.block_rows
+        dealt = np.arange(start // size, -(-stop // size)) * self.lanes + lane
+        rows = (self._permuted_blocks(dealt) * size)[:, None] + np.arange(size)
+        return self._turned(rows.ravel()[: stop - start])
+
+    def _tail_rows(self) -> np.ndarray:
+        """What filled no chunk of its lane, then no lane, then no block."""
+        blocks, size = self.rows // self.block_rows, self.block_rows
+        cut, lane = np.meshgrid(
+            np.arange(self.lane_rows, self.lane_blocks * size), np.arange(self.lanes)
+        )
+        left_over = np.arange(self.lanes * self.lane_blocks, blocks)
+        parts = [
+            self._permuted_blocks((cut // size * self.lanes + lane).ravel()) * size
+            + (cut % size).ravel(),
+            (self._permuted_blocks(left_over)[:, None] * size + np.arange(size)).ravel(),
+            np.arange(blocks * size, self.rows),
+        ]
+        return self._turned(np.concatenate(parts))
+
+    def _permuted_blocks(self, dealt: np.ndarray) -> np.ndarray:
+        return permute(dealt, self.rows // self.block_rows, self._key(_BLOCKS))
+
+    def _turned(self, rows: np.ndarray) -> np.ndarray:
+        turned = rows + self._key(_TURN) % max(self.rows, 1)
+        return np.where(turned >= self.rows, turned - self.rows, turned)
+
+    def _key(self, *parts: int) -> int:
+        return derive_key(self.seed, self.epoch, *parts)
+
+
+def _check_whole(name: str, value: int, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise ValueError(f"{name} must be a whole number from {low} on, not {value!r}")

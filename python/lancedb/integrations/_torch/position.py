@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the state of an epoch as data: making it, reading it back, refusing a foreign one.
+
+A state is a position in one order of rows, with all that the order depends on. It is plain JSON,
+the same on every rank, and loading one runs no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT_VERSION = 1
+# The order's own parameters follow the state; everything else must be what it was.
+ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far all ranks together have come.
+
+    Parameters
+    ----------
+    epoch : int
+        The epoch that is under way, or comes next if `position` is 0.
+    position : int
+        Rows of the epoch's sequence that were delivered to all ranks.
+    """
+
+    epoch: int = 0
+    position: int = 0
+
+
+def make_state(at: Position, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict for a position in the order that `plan` describes."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "epoch": at.epoch,
+        "position": at.position,
+        "plan": dict(plan),
+    }
+
+
+def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str, int]]:
+    """The position that a state dict holds, and the layout that its order was made with.
+
+    Parameters
+    ----------
+    state : dict
+        What `make_state` made, possibly through JSON.
+    plan : mapping
+        This dataset's own description of its order.
+
+    Raises
+    ------
+    TypeError
+        If `state` is no state dict.
+    ValueError
+        If it is of a newer format, damaged, or belongs to other data or another order; every
+        field that differs is named.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict from state_dict(), not {type(state).__name__}")
+    missing = [key for key in ("format_version", "epoch", "position", "plan") if key not in state]
+    if missing:
+        raise ValueError(f"state lacks {', '.join(missing)}: it is no state of this loader")
+    if state["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"state has format_version {state['format_version']!r}, and this version of "
+            f"lancedb-torch reads {FORMAT_VERSION}; load it with the version that wrote it"
+        )
+    theirs = state["plan"]
+    if not isinstance(theirs, Mapping):
+        raise ValueError(f"state's plan must be a dict, not {type(theirs).__name__}")
+    _refuse_other_data(theirs, plan)
+    position = _whole(state, "position", 0, int(plan["rows"]))
+    layout = {name: _whole(theirs, name, 1, 2**62) for name in ADOPTED}
+    return Position(_whole(state, "epoch", 0, 2**62), position), layout
+
+
+def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    missing = object()
+    differences = [
+        f"{name} was {theirs.get(name, '(missing)')!r} and is {ours[name]!r}"
+        for name in ours
+        if name not in ADOPTED and theirs.get(name, missing) != ours[name]
+    ]
+    if differences:
+        raise ValueError(
+            "this state belongs to other data or another order: "
+            + "; ".join(differences)
+            + ". Make the dataset with the arguments it had (version= pins the table's version)."
+        )
+
+
+def _whole(values: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(
+            f"state is damaged: {name} must be a whole number from {low} to {high}, is {value!r}"
+        )
+    return value

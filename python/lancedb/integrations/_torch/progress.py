@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how a map-style dataset is put in order and resumed; the loader asks it for positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base import positive
+from .mapped import LanceTorchDataset
+from .order import Order
+from .position import Position, make_state, read_state
+from .sampler import OrderedBatchSampler
+from .steps import Steps
+
+
+class MappedProgress:
+    """The order of a map-style dataset's batches, and states of it."""
+
+    def __init__(
+        self,
+        dataset: LanceTorchDataset,
+        batch_size: int | None,
+        shuffle: bool | None,
+        seed: int,
+        drop_last: bool,
+    ):
+        size = dataset.batch_size if batch_size is None else positive("batch_size", batch_size)
+        order = Order(
+            rows=dataset.num_rows,
+            row_bytes=1,
+            shuffle="global" if shuffle else False,
+            seed=seed,
+        )
+        self._dataset = dataset
+        self.sampler = OrderedBatchSampler(order, size, drop_last)
+
+    def steps(self, start: int = 0) -> Steps:
+        return self.sampler.steps(start)
+
+    def begin_at(self, at: Position) -> None:
+        self.sampler.epoch, self.sampler.position = at.epoch, at.position
+
+    def state_at(self, at: Position) -> dict[str, Any]:
+        if at.position and self.steps(at.position).num_steps == 0:
+            at = Position(at.epoch + 1)
+        return make_state(at, self._described_order())
+
+    def adopt_state(self, state: Mapping[str, Any]) -> Position:
+        return read_state(state, self._described_order())[0]
+
+    def _described_order(self) -> dict[str, Any]:
+        order = self.sampler.order
+        return {**self._dataset.describe_data(), **order.describe(self.sampler.batch_size)}

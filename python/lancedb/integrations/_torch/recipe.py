@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how to reopen exactly one table: where it is, which branch, which version.
+
+A recipe is plain data. It travels in pickles, holds no handle, and never shows a
+credential in its ``repr``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import lancedb
+import pyarrow as pa
+from lancedb.table import LanceTable, Table
+
+
+class Source(Protocol):
+    """A way to open a table by name, good in any process."""
+
+    def open(self, name: str, branch: str | None) -> Table: ...
+
+    def describe(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class UriSource:
+    """Connects with ``lancedb.connect(uri, **connect_kwargs)``."""
+
+    uri: str
+    connect_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def open(self, name: str, branch: str | None) -> Table:
+        if is_local(self.uri) and not os.path.isdir(self.uri):
+            raise FileNotFoundError(
+                f"there is no LanceDB database at uri={self.uri!r}; "
+                "check the path (a table lives in the folder <uri>/<table_name>.lance)"
+            )
+        return open_table(lancedb.connect(self.uri, **self.connect_kwargs), name, (), branch)
+
+    def describe(self) -> str:
+        return redact_uri(self.uri)
+
+
+@dataclass(frozen=True)
+class ConnectionSource:
+    """Rebuilds the connection a table came from out of lancedb's own serialized form."""
+
+    serialized: str = field(repr=False)
+    uri: str
+    namespace: tuple[str, ...] = ()
+
+    def open(self, name: str, branch: str | None) -> Table:
+        db = lancedb.deserialize_conn(self.serialized, for_worker=True)
+        return open_table(db, name, self.namespace, branch)
+
+    def describe(self) -> str:
+        return "/".join([redact_uri(self.uri), *self.namespace])
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Carries the rows of a ``memory://`` table by value: no other process can see it."""
+
+    data: pa.Table = field(repr=False)
+
+    def open(self, name: str, branch: str | None) -> Table:
+        return lancedb.connect("memory://").create_table(name, self.data)
+
+    def describe(self) -> str:
+        return "memory://"
+
+
+@dataclass(frozen=True)
+class FactorySource:
+    """Asks a picklable callable for the table, so that no credential is pickled."""
+
+    factory: Callable[[str], Table]
+
+    def open(self, name: str, branch: str | None) -> Table:
+        table = self.factory(name)
+        if not isinstance(table, Table):
+            raise TypeError(
+                "connection_factory must return a LanceDB table when it is called with the "
+                f"table name {name!r}, and returned {type(table).__name__}"
+            )
+        if branch is not None and current_branch(table) != branch:
+            return table.branches.checkout(branch)  # type: ignore[attr-defined]
+        return table
+
+    def describe(self) -> str:
+        return (
+            f"connection_factory {getattr(self.factory, '__name__', type(self.factory).__name__)}"
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to reopen one version of one table, in any process.
+
+    Parameters
+    ----------
+    source : Source
+        Where the table is and how to get there.
+    name : str
+        The table's name.
+    branch : str, optional
+        The branch, None for main.
+    version : int, optional
+        The pinned version; None only for a table that travels by value.
+    """
+
+    source: Source
+    name: str
+    branch: str | None = None
+    version: int | None = None
+
+    def open(self) -> Table:
+        """Open a handle of its own, pinned to the version, for this process."""
+        table = self.source.open(self.name, self.branch)
+        if self.version is not None:
+            checkout(table, self.name, self.version)
+        return table
+
+    def describe(self) -> str:
+        """The table and its version in words for messages; never a credential."""
+        branch = f", branch {self.branch!r}" if self.branch else ""
+        version = f", version {self.version}" if self.version is not None else ""
+        return f"table {self.name!r}{branch}{version} at {self.source.describe()}"
+
+
+def pin(source: Source, name: str, branch: str | None, version: int | str | None) -> Recipe:
+    """Open the table once, resolve `version` (number, tag or None for the newest) and pin it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such table, version or tag.
+    """
+    if version is not None and (isinstance(version, bool) or not isinstance(version, (int, str))):
+        raise TypeError(f"version must be a number or a tag, not {version!r}")
+    if isinstance(source, MemorySource):
+        return Recipe(source, name)
+    table = source.open(name, branch)
+    if version is not None:
+        checkout(table, name, version)
+    return Recipe(source, name, branch or current_branch(table), table.version)
+
+
+def source_of(table: Table, version: int | str | None) -> Source:
+    """The source that reopens `table` elsewhere.
+
+    A ``memory://`` table is copied as it is at `version`, since nothing else can reach it.
+    """
+    ensure_open = getattr(table, "_ensure_open", None)
+    if ensure_open is not None:  # a remote table reopens itself after a fork
+        ensure_open()
+        state = table._serialized_connection_state()  # type: ignore[attr-defined]
+        return ConnectionSource(state, f"db://{table.db_name}", _namespace(table))  # type: ignore[attr-defined]
+    if not isinstance(table, LanceTable):
+        raise TypeError(
+            "table must be a LanceTable, a RemoteTable or a Permutation, "
+            f"not {type(table).__name__}; an AsyncTable has to be opened with lancedb.connect"
+        )
+    connection = table._conn
+    uri = str(getattr(connection, "uri", ""))
+    if uri.startswith("memory://"):
+        return MemorySource(_at_version(table, version))
+    return ConnectionSource(connection.serialize(), uri, _namespace(table))
+
+
+def current_branch(table: Table) -> str | None:
+    """The branch a handle is scoped to, None for main."""
+    branch = getattr(table, "current_branch", None)
+    return branch() if branch is not None else None
+
+
+def open_table(db: Any, name: str, namespace: tuple[str, ...], branch: str | None) -> Table:
+    """Open a table of a connection, leaving out the arguments that are not needed."""
+    options: dict[str, Any] = {}
+    if namespace:
+        options["namespace_path"] = list(namespace)
+    if branch is not None:
+        options["branch"] = branch
+    return db.open_table(name, **options)
+
+
+def checkout(table: Table, name: str, version: int | str) -> None:
+    """Put `table` at a version or tag, saying what to do when that version is gone."""
+    try:
+        table.checkout(version)
+    except (ValueError, RuntimeError) as error:
+        message = str(error).lower()
+        if "no longer exists" not in message and "not found" not in message:
+            raise
+        raise ValueError(
+            f"version {version!r} of table {name!r} does not exist: it was cleaned up, or never "
+            "made. A dataset reads the version it was made from; to keep that version through "
+            "optimize() or cleanup_old_versions(), tag it first with "
+            f"table.tags.create('training', {version!r}), and pass version='training'."
+        ) from error
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is a path on this machine (a Windows drive letter is no scheme)."""
+    return len(urlsplit(uri).scheme) <= 1
+
+
+def normalize_uri(uri: Any) -> str:
+    """A URI that means the same in every process: local paths become absolute."""
+    text = os.fspath(uri)
+    for prefix in ("file://", "file:"):
+        if text.startswith(prefix):
+            text = text[len(prefix) :]
+            break
+    return os.path.abspath(os.path.expanduser(text)) if is_local(text) else text
+
+
+def redact_uri(uri: str) -> str:
+    """`uri` without user, password and query, where credentials hide."""
+    if is_local(uri):
+        return uri
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _namespace(table: Any) -> tuple[str, ...]:
+    return tuple(getattr(table, "_namespace_path", None) or ())
+
+
+def _at_version(table: LanceTable, version: int | str | None) -> pa.Table:
+    if version is None or version == table.version:
+        return table.to_arrow()
+    copy = table._conn.open_table(table.name)
+    checkout(copy, table.name, version)
+    return copy.to_arrow()

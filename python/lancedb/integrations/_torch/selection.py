@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows which rows of a pinned table are meant, in base order; never how they are read.
+
+Rows are named by their offset in the pinned version. An offset keeps its meaning there for
+ever, takes eight bytes, and is what lancedb reads fastest. A filter, a split or a permutation
+table is resolved to offsets once, where the dataset is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from lancedb.table import Table
+
+# Looking an id up costs about as much as scanning this many rows of the two system columns.
+_SCANNED_ROWS_PER_LOOKUP = 6
+_LOOKUP_ROWS = 65_536
+
+
+class Selection(Protocol):
+    """An ordered choice of rows: position in base order -> offset in the table."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def offsets(self, rows: np.ndarray) -> np.ndarray: ...
+
+    def describe(self) -> str: ...
+
+    def digest(self) -> bytes:
+        """Differs between selections of other rows, or of the same rows in another order."""
+        ...
+
+
+@dataclass(frozen=True)
+class AllRows:
+    """Every row of a range of the table: nothing to carry but two numbers."""
+
+    num_rows: int
+    start: int = 0
+
+    def offsets(self, rows: np.ndarray) -> np.ndarray:
+        return rows + self.start if self.start else rows
+
+    def describe(self) -> str:
+        return "all rows" if not self.start else f"rows from {self.start}"
+
+    def digest(self) -> bytes:
+        return f"{self.start}+{self.num_rows}".encode()
+
+
+class ChosenRows:
+    """Rows by offset, in one shared-memory tensor that worker processes map, not copy."""
+
+    def __init__(self, offsets: np.ndarray, description: str):
+        tensor = torch.from_numpy(np.array(offsets, dtype=np.int64))
+        self._tensor = tensor.share_memory_() if len(tensor) else tensor
+        self._description = description
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._tensor)
+
+    def offsets(self, rows: np.ndarray) -> np.ndarray:
+        return self._tensor.numpy()[rows]
+
+    def describe(self) -> str:
+        return self._description
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(self._tensor.numpy().data).digest()
+
+
+def all_rows(table: Table) -> AllRows:
+    """Every row of the pinned table, in its stored order."""
+    return AllRows(table.count_rows())
+
+
+def permuted(table: Table, permutation: Table, split: int, name: str | None = None) -> ChosenRows:
+    """The rows of one split of a permutation table, in its order."""
+    offsets = offsets_of_row_ids(table, split_row_ids(permutation, split))
+    return ChosenRows(offsets, f"split {name if name is not None else split!r}")
+
+
+def filtered(table: Table, selection: Selection, filter: str) -> ChosenRows:
+    """The rows of a selection for which an SQL expression is true, in the selection's order.
+
+    Raises
+    ------
+    ValueError
+        If the expression does not parse, names an unknown column or is not a condition.
+    """
+    matching = _matching_offsets(table, filter)
+    if isinstance(selection, AllRows):
+        ends = [selection.start, selection.start + selection.num_rows]
+        first, last = np.searchsorted(matching, ends)
+        return ChosenRows(matching[first:last], f"filter {filter!r}")
+    offsets = selection.offsets(np.arange(selection.num_rows))
+    words = f"{selection.describe()}, filter {filter!r}"
+    return ChosenRows(offsets[np.isin(offsets, matching)], words)
+
+
+def narrowed(selection: Selection, skip: int | None, take: int | None) -> Selection:
+    """The selection after a permutation's ``with_skip`` and ``with_take``."""
+    start = min(skip or 0, selection.num_rows)
+    stop = selection.num_rows if take is None else min(start + take, selection.num_rows)
+    if (start, stop) == (0, selection.num_rows):
+        return selection
+    if isinstance(selection, AllRows):
+        return AllRows(stop - start, selection.start + start)
+    words = f"{selection.describe()}, rows {start} to {stop}"
+    return ChosenRows(selection.offsets(np.arange(start, stop)), words)
+
+
+def split_index(permutation: Table, split: int | str | None) -> int:
+    """The number of a split given by number or name; None is the first one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such split; the message lists the splits there are.
+    """
+    names = split_names(permutation)
+    if isinstance(split, str):
+        if split in names:
+            return names.index(split)
+        raise ValueError(f"unknown split {split!r}: {_known_splits(split, names)}")
+    if split is None:
+        return 0
+    if isinstance(split, bool) or not isinstance(split, (int, np.integer)):
+        raise TypeError(f"split must be a name or a number, not {split!r}")
+    if split < 0 or not permutation.count_rows(f"split_id = {int(split)}"):
+        raise ValueError(f"the permutation table has no rows in split {int(split)}")
+    return int(split)
+
+
+def split_names(permutation: Table) -> list[str]:
+    """The names a permutation table gives its splits; empty if they have none."""
+    raw = (permutation.schema.metadata or {}).get(b"split_names")
+    return json.loads(raw) if raw else []
+
+
+def base_version(permutation: Table) -> int | None:
+    """The version of the base table that a permutation table's row ids belong to."""
+    raw = (permutation.schema.metadata or {}).get(b"base_version")
+    return int(raw) if raw else None
+
+
+def split_row_ids(permutation: Table, split: int) -> np.ndarray:
+    """The row ids of one split, in the permutation's order."""
+    if "row_id" not in permutation.schema.names:
+        raise ValueError(
+            "permutation_table has no column 'row_id'; make it with "
+            "lancedb.permutation.permutation_builder(table)....execute()"
+        )
+    rows = permutation.to_arrow()
+    if "split_id" in rows.column_names:
+        split_id = rows["split_id"].combine_chunks()
+        rows = rows.filter(pc.equal(split_id, pa.scalar(split, split_id.type)))
+    return rows["row_id"].to_numpy()
+
+
+def offsets_of_row_ids(table: Table, row_ids: np.ndarray) -> np.ndarray:
+    """Where in the pinned version each row id stands, in the order given.
+
+    Raises
+    ------
+    ValueError
+        If some of the ids are not in this version of the table.
+    """
+    known, inverse = np.unique(row_ids.astype(np.uint64), return_inverse=True)
+    offsets = np.full(len(known), -1, np.int64)
+    pairs = (
+        _scan(table)
+        if len(known) * _SCANNED_ROWS_PER_LOOKUP > table.count_rows()
+        else _look_up(table, known)
+    )
+    for ids, at in pairs:
+        place = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+        hit = known[place] == ids if len(known) else np.zeros(len(ids), bool)
+        offsets[place[hit]] = at[hit]
+    missing = int((offsets[inverse] < 0).sum())
+    if missing:
+        raise ValueError(
+            f"{missing} of the permutation table's {len(row_ids)} row ids are not in version "
+            f"{table.version} of table {table.name!r}: it was made from another table or version"
+        )
+    return offsets[inverse]
+
+
+def _scan(table: Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    query = table.search().select(["_rowid", "_rowoffset"]).limit(table.count_rows())
+    for batch in query.to_batches():
+        yield batch["_rowid"].to_numpy(), batch["_rowoffset"].to_numpy().astype(np.int64)
+
+
+def _look_up(table: Table, ids: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(ids), _LOOKUP_ROWS):
+        chunk = ids[start : start + _LOOKUP_ROWS].tolist()
+        rows = table.take_row_ids(chunk).select(["_rowid", "_rowoffset"]).to_arrow()
+        yield rows["_rowid"].to_numpy(), rows["_rowoffset"].to_numpy().astype(np.int64)
+
+
+def _matching_offsets(table: Table, filter: str) -> np.ndarray:
+    if not isinstance(filter, str) or not filter.strip():
+        raise ValueError(f"filter must be an SQL condition such as 'label < 5', not {filter!r}")
+    query: Any = table.search().where(filter).select(["_rowoffset"])
+    try:
+        found = query.limit(max(table.count_rows(), 1)).to_arrow()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"filter {filter!r} cannot be evaluated: {error}") from error
+    return np.sort(found["_rowoffset"].to_numpy().astype(np.int64))
+
+
+def _known_splits(split: str, names: list[str]) -> str:
+    if not names:
+        return "the permutation table's splits have no names, give a number"
+    near = difflib.get_close_matches(split, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}the permutation table has {', '.join(map(repr, names))}"

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how to choose blocks, windows and lanes for a table; pure arithmetic.
+
+The variance of a batch's label counts, over that of an ideal shuffle, is about ``1 + (chunk - 1)
+/ (blocks in one lane's window)``. With ``lanes = turns * G / chunk`` that is about ``1 + turns *
+G * block / W`` for steps of G rows and W rows in all windows, and ``1 + 16 * G * block / W`` over
+16 batches in a row: `_STEPS_IN_WINDOWS` blocks' worth of steps keeps both below the promise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Auto = int | Literal["auto"]
+
+BLOCK_BYTES = 16 << 10
+LEAST_BLOCK_BYTES = 4 << 10
+WINDOWS_BYTES = 256 << 20
+MOST_CHUNK = 32
+TURNS = 4
+_STEPS_IN_WINDOWS = 24
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a block shuffle; `Plan` says what each means."""
+
+    block_rows: int
+    window_rows: int
+    lanes: int
+    chunk: int
+
+
+def auto_layout(
+    rows: int,
+    row_bytes: int,
+    global_batch: int,
+    shuffle: str,
+    block_rows: Auto = "auto",
+    window_rows: Auto = "auto",
+    lanes: Auto = "auto",
+) -> Layout:
+    """Blocks, windows and lanes for a table; what is given wins, and the rest follows it.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of the selection.
+    row_bytes : int
+        Arrow bytes of an average row.
+    global_batch : int
+        Rows of a step over all ranks. Nothing depends on the number of ranks, workers or cores.
+    shuffle : {"none", "block", "global"}
+        Only ``"block"`` has a layout.
+    block_rows, window_rows, lanes : int or "auto"
+        As for `LanceIterableTorchDataset`.
+
+    Examples
+    --------
+    >>> auto_layout(1_000_000, 524, 256, "block")
+    Layout(block_rows=32, window_rows=8192, lanes=32, chunk=32)
+    >>> auto_layout(1_000, 524, 256, "block")
+    Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
+    """
+    for name, value in {
+        "block_rows": block_rows,
+        "window_rows": window_rows,
+        "lanes": lanes,
+    }.items():
+        _check(name, value)
+    if shuffle != "block":
+        return Layout(1, 1, 1, 1)
+    budget = max(1, WINDOWS_BYTES // 2 // row_bytes)
+    block = _auto_block(row_bytes, global_batch, budget) if block_rows == "auto" else block_rows
+    if _fits_one_window(rows, block, global_batch, window_rows, lanes):
+        return Layout(1, max(rows, 1), 1, 1)
+    if block == 1 and window_rows == "auto" and lanes == "auto":
+        return Layout(1, 1, 1, 1)
+    chunk = auto_chunk(global_batch)
+    if lanes == "auto":
+        lanes = global_batch // chunk * _auto_turns(rows, block, global_batch)
+    if window_rows == "auto":
+        held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), 2 * budget)
+        window_rows = max(1, held // lanes // block) * block
+    return Layout(block, max(1, window_rows // block) * block, lanes, chunk)
+
+
+def auto_chunk(global_batch: int) -> int:
+    """Rows taken of a lane in turn: 1, 2, 4 or 8 ranks all cut a step between chunks.
+
+    Steps of 1,024 rows and more are cut well for up to 64 ranks.
+    """
+    ranks = 8 if global_batch < 1024 else 64
+    share = global_batch // math.gcd(global_batch, ranks)
+    return max(size for size in range(1, MOST_CHUNK + 1) if share % size == 0)
+
+
+def _auto_block(row_bytes: int, global_batch: int, budget: int) -> int:
+    """Enough bytes to read well, few enough rows to mix well."""
+    block = _power_of_two(max(1, BLOCK_BYTES // row_bytes))
+    least = _power_of_two(max(1, LEAST_BLOCK_BYTES // row_bytes))
+    while block > least and _STEPS_IN_WINDOWS * global_batch * block > 2 * budget:
+        block //= 2
+    return block
+
+
+def _auto_turns(rows: int, block: int, global_batch: int) -> int:
+    """How many steps pass until a lane's turn comes again: fewer for a small table."""
+    turns = TURNS
+    while turns > 1 and rows < turns * 5 * global_batch * block:
+        turns //= 2
+    return turns
+
+
+def _fits_one_window(
+    rows: int, block: int, global_batch: int, window_rows: Auto, lanes: Auto
+) -> bool:
+    """Whether the table is too small for lanes to mix it: then it is one window."""
+    small = block > 1 and rows < 5 * global_batch * block
+    return small and window_rows == "auto" and lanes == "auto"
+
+
+def _power_of_two(number: int) -> int:
+    """The power of two at or above `number`."""
+    return 1 << (number - 1).bit_length()
+
+
+def _check(name: str, value: Auto) -> None:
+    if value == "auto":
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be 'auto' or a whole number above 0, not {value!r}")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how much was read and where the seconds went, over all worker processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+FIELDS = ("rows", "bytes", "reading", "converting", "transforming", "waiting")
+
+
+class Stats:
+    """Running totals of one process, one row of a board that processes may share.
+
+    Each worker writes to a row of its own, so that no lock crosses processes.
+    """
+
+    def __init__(self, board: torch.Tensor | None = None, row: int = 0):
+        self._board = torch.zeros(1, len(FIELDS), dtype=torch.float64) if board is None else board
+        self._totals = self._board[min(row, len(self._board) - 1)].numpy()
+        self._lock = threading.Lock()
+
+    def add(self, **amounts: float) -> None:
+        """Add to the totals named in `FIELDS`; seconds for all but rows and bytes."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._totals[FIELDS.index(name)] += amount
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to one total."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(**{name: time.perf_counter() - started})
+
+    def summary(self) -> dict[str, Any]:
+        """Totals over every process that shares the board."""
+        totals = dict(zip(FIELDS, self._board.sum(0).tolist(), strict=True))
+        return {**totals, "rows": int(totals["rows"]), "bytes": int(totals["bytes"])}
+
+
+def shared_board(processes: int) -> torch.Tensor:
+    """A board of zeros in shared memory with a row for each process."""
+    return torch.zeros(processes, len(FIELDS), dtype=torch.float64).share_memory_()

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows which positions each rank and worker takes at each step; pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The global steps of an epoch, from a position on.
+
+    A global step is ``world_size * batch_size`` consecutive positions; rank r takes the r-th of
+    its equal slices. Every rank makes the same number of steps.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of the epoch.
+    batch_size : int
+        Rows of one rank's slice of a full step.
+    world_size : int
+        How many ranks there are.
+    drop_last : bool
+        Whether to leave out what fills no full step. If not, the last step is short and dealt
+        evenly; a remainder of fewer rows than ranks joins the step before it.
+    start : int
+        The position at which the steps begin: 0, or where a run is resumed.
+
+    Raises
+    ------
+    ValueError
+        If every row is to be delivered and there are fewer rows than ranks.
+
+    Examples
+    --------
+    >>> steps = Steps(rows=10, batch_size=2, world_size=2, drop_last=False)
+    >>> steps.num_steps
+    3
+    >>> [steps.slice_of(2, rank) for rank in (0, 1)]
+    [(8, 9), (9, 10)]
+    """
+
+    rows: int
+    batch_size: int
+    world_size: int = 1
+    drop_last: bool = True
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.drop_last and self.start == 0 and 0 < self.rows < self.world_size:
+            raise ValueError(
+                f"{self.rows} rows cannot be dealt to {self.world_size} ranks so that each has "
+                "one at every step; use fewer ranks or drop_last=True"
+            )
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of a full step over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps there are, the same for every rank."""
+        full, rest = divmod(max(0, self.rows - self.start), self.global_batch)
+        if self.drop_last or rest == 0:
+            return full
+        return full + 1 if rest >= self.world_size or full == 0 else full
+
+    def span_of(self, step: int) -> tuple[int, int]:
+        """The positions of a global step, over all ranks."""
+        begin = self.start + step * self.global_batch
+        last = not self.drop_last and step == self.num_steps - 1
+        return begin, self.rows if last else begin + self.global_batch
+
+    def slice_of(self, step: int, rank: int) -> tuple[int, int]:
+        """The positions that a rank takes at a step."""
+        begin, end = self.span_of(step)
+        share, extra = divmod(end - begin, self.world_size)
+        start = begin + rank * share + min(rank, extra)
+        return start, start + share + (rank < extra)
+
+    def position_after(self, step: int) -> int:
+        """Positions that all ranks together have delivered once a step is made."""
+        return self.span_of(step)[1]
+
+
+def worker_steps(num_steps: int, worker: int, num_workers: int) -> range:
+    """The steps that a DataLoader worker makes: the loader asks its workers in turn."""
+    return range(worker, num_steps, num_workers)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how an Arrow column becomes a tensor, or the Python values that no tensor can hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from .nulls import NullPolicy
+
+_BFLOAT16 = ("lance.bfloat16", "bfloat16")
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether values of a type become elements of a tensor."""
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+        or (pa.types.is_temporal(kind) and not pa.types.is_interval(kind))
+    )
+
+
+def is_dense(kind: pa.DataType) -> bool:
+    """Whether every value of a type has the same shape: numbers, fixed-size lists of them."""
+    while pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return is_number(kind)
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The values of a dictionary, run-end or extension column in their ordinary form."""
+    while True:
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        elif pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        elif pa.types.is_run_end_encoded(array.type):
+            array = pc.run_end_decode(array)
+        else:
+            return array
+
+
+def is_bfloat16(field: pa.Field) -> bool:
+    """Whether a column holds Lance's bfloat16, with its extension type registered or not."""
+    name = getattr(field.type, "extension_name", None)
+    if name is None:
+        name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
+    return name in _BFLOAT16
+
+
+def numbers(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
+    """A 1-D tensor of a column of numbers, without a copy where the types allow it."""
+    array = nulls.filled(array, name)
+    kind = array.type
+    if pa.types.is_boolean(kind):
+        return torch.from_numpy(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_decimal(kind):
+        return from_buffer(array.cast(pa.float64()))
+    if pa.types.is_temporal(kind):
+        whole = pa.int32() if kind.bit_width == 32 else pa.int64()
+        return from_buffer(array.view(whole)).to(torch.int64)
+    if pa.types.is_uint64(kind):
+        return from_buffer(_signed(array, name))
+    if pa.types.is_uint16(kind):
+        return from_buffer(array.cast(pa.int32()))
+    if pa.types.is_uint32(kind):
+        return from_buffer(array.cast(pa.int64()))
+    return from_buffer(array)
+
+
+def from_buffer(array: pa.Array) -> torch.Tensor:
+    """A tensor over the memory of a column of numbers, which it keeps alive."""
+    if len(array) == 0:
+        return torch.from_numpy(np.array(array.to_numpy(zero_copy_only=False)))
+    start = array.buffers()[1].address + array.offset * array.type.bit_width // 8
+    if start % (array.type.bit_width // 8):
+        return torch.from_numpy(np.array(array.to_numpy()))
+    return torch.from_dlpack(array)
+
+
+def dense(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
+    """A tensor ``(n, d, ...)`` of a column of (nested) fixed-size lists of numbers."""
+    if not pa.types.is_fixed_size_list(array.type):
+        return numbers(array, name, nulls)
+    size, count = array.type.list_size, len(array)
+    if array.null_count:
+        return _dense_with_null_rows(array, name, nulls)
+    inner = dense(array.values.slice(array.offset * size, count * size), name, nulls)
+    return inner.reshape(count, size, *inner.shape[1:])
+
+
+def bfloat16(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
+    """A bfloat16 tensor of Lance's two-byte storage."""
+    raw = fixed_bytes(array, name, nulls, fill=b"\0\0")
+    values = raw.reshape(-1).view(torch.bfloat16) if len(raw) else torch.empty(0).bfloat16()
+    if array.null_count:
+        values = values.clone()
+        valid = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
+        values[~valid] = float(nulls.require_value(name, array.null_count))
+    return values
+
+
+def fixed_bytes(
+    array: pa.Array, name: str, nulls: NullPolicy, fill: bytes | None = None
+) -> torch.Tensor:
+    """A uint8 tensor ``(n, width)`` of a fixed-size binary column."""
+    width = array.type.byte_width
+    if array.null_count and fill is not None:
+        array = pc.fill_null(array, pa.scalar(fill, array.type))
+    array = nulls.filled(array, name)
+    data = array.buffers()[1]
+    if data is None or width == 0 or len(array) == 0:
+        return torch.zeros(len(array), width, dtype=torch.uint8)
+    count, offset = len(array) * width, array.offset * width
+    flat = pa.Array.from_buffers(pa.uint8(), count, [None, data], 0, offset)
+    return torch.from_dlpack(flat).reshape(len(array), width)
+
+
+def shaped(array: pa.ExtensionArray, name: str, nulls: NullPolicy) -> torch.Tensor:
+    """A tensor of an ``arrow.fixed_shape_tensor`` column, in its logical dimensions."""
+    flat = dense(array.storage, name, nulls)
+    order = array.type.permutation or list(range(len(array.type.shape)))
+    stored = flat.reshape(len(array), *array.type.shape)
+    return stored.permute(0, *(dimension + 1 for dimension in order))
+
+
+def _dense_with_null_rows(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
+    value = nulls.require_value(name, array.null_count)
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    kept = dense(array.filter(pa.array(valid)), name, nulls)
+    leaf = array.type
+    while pa.types.is_fixed_size_list(leaf):
+        leaf = leaf.value_type
+    filler = numbers(pa.nulls(1, leaf), name, NullPolicy(value))
+    out = filler.reshape([1] * kept.dim()).expand(len(array), *kept.shape[1:]).clone()
+    out[torch.from_numpy(valid)] = kept
+    return out
+
+
+def _signed(array: pa.Array, name: str) -> pa.Array:
+    largest = pc.max(array).as_py()
+    if largest is not None and largest >= 1 << 63:
+        raise ValueError(
+            f"column {name!r} holds {largest}, and torch has no unsigned 64-bit tensors that go "
+            "so far; read it in another format, or cast it with columns={'name': 'SQL'}"
+        )
+    return array.view(pa.int64())

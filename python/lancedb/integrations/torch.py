@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train PyTorch models on LanceDB tables: the two datasets and the loader.
+
+>>> import lancedb, torch
+>>> from lancedb.integrations.torch import LanceTorchDataset
+>>> db = lancedb.connect("memory://")
+>>> table = db.create_table("points", [{"x": float(i), "y": i % 2} for i in range(8)])
+>>> dataset = LanceTorchDataset(table, format="torch")
+>>> loader = torch.utils.data.DataLoader(dataset, batch_size=4)
+>>> [batch["y"].tolist() for batch in loader]
+[[0, 1, 0, 1], [0, 1, 0, 1]]
+"""
+
+from __future__ import annotations
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "lancedb.integrations.torch needs PyTorch 2.4 or newer: pip install 'torch>=2.4'"
+    ) from error
+
+import lancedb.permutation
+
+from ._torch.extend import extend
+from ._torch.iterable import LanceIterableTorchDataset
+from ._torch.loader import LanceDataLoader
+from ._torch.mapped import LanceTorchDataset
+
+extend(lancedb.permutation)
+
+__all__ = ["LanceDataLoader", "LanceIterableTorchDataset", "LanceTorchDataset"]
