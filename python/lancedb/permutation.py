@@ -22,7 +22,8 @@ def _load_original():
             name=_NAME,
         )
     spec = importlib.util.spec_from_file_location(_NAME, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     ours = sys.modules.get(_NAME)
     sys.modules[_NAME] = module

@@ -61,10 +61,10 @@ def resolve(given: Given) -> View:
     check_arguments(given)
     permutation = given.table if isinstance(given.table, Permutation) else None
     permutation_table = permutation.permutation_table if permutation else given.permutation_table
-    base = permutation.base_table if permutation else given.table
+    base: Any = permutation.base_table if permutation else given.table
     version, branch = _base_of(permutation_table, base, given)
     source = _source(given, permutation, base, version)
-    name = base.name if base is not None else given.table_name
+    name = str(given.table_name if base is None else base.name)
     recipe = recipes.pin(source, name, branch, version)
     table = recipe.open()
     chosen = _selection(table, permutation_table, permutation, given)

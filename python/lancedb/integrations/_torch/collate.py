@@ -85,7 +85,7 @@ class RowBatch(Sequence):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, (str, bytes)):
             return NotImplemented
-        return len(self) == len(other) and all(same(a, b) for a, b in zip(self, other))
+        return len(self) == len(other) and all(map(same, self, other))
 
     def __repr__(self) -> str:
         return f"RowBatch of {len(self)} rows: {list(self[:3])!r}" + (

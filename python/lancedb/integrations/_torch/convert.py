@@ -29,6 +29,7 @@ FORMATS = (
     "torch_row",
     "torch_col",
 )
+_NO_NULLS = NullPolicy()
 _RAGGED = ("jagged", "pad", "list")
 
 
@@ -83,7 +84,7 @@ def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged"
 
 
 def torch_columns(
-    batch: pa.RecordBatch | pa.Table, nulls: NullPolicy = NullPolicy(), ragged: str = "jagged"
+    batch: pa.RecordBatch | pa.Table, nulls: NullPolicy = _NO_NULLS, ragged: str = "jagged"
 ) -> dict[str, Any]:
     """A dict of batched columns: tensors where there are numbers, lists of values elsewhere.
 
@@ -101,7 +102,7 @@ def torch_columns(
     return out
 
 
-def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = NullPolicy()) -> list[torch.Tensor]:
+def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> list[torch.Tensor]:
     """A tensor for each row: its numbers in the order of the columns, promoted as numpy does.
 
     A fixed-size list adds its elements. Nulls become NaN unless `nulls` fills them.
@@ -119,14 +120,14 @@ def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = NullPolicy()) -> list[
     return list(torch.from_numpy(np.concatenate(flat, axis=1)).unbind(0))
 
 
-def torch_matrix(batch: pa.RecordBatch, nulls: NullPolicy = NullPolicy()) -> torch.Tensor:
+def torch_matrix(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> torch.Tensor:
     """One tensor whose first dimension is the columns and whose second is the rows."""
     import torch
 
     columns = [_tensor(batch, name, nulls, "torch_col") for name in batch.schema.names]
     shapes = {tuple(column.shape[1:]) for column in columns}
     if len(shapes) > 1:
-        found = {name: tuple(c.shape[1:]) for name, c in zip(batch.schema.names, columns)}
+        found = [tuple(column.shape[1:]) for column in columns]
         raise ValueError(
             f"format 'torch_col' stacks the columns, which must have one shape, not {found}; "
             "choose some with columns=, or use format='torch'"

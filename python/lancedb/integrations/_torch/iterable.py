@@ -200,7 +200,7 @@ filter, version, columns, format, transform, fill_null, ragged
             self._stats,
             self._read_ahead(),
         )
-        with contextlib.closing(iter(stream)) as batches:
+        with contextlib.closing(stream.batches()) as batches:
             for step, batch in zip(mine, batches, strict=True):
                 self._now = Position(at.epoch, steps.position_after(step))
                 yield self._only_row(batch) if self.unwrap else batch

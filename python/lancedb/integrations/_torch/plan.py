@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Knows the order of rows: which rows an epoch delivers when; pure arithmetic on integers.
 
-One small epoch, 26 rows in blocks of 4, two lanes, windows of 8 rows, chunks of 2::
+One small epoch, with 26 rows in blocks of 4, two lanes, windows of 8 rows and chunks of 2; seed 0,
+epoch 0::
 
-    base order   | 0 1 2 3 | 4 5 6 7 | 8 .. 11 | 12 .. 15 | 16 .. 19 | 20 .. 23 | 24 25 |
-                      A         B         C          D          E          F       (part)
-    permuted by (seed, epoch):    D  A  F  C  E  B              dealt to lanes in turn
+    blocks    A 15-18   B 19-22   C 23-25,0   D 1-4   E 5-8   F 9-12     left over: 13 14
+    permuted  C B E A D F     and dealt in turn to
 
-    lane 0   D F E  ->  windows  [D F] [E]    each window is read at once,
-    lane 1   A C B  ->  windows  [A C] [B]    its rows shuffled by (seed, epoch, lane, window)
+    lane 0    C E | D         window [6 5 25 23 8 7 0 24]       window [3 2 4 1]
+    lane 1    B A | F         window [15 16 21 20 19 17 18 22]  window [12 10 9 11]
+                              a window is read at once, its rows shuffled
 
-    sequence   2 rows of lane 0, 2 of lane 1, 2 of lane 0, 2 of lane 1, ...  then the tail:
-               what fills no block, no lane or no chunk (here 24 25), as one last window
-    steps      |---- G rows ----|---- G rows ----|---- G rows ----| ... of that sequence;
-               rank r takes the r-th slice of a step, worker w of W every W-th step
+    lane      0     1     0     1     0     1     0     1     0     1     0     1     tail
+    sequence  6 5   15 16 25 23 21 20 8 7   19 17 0 24  18 22 3 2   12 10 4 1   9 11  14 13
+    steps     |------- step 0 ------| |------- step 1 ------| |------- step 2 ------| |-->
+    ranks     |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-|
 
-The blocks are cut from the base order turned by an offset of (seed, epoch), so that it is not the
-same rows in every epoch that fill no block. Windows are staggered: the lanes' first windows end
-at different times, so that reads are spread evenly over the epoch.
+Everything that looks random depends on (seed, epoch), and a window's order on its lane and number
+too. The blocks are cut from the base order turned by an offset, 15 here, so that it is not the
+same rows in every epoch that fill no block. What fills no block, no lane or no chunk is the tail,
+shuffled as a whole. The lanes' windows end at different times, so that reads are spread evenly over
+the epoch; here they are too small for that.
 """
 
 from __future__ import annotations
@@ -31,6 +34,15 @@ import numpy as np
 from .bijection import derive_key, permute, shuffled
 
 SHUFFLES = ("none", "block", "global")
+_LEAST = {
+    "rows": 0,
+    "seed": None,
+    "epoch": 0,
+    "block_rows": 1,
+    "window_rows": 1,
+    "lanes": 1,
+    "chunk": 1,
+}
 _TURN, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
 # The golden ratio's multiples are spread evenly, whichever lanes are looked at.
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -80,17 +92,16 @@ class Plan:
     def __post_init__(self) -> None:
         if self.shuffle not in SHUFFLES:
             raise ValueError(f"shuffle must be one of {SHUFFLES}, not {self.shuffle!r}")
-        for name, low in (("rows", 0), ("epoch", 0)):
-            _check_whole(name, getattr(self, name), low)
-        for name in ("block_rows", "window_rows", "lanes", "chunk"):
-            _check_whole(name, getattr(self, name), 1)
+        for name, low in _LEAST.items():
+            # A numpy integer would overflow where an int does not.
+            object.__setattr__(self, name, _whole(name, getattr(self, name), low))
         if self.window_rows % self.block_rows:
             raise ValueError(
                 f"window_rows={self.window_rows} must be a multiple of "
                 f"block_rows={self.block_rows}: a window holds whole blocks"
             )
 
-    @property
+    @cached_property
     def has_windows(self) -> bool:
         """Whether rows are read in windows and mixed there.
 
@@ -124,8 +135,17 @@ class Plan:
 
     @cached_property
     def tail_window(self) -> int:
-        """The id of the last window, which holds what is left over."""
+        """The id of the first of the tail's windows, which hold what is left over."""
         return self.lanes * self.windows_in_lane
+
+    @cached_property
+    def _tail_unit(self) -> int:
+        """Rows of one window of the tail.
+
+        The lanes' leftovers belong to every step alike: in windows of a chunk, a rank or a worker
+        reads its own rows of them and no others.
+        """
+        return self.chunk if self.body_rows else max(1, self.rows)
 
     @cached_property
     def _window_blocks(self) -> int:
@@ -135,12 +155,10 @@ class Plan:
 
     def lane_of(self, window: int) -> int:
         """The lane a window belongs to; the tail counts as a lane of its own."""
-        return self.lanes if window == self.tail_window else window % self.lanes
+        return self.lanes if window >= self.tail_window else window % self.lanes
 
     def window_size(self, window: int) -> int:
         """How many rows a window hands out."""
-        if window == self.tail_window:
-            return self.rows - self.body_rows
         _, start, stop = self._window_span(window)
         return stop - start
 
@@ -152,13 +170,11 @@ class Plan:
         numpy.ndarray of int64
             Offsets in the base order.
         """
-        if window == self.tail_window:
-            rows, key = self._tail_rows(), self._key(_TAIL)
-        else:
-            lane, start, stop = self._window_span(window)
-            rows = self._lane_rows_in(lane, start, stop)
-            key = self._key(_WINDOW, lane, window // self.lanes)
-        return rows[shuffled(len(rows), key)]
+        lane, start, stop = self._window_span(window)
+        if lane == self.lanes:
+            return self._tail_rows_at(np.arange(start, stop))
+        key = self._key(_WINDOW, lane, window // self.lanes)
+        return self._lane_rows_in(lane, start, stop)[shuffled(stop - start, key)]
 
     def _window_at(self, lane: int, block: int) -> tuple[int, int, int]:
         """The window of a lane in which its `block`-th block stands: number, first block, end."""
@@ -177,6 +193,10 @@ class Plan:
 
     def _window_span(self, window: int) -> tuple[int, int, int]:
         """A window's lane, and where in the lane's rows it starts and stops."""
+        if window >= self.tail_window:
+            start = (window - self.tail_window) * self._tail_unit
+            stop = min(start + self._tail_unit, self.rows - self.body_rows)
+            return self.lanes, start, stop
         number, lane = divmod(window, self.lanes)
         first, second = self._early_ends[lane]
         start = (0, first)[number] if number < 2 else second + (number - 2) * self._window_blocks
@@ -247,14 +267,25 @@ class Plan:
         return np.concatenate(none + windows), np.concatenate(none + indices)
 
     def pieces(self, start: int, stop: int) -> tuple[Piece, ...]:
-        """The positions from `start` to `stop` as runs of windows, in sequence."""
+        """The positions from `start` to `stop` as runs of windows, in sequence.
+
+        Raises
+        ------
+        ValueError
+            If the plan has no windows: then `rows_at` tells what to read.
+        """
+        if not self.has_windows:
+            raise ValueError(f"shuffle={self.shuffle!r} has no windows here: take rows_at()")
         pieces = []
         while start < min(stop, self.body_rows):
             piece = self._piece_at(start, stop)
             pieces.append(piece)
             start += piece.count
-        if start < stop:
-            pieces.append(Piece(self.tail_window, start - self.body_rows, stop - start))
+        while start < stop:
+            number, begin = divmod(start - self.body_rows, self._tail_unit)
+            count = min(self._tail_unit - begin, stop - start)
+            pieces.append(Piece(self.tail_window + number, begin, count))
+            start += count
         return tuple(pieces)
 
     def _piece_at(self, position: int, stop: int) -> Piece:
@@ -273,20 +304,24 @@ class Plan:
         rows = (self._permuted_blocks(dealt) * size)[:, None] + np.arange(size)
         return self._turned(rows.ravel()[: stop - start])
 
-    def _tail_rows(self) -> np.ndarray:
-        """What filled no chunk of its lane, then no lane, then no block."""
-        blocks, size = self.rows // self.block_rows, self.block_rows
-        cut, lane = np.meshgrid(
-            np.arange(self.lane_rows, self.lane_blocks * size), np.arange(self.lanes)
-        )
-        left_over = np.arange(self.lanes * self.lane_blocks, blocks)
-        parts = [
-            self._permuted_blocks((cut // size * self.lanes + lane).ravel()) * size
-            + (cut % size).ravel(),
-            (self._permuted_blocks(left_over)[:, None] * size + np.arange(size)).ravel(),
-            np.arange(blocks * size, self.rows),
-        ]
-        return self._turned(np.concatenate(parts))
+    def _tail_rows_at(self, indices: np.ndarray) -> np.ndarray:
+        """What filled no lane, then no block, then no chunk of its lane; shuffled."""
+        size, body_blocks = self.block_rows, self.lanes * self.lane_blocks
+        end = self.rows // size * size
+        indices = permute(indices, self.rows - self.body_rows, self._key(_TAIL))
+        dealt = indices + body_blocks * size
+        rows = dealt.copy()
+        whole, cut = dealt < end, dealt >= self.rows
+        rows[whole] = self._permuted_blocks(dealt[whole] // size) * size + dealt[whole] % size
+        lane, index = np.divmod(dealt[cut] - self.rows, self._cut_rows or 1)
+        block, within = np.divmod(self.lane_rows + index, size)
+        rows[cut] = self._permuted_blocks(block * self.lanes + lane) * size + within
+        return self._turned(rows)
+
+    @property
+    def _cut_rows(self) -> int:
+        """Rows at each lane's end that fill no chunk."""
+        return self.lane_blocks * self.block_rows - self.lane_rows
 
     def _permuted_blocks(self, dealt: np.ndarray) -> np.ndarray:
         return permute(dealt, self.rows // self.block_rows, self._key(_BLOCKS))
@@ -299,6 +334,9 @@ class Plan:
         return derive_key(self.seed, self.epoch, *parts)
 
 
-def _check_whole(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ValueError(f"{name} must be a whole number from {low} on, not {value!r}")
+def _whole(name: str, value: int, low: int | None) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or (low is not None and value < low):
+        wanted = "a whole number" if low is None else f"a whole number from {low} on"
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+    return int(value)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from lancedb.table import Table
 
@@ -164,8 +162,7 @@ def split_row_ids(permutation: Table, split: int) -> np.ndarray:
         )
     rows = permutation.to_arrow()
     if "split_id" in rows.column_names:
-        split_id = rows["split_id"].combine_chunks()
-        rows = rows.filter(pc.equal(split_id, pa.scalar(split, split_id.type)))
+        return rows["row_id"].to_numpy()[rows["split_id"].to_numpy() == split]
     return rows["row_id"].to_numpy()
 
 

@@ -64,23 +64,21 @@ def auto_layout(
     >>> auto_layout(1_000, 524, 256, "block")
     Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
     """
-    for name, value in {
-        "block_rows": block_rows,
-        "window_rows": window_rows,
-        "lanes": lanes,
-    }.items():
-        _check(name, value)
+    _check("block_rows", block_rows)
+    _check("window_rows", window_rows)
+    _check("lanes", lanes)
     if shuffle != "block":
         return Layout(1, 1, 1, 1)
     budget = max(1, WINDOWS_BYTES // 2 // row_bytes)
     block = _auto_block(row_bytes, global_batch, budget) if block_rows == "auto" else block_rows
     if _fits_one_window(rows, block, global_batch, window_rows, lanes):
-        return Layout(1, max(rows, 1), 1, 1)
+        unit = 1 if block_rows == "auto" else block_rows
+        return Layout(unit, max(1, -(-rows // unit)) * unit, 1, 1)
     if block == 1 and window_rows == "auto" and lanes == "auto":
         return Layout(1, 1, 1, 1)
     chunk = auto_chunk(global_batch)
     if lanes == "auto":
-        lanes = global_batch // chunk * _auto_turns(rows, block, global_batch)
+        lanes = global_batch // chunk * _auto_turns(min(rows, 2 * budget), block, global_batch)
     if window_rows == "auto":
         held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), 2 * budget)
         window_rows = max(1, held // lanes // block) * block
@@ -107,7 +105,7 @@ def _auto_block(row_bytes: int, global_batch: int, budget: int) -> int:
 
 
 def _auto_turns(rows: int, block: int, global_batch: int) -> int:
-    """How many steps pass until a lane's turn comes again: fewer for a small table."""
+    """How many steps pass until a lane's turn comes again: fewer where few rows are mixed."""
     turns = TURNS
     while turns > 1 and rows < turns * 5 * global_batch * block:
         turns //= 2

@@ -30,7 +30,7 @@ class Steps:
     Raises
     ------
     ValueError
-        If every row is to be delivered and there are fewer rows than ranks.
+        If every row is to be delivered and fewer are left than there are ranks.
 
     Examples
     --------
@@ -48,10 +48,12 @@ class Steps:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if not self.drop_last and self.start == 0 and 0 < self.rows < self.world_size:
+        left = self.rows - self.start
+        if not self.drop_last and 0 < left < self.world_size:
             raise ValueError(
-                f"{self.rows} rows cannot be dealt to {self.world_size} ranks so that each has "
-                "one at every step; use fewer ranks or drop_last=True"
+                f"{left} rows from position {self.start} on cannot be dealt to {self.world_size} "
+                f"ranks so that each has one at every step; use at most {left} ranks, or "
+                "drop_last=True"
             )
 
     @property
@@ -65,7 +67,7 @@ class Steps:
         full, rest = divmod(max(0, self.rows - self.start), self.global_batch)
         if self.drop_last or rest == 0:
             return full
-        return full + 1 if rest >= self.world_size or full == 0 else full
+        return full + 1 if rest >= self.world_size else full
 
     def span_of(self, step: int) -> tuple[int, int]:
         """The positions of a global step, over all ranks."""

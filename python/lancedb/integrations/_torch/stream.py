@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +90,8 @@ class Stream:
         self._reading = ThreadPoolExecutor(max(ahead.groups, 1), "lance-read")
         self._working = ThreadPoolExecutor(ahead.threads, "lance-work")
 
-    def __iter__(self) -> Iterator[Any]:
+    def batches(self) -> Generator[Any, None, None]:
+        """The finished batches in order; closing the generator closes the stream."""
         try:
             while True:
                 self._work_ahead()

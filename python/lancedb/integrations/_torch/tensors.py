@@ -39,7 +39,7 @@ def plain(array: pa.Array) -> pa.Array:
         elif pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         elif pa.types.is_run_end_encoded(array.type):
-            array = pc.run_end_decode(array)
+            array = pc.call_function("run_end_decode", [array])
         else:
             return array
 
@@ -142,8 +142,8 @@ def _dense_with_null_rows(array: pa.Array, name: str, nulls: NullPolicy) -> torc
 
 
 def _signed(array: pa.Array, name: str) -> pa.Array:
-    largest = pc.max(array).as_py()
-    if largest is not None and largest >= 1 << 63:
+    largest = int(array.to_numpy().max(initial=0))
+    if largest >= 1 << 63:
         raise ValueError(
             f"column {name!r} holds {largest}, and torch has no unsigned 64-bit tensors that go "
             "so far; read it in another format, or cast it with columns={'name': 'SQL'}"

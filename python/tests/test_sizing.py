@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout chosen for a table: within its budget, aligned, and following what is given."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lancedb.integrations._torch.plan import Plan
+from lancedb.integrations._torch.sizing import WINDOWS_BYTES, Layout, auto_chunk, auto_layout
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**7), st.integers(1, 10**5))
+@settings(max_examples=300)
+def test_every_layout_makes_a_plan_and_keeps_windows_within_the_budget(rows, row_bytes, batch):
+    layout = auto_layout(rows, row_bytes, batch, "block")
+    Plan(rows, **vars(layout))
+    window_bytes = layout.window_rows * layout.lanes * row_bytes
+    one_block_each = layout.lanes * layout.block_rows * row_bytes
+    # A batch has to be held in any case, and so has one block of each lane.
+    assert window_bytes <= max(WINDOWS_BYTES, one_block_each, 6 * batch * 2**14)
+
+
+@pytest.mark.parametrize("batch", [8, 24, 32, 100, 256, 1000, 1024, 4096])
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_ranks_cut_a_step_between_chunks(batch, ranks):
+    if batch % ranks == 0:
+        assert batch // ranks % auto_chunk(batch) == 0
+
+
+def test_large_rows_need_no_windows():
+    assert auto_layout(10**6, 200_000, 256, "block") == Layout(1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("shuffle", ["none", "global"])
+def test_orders_without_blocks_have_no_layout(shuffle):
+    assert auto_layout(10**6, 524, 256, shuffle) == Layout(1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "given_sizes",
+    [
+        {"block_rows": 10},
+        {"lanes": 7},
+        {"window_rows": 4096},
+        {"block_rows": 10, "window_rows": 500, "lanes": 3},
+        {"block_rows": 1, "lanes": 5},
+    ],
+)
+@pytest.mark.parametrize("rows", [100, 10**6])
+def test_what_is_given_wins(rows, given_sizes):
+    layout = auto_layout(rows, 524, 256, "block", **given_sizes)
+    Plan(rows, **vars(layout))
+    assert {name: getattr(layout, name) for name in given_sizes} == given_sizes
+
+
+@pytest.mark.parametrize("name", ["block_rows", "window_rows", "lanes"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "many", None])
+def test_what_is_no_size_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be 'auto' or a whole number above 0"):
+        auto_layout(1000, 524, 256, "block", **{name: value})
