@@ -7,7 +7,8 @@ torch is imported when a tensor is first made, so that the other formats do with
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,13 @@ class Converter:
         if self.format == "torch_col":
             return torch_matrix(batch, self.nulls)
         return _PLAIN[self.format](batch)
+
+    def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
+        """Consecutive slices of a batch, `counts` rows each, every one converted."""
+        if self.format == "torch":
+            return torch_batches(batch, counts, self.nulls, self.ragged)
+        starts = itertools.accumulate(counts, initial=0)
+        return [self(batch.slice(*edge)) for edge in zip(starts, counts, strict=False)]
 
 
 def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged") -> Converter:
@@ -94,12 +102,34 @@ def torch_columns(
         If numbers are null and `nulls` says nothing for them, or do not fit a tensor.
     """
     nulls.check_names(batch.schema.names)
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     out: dict[str, Any] = {}
-    for schema_field in batch.schema:
-        column = columns[schema_field.name]
-        _put(out, schema_field, column, (), batch.schema.names, nulls, ragged)
+    for of, column in zip(batch.schema, batch.columns, strict=True):
+        _put(out, of, column, (), batch.schema.names, nulls, ragged)
     return out
+
+
+def torch_batches(
+    batch: pa.RecordBatch, counts: Sequence[int], nulls: NullPolicy, ragged: str
+) -> list[dict[str, Any]]:
+    """As `torch_columns` of consecutive slices of a batch, `counts` rows each.
+
+    Most columns are converted once and cut; the slices' tensors then share one allocation. Only
+    lists of different lengths are converted slice by slice.
+    """
+    nulls.check_names(batch.schema.names)
+    edges = [0, *itertools.accumulate(counts)]
+    outs: list[dict[str, Any]] = [{} for _ in counts]
+    for of, column in zip(batch.schema, batch.columns, strict=True):
+        if not _holds_lists(of.type):
+            whole: dict[str, Any] = {}
+            _put(whole, of, column, (), batch.schema.names, nulls, ragged)
+            for out, part in zip(outs, _cuts(whole[of.name], edges), strict=True):
+                out[of.name] = part
+        else:
+            for out, start, count in zip(outs, edges, counts, strict=False):
+                part = column.slice(start, count)
+                _put(out, of, part, (), batch.schema.names, nulls, ragged)
+    return outs
 
 
 def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> list[torch.Tensor]:
@@ -212,6 +242,34 @@ def _name_of_lengths(name: str, siblings: list[str]) -> str:
             f"rename it with columns={{'other_name': {lengths!r}}}"
         )
     return lengths
+
+
+def _cuts(column: Any, edges: Sequence[int]) -> list[Any]:
+    """Consecutive rows of a batched column, from edge to edge.
+
+    A tensor is not copied, and yet no view: with a storage and a version counter of its own it
+    may be changed in place, saved or sent without touching its neighbours.
+    """
+    from .tensors import cuts
+
+    if isinstance(column, dict):
+        fields = {name: _cuts(child, edges) for name, child in column.items()}
+        return [
+            dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)
+        ]
+    if isinstance(column, list):
+        return [column[start:stop] for start, stop in itertools.pairwise(edges)]
+    return cuts(column, edges)
+
+
+def _holds_lists(kind: pa.DataType) -> bool:
+    """Whether lists of different lengths are somewhere in a type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_lists(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _holds_lists(kind.value_type)
+    children = (kind.field(number) for number in range(kind.num_fields))
+    return _is_list(kind) or any(_holds_lists(child.type) for child in children)
 
 
 def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) -> torch.Tensor:

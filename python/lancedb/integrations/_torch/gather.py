@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from .raw import from_raw, raw_rows, room_for
+
 
 def take(batch: pa.RecordBatch, indices: np.ndarray) -> pa.RecordBatch:
     """The rows of `batch` at `indices`, in that order."""
-    picked = pa.array(indices)
-    columns = [_take_column(column, picked) for column in batch.columns]
+    columns = [take_column(column, indices) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
@@ -21,11 +22,17 @@ def concatenate(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _take_column(column: pa.Array, indices: pa.Array) -> pa.Array:
+def take_column(column: pa.Array, indices: np.ndarray) -> pa.Array:
+    """The values of `column` at `indices`, in that order."""
+    rows = raw_rows(column)
+    if rows is not None:
+        data, out = room_for(len(indices), rows.dtype.itemsize)
+        rows.take(indices, 0, out, "clip")
+        return from_raw(column.type, len(indices), data)
     width = _element_width(column)
     if width == 0 or column.null_count or column.values.null_count:
-        return column.take(indices)
-    return _take_lists_as_bytes(column, indices, width)
+        return column.take(pa.array(indices))
+    return _take_lists_as_bytes(column, pa.array(indices), width)
 
 
 def _element_width(column: pa.Array) -> int:

@@ -16,8 +16,10 @@ from torch.utils.data import IterableDataset
 from .arguments import Given
 from .base import TableDataset, positive
 from .clock import EpochClock
+from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
+from .plan import Plan
 from .position import Position, make_state, read_state
 from .reader import Reader
 from .sample import average_row_bytes
@@ -58,7 +60,7 @@ filter, version, columns, format, transform, fill_null, ragged
         The shuffle's layout: rows of a run that is read together, rows of one lane's window,
         and the number of lanes. ``"auto"`` chooses by the size of a row.
     readahead : int
-        Reads under way ahead of the batch that is being made.
+        Reads under way beyond the one whose rows come next.
     transform_threads : int, optional
         Threads that convert and transform. Default: one, or up to four with a `transform`.
     unwrap : bool
@@ -152,11 +154,17 @@ filter, version, columns, format, transform, fill_null, ragged
         self.describe_data()
         self._clock = EpochClock()
         self._now: Position | None = None
+        self._memory: WindowMemory | None = None
         self._warn_if_no_step()
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process has no process group of its own to ask for its rank.
-        return {**super().__getstate__(), "_given_rank": self.rank_and_world_size(), "_now": None}
+        return {
+            **super().__getstate__(),
+            "_given_rank": self.rank_and_world_size(),
+            "_now": None,
+            "_memory": None,
+        }
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -192,13 +200,15 @@ filter, version, columns, format, transform, fill_null, ragged
     def _batches(self, at: Position, steps: Steps, mine: range) -> Iterator[Any]:
         rank = self.rank_and_world_size()[0]
         self._now = at
+        plan = self._order.plan(at.epoch, steps.global_batch)
         stream = Stream(
-            self._order.plan(at.epoch, self.batch_size * self.rank_and_world_size()[1]),
+            plan,
             [steps.slice_of(step, rank) for step in mine],
             self._reader(),
             self._output,
             self._stats,
             self._read_ahead(),
+            self._window_memory(plan),
         )
         with contextlib.closing(stream.batches()) as batches:
             for step, batch in zip(mine, batches, strict=True):
@@ -263,7 +273,14 @@ filter, version, columns, format, transform, fill_null, ragged
         if threads is None:
             parallel = self._output.transform is not None and not in_worker()
             threads = min(4, os.cpu_count() or 1) if parallel else 1
-        return ReadAhead(self._order.read_rows, self.readahead, threads)
+        return ReadAhead(self._order.read_rows, self._order.job_rows, self.readahead, threads)
+
+    def _window_memory(self, plan: Plan) -> WindowMemory:
+        """Memory for windows, kept from epoch to epoch."""
+        segment_rows = segment_size(plan.window_rows)
+        if self._memory is None or self._memory.segment_rows != segment_rows:
+            self._memory = WindowMemory(segment_rows)
+        return self._memory
 
     def _described(self) -> list[str]:
         return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]

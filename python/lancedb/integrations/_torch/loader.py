@@ -95,6 +95,9 @@ class LanceDataLoader(DataLoader):
             _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
             self._resumable: Resumable = dataset
             options["batch_size"] = None
+            # torch's default would look at every value of a batch for numpy arrays to convert.
+            if options.get("collate_fn") is None:
+                options["collate_fn"] = as_it_is
         elif isinstance(dataset, LanceTorchDataset):
             drop_last = options.pop("drop_last", False)
             progress = MappedProgress(dataset, batch_size, shuffle, seed, drop_last)
@@ -206,6 +209,11 @@ class _Delivery:
         at, loader._next = loader._next, Position(loader._next.epoch + 1)
         loader._live = self
         self._begin(at)
+
+
+def as_it_is(batch: Any) -> Any:
+    """The collate function for batches that are whole already."""
+    return batch
 
 
 def default_start_method() -> str:

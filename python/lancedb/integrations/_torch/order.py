@@ -14,6 +14,8 @@ from .sizing import Layout, auto_layout
 _SHUFFLES = {False: "none", None: "none", "none": "none", True: "block", "block": "block"}
 _READ_BYTES = 8 << 20
 _READ_ROWS = 16_384
+_JOB_BYTES = 4 << 20
+_JOB_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Order:
     def read_rows(self) -> int:
         """Rows of one call to the reader: large enough to be fast, at most about 8 MB."""
         return max(1, min(_READ_ROWS, _READ_BYTES // self.row_bytes))
+
+    @property
+    def job_rows(self) -> int:
+        """Rows that are put together at once: at most about 2 MB."""
+        return max(1, min(_JOB_ROWS, _JOB_BYTES // self.row_bytes))
 
     def layout(self, global_batch: int) -> Layout:
         """Blocks, windows and lanes for steps of `global_batch` rows over all ranks."""

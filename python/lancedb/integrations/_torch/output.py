@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +48,11 @@ class Output:
             return value
         with stats.timed("transforming"):
             return self.transform(value)
+
+    def each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
+        """Consecutive slices of a batch in their format; there must be no transform."""
+        with stats.timed("converting"):
+            return self._convert.each(batch, counts)
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Raise if the format cannot carry the columns of an (empty) batch."""

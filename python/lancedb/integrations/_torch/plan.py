@@ -56,6 +56,10 @@ class Piece(NamedTuple):
     begin: int
     count: int
 
+    def continues_in(self, later: Piece) -> bool:
+        """Whether `later` goes on in the window where this one ends."""
+        return later.window == self.window and later.begin == self.begin + self.count
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -8,16 +8,14 @@ the same on every rank, and loading one runs no code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 FORMAT_VERSION = 1
 # The order's own parameters follow the state; everything else must be what it was.
 ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """How far all ranks together have come.
 
     Parameters

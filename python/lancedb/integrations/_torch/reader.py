@@ -7,8 +7,11 @@ pickled into, and again after a fork; it never travels.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import difflib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,7 +71,11 @@ class Reader:
         return self
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
-        """The rows at these positions of the base order, in that order.
+        """The rows at these positions of the base order, in that order; see `begin`."""
+        return self.begin(rows).in_order()
+
+    def begin(self, rows: np.ndarray, turn: asyncio.Semaphore | None = None) -> Reading:
+        """Start to read, on lancedb's own event loop; the rows are waited for in `Reading`.
 
         A row asked for twice is read once. The offsets go to lancedb sorted, so that what is
         near in the table is read together.
@@ -77,49 +84,107 @@ class Reader:
         ----------
         rows : numpy.ndarray of int64
             Positions in ``[0, selection.num_rows)``; checked by the caller.
+        turn : asyncio.Semaphore, optional
+            Acquired while lancedb reads; it lets those through first that began first.
+        """
+        self.open()
+        return Reading(self, *distinct(self.selection.offsets(rows)), turn)
+
+    async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
+        """Rows of the table by ascending offset, in one call to lancedb."""
+        count = len(offsets)
+        if count == 0:
+            return empty_batch(self.schema)
+        first = int(offsets[0])
+        if count < _RANGE_ROWS or int(offsets[-1]) - first + 1 != count:
+            return await self._handle.take_offsets(  # type: ignore[union-attr]
+                offsets.tolist(), selection=self.columns
+            )
+        handle = await (await self._handle.with_offset(first)).with_limit(count)  # type: ignore
+        batches = [batch async for batch in await handle.read(self.columns, batch_size=count)]
+        return gather.concatenate(batches)
+
+
+class Reading:
+    """Rows that are being read: ascending, and the order in which they were asked for.
+
+    Parameters
+    ----------
+    reader : Reader
+        Open in this process.
+    offsets : numpy.ndarray of int64
+        What to read, ascending.
+    order : numpy.ndarray of int64, optional
+        Where in `offsets` each row asked for stands; None if they were asked for so.
+    turn : asyncio.Semaphore, optional
+        As in `Reader.begin`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        offsets: np.ndarray,
+        order: np.ndarray | None,
+        turn: asyncio.Semaphore | None = None,
+    ):
+        self.order = order
+        self.seconds = 0.0
+        self._offsets = offsets
+        self._reader = reader
+        self._turn = turn if turn is not None else contextlib.nullcontext()
+        self._future = asyncio.run_coroutine_threadsafe(self._read(), LOOP.loop)
+
+    async def _read(self) -> pa.RecordBatch:
+        async with self._turn:
+            started = time.perf_counter()
+            batch = await self._reader.request(self._offsets)
+            self.seconds = time.perf_counter() - started
+        return batch
+
+    def rows(self) -> pa.RecordBatch:
+        """Wait for the rows, ascending by offset.
 
         Raises
         ------
         RuntimeError
             If the storage fails, or no longer has these rows.
         """
-        self.open()
-        if len(rows) == 0:
-            return empty_batch(self.schema)
-        offsets, order = distinct(self.selection.offsets(rows))
-        batch = self._read_sorted(offsets)
-        return batch if order is None else gather.take(batch, order)
-
-    def _read_sorted(self, offsets: np.ndarray) -> pa.RecordBatch:
-        count, first = len(offsets), int(offsets[0])
-        contiguous = count >= _RANGE_ROWS and int(offsets[-1]) - first + 1 == count
-        read = self._read_range(first, count) if contiguous else self._take(offsets.tolist())
         try:
-            batch = LOOP.run(read)
+            batch = self._future.result()
         except (RuntimeError, OSError, ValueError) as error:
-            raise RuntimeError(self._failure(offsets, str(error))) from error
-        if batch.num_rows != count:
-            raise RuntimeError(self._failure(offsets, f"{batch.num_rows} rows came back"))
+            raise RuntimeError(self._failure(str(error))) from error
+        if batch.num_rows != len(self._offsets):
+            raise RuntimeError(self._failure(f"{batch.num_rows} rows came back"))
         return batch
 
-    async def _take(self, offsets: list[int]) -> pa.RecordBatch:
-        return await self._handle.take_offsets(offsets, selection=self.columns)  # type: ignore
+    def in_order(self) -> pa.RecordBatch:
+        """Wait for the rows, in the order in which they were asked for."""
+        try:
+            batch = self.rows()
+        except BaseException:
+            self.cancel()
+            raise
+        return batch if self.order is None else gather.take(batch, self.order)
 
-    async def _read_range(self, first: int, count: int) -> pa.RecordBatch:
-        handle = await (await self._handle.with_offset(first)).with_limit(count)  # type: ignore
-        batches = [batch async for batch in await handle.read(self.columns, batch_size=count)]
-        return gather.concatenate(batches)
+    def done(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self._future.done()
 
-    def _failure(self, offsets: np.ndarray, reason: str) -> str:
+    def cancel(self) -> None:
+        """Give the read up if it is still under way."""
+        self._future.cancel()
+
+    def _failure(self, reason: str) -> str:
         hint = ""
         if "not found" in reason.lower():
             hint = (
                 "; its files are gone: the table was dropped, or this version was cleaned up "
                 "(a tag keeps a version: table.tags.create('training', version))"
             )
+        ends = f" (offsets {self._offsets[0]} to {self._offsets[-1]})" if len(self._offsets) else ""
         return (
-            f"reading {len(offsets)} rows (offsets {int(offsets[0])} to {int(offsets[-1])}) of "
-            f"{self.recipe.describe()} failed: {reason}{hint}"
+            f"reading {len(self._offsets)} rows{ends} of {self._reader.recipe.describe()} "
+            f"failed: {reason}{hint}"
         )
 
 

@@ -24,6 +24,10 @@ class StepPieces(NamedTuple):
     pieces: tuple[Piece, ...]
     spent: tuple[int, ...]
 
+    @property
+    def rows(self) -> int:
+        return sum(piece.count for piece in self.pieces)
+
 
 class WindowRows(NamedTuple):
     """A window to read: its rows are those of a block window, or of spans of positions."""
@@ -46,6 +50,20 @@ def rows_of(plan: Plan, window: WindowRows) -> np.ndarray:
     if window.spans:
         return plan.rows_at(np.concatenate([np.arange(*span) for span in window.spans]))
     return plan.window_rows_of(window.window)
+
+
+def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same rows in as few pieces as may be."""
+    last: Piece | None = None
+    for piece in pieces:
+        if last is not None and last.continues_in(piece):
+            last = Piece(last.window, last.begin, last.count + piece.count)
+            continue
+        if last is not None:
+            yield last
+        last = piece
+    if last is not None:
+        yield last
 
 
 def schedule(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
@@ -115,14 +133,15 @@ def _window_groups(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterato
 
 def _reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:
     """Windows packed into reads of about `read_rows` rows; a large window has its own."""
-    reads: list[tuple[WindowRows, ...]] = []
-    packed: list[WindowRows] = []
+    reads: list[list[WindowRows]] = []
+    rows = 0
     for window in windows:
-        packed.append(window)
-        if sum(one.size for one in packed) >= read_rows:
-            reads.append(tuple(packed))
-            packed = []
-    return (*reads, tuple(packed)) if packed else tuple(reads)
+        if not reads or rows + window.size > read_rows:
+            reads.append([])
+            rows = 0
+        reads[-1].append(window)
+        rows += window.size
+    return tuple(map(tuple, reads))
 
 
 def _count(spans: Iterable[Span]) -> int:

@@ -15,12 +15,13 @@ from typing import Literal
 
 Auto = int | Literal["auto"]
 
-BLOCK_BYTES = 16 << 10
+BLOCK_BYTES = 32 << 10
 LEAST_BLOCK_BYTES = 4 << 10
 WINDOWS_BYTES = 256 << 20
 MOST_CHUNK = 32
 TURNS = 4
 _STEPS_IN_WINDOWS = 24
+_STEPS_IN_TURN = 5
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def auto_layout(
     if shuffle != "block":
         return Layout(1, 1, 1, 1)
     budget = max(1, WINDOWS_BYTES // 2 // row_bytes)
-    block = _auto_block(row_bytes, global_batch, budget) if block_rows == "auto" else block_rows
+    mixed = min(rows, 2 * budget)
+    block = _auto_block(row_bytes, global_batch, mixed) if block_rows == "auto" else block_rows
     if _fits_one_window(rows, block, global_batch, window_rows, lanes):
         unit = 1 if block_rows == "auto" else block_rows
         return Layout(unit, max(1, -(-rows // unit)) * unit, 1, 1)
@@ -78,7 +80,7 @@ def auto_layout(
         return Layout(1, 1, 1, 1)
     chunk = auto_chunk(global_batch)
     if lanes == "auto":
-        lanes = global_batch // chunk * _auto_turns(min(rows, 2 * budget), block, global_batch)
+        lanes = global_batch // chunk * _auto_turns(mixed, block, global_batch)
     if window_rows == "auto":
         held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), 2 * budget)
         window_rows = max(1, held // lanes // block) * block
@@ -95,11 +97,11 @@ def auto_chunk(global_batch: int) -> int:
     return max(size for size in range(1, MOST_CHUNK + 1) if share % size == 0)
 
 
-def _auto_block(row_bytes: int, global_batch: int, budget: int) -> int:
-    """Enough bytes to read well, few enough rows to mix well."""
+def _auto_block(row_bytes: int, global_batch: int, mixed: int) -> int:
+    """Enough bytes to read well, few enough rows that `mixed` rows are mixed well."""
     block = _power_of_two(max(1, BLOCK_BYTES // row_bytes))
     least = _power_of_two(max(1, LEAST_BLOCK_BYTES // row_bytes))
-    while block > least and _STEPS_IN_WINDOWS * global_batch * block > 2 * budget:
+    while block > least and _STEPS_IN_WINDOWS * global_batch * block > mixed:
         block //= 2
     return block
 
@@ -107,7 +109,7 @@ def _auto_block(row_bytes: int, global_batch: int, budget: int) -> int:
 def _auto_turns(rows: int, block: int, global_batch: int) -> int:
     """How many steps pass until a lane's turn comes again: fewer where few rows are mixed."""
     turns = TURNS
-    while turns > 1 and rows < turns * 5 * global_batch * block:
+    while turns > 1 and rows < turns * _STEPS_IN_TURN * global_batch * block:
         turns //= 2
     return turns
 
@@ -116,7 +118,7 @@ def _fits_one_window(
     rows: int, block: int, global_batch: int, window_rows: Auto, lanes: Auto
 ) -> bool:
     """Whether the table is too small for lanes to mix it: then it is one window."""
-    small = block > 1 and rows < 5 * global_batch * block
+    small = block > 1 and rows < _STEPS_IN_TURN * global_batch * block
     return small and window_rows == "auto" and lanes == "auto"
 
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -126,6 +129,14 @@ def shaped(array: pa.ExtensionArray, name: str, nulls: NullPolicy) -> torch.Tens
     order = array.type.permutation or list(range(len(array.type.shape)))
     stored = flat.reshape(len(array), *array.type.shape)
     return stored.permute(0, *(dimension + 1 for dimension in order))
+
+
+def cuts(tensor: torch.Tensor, edges: Sequence[int]) -> list[torch.Tensor]:
+    """Rows of a tensor from edge to edge, in storages of their own over the same memory."""
+    if tensor.dtype == torch.bfloat16:
+        return [part.view(torch.bfloat16) for part in cuts(tensor.view(torch.int16), edges)]
+    rows = tensor.numpy()
+    return [torch.from_numpy(rows[start:stop]) for start, stop in itertools.pairwise(edges)]
 
 
 def _dense_with_null_rows(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:

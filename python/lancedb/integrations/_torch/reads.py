@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what is being read or waits to be handed out, and makes record batches of it.
+
+There are two such sources. A block shuffle has many windows open at once, and a batch takes a few
+rows of each. The other orders read the rows of some steps in a row, and a batch is a cut of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from . import gather
+from .memory import WindowMemory
+from .plan import Piece, Plan
+from .reader import Reader, Reading
+from .schedule import WindowRows, joined, rows_of
+from .stats import Stats
+from .window import Part, Window, assemble
+
+
+class Source(Protocol):
+    """Windows by id, from the start of their read until they are dropped."""
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        """Start one read for all of these windows."""
+        ...
+
+    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
+        """The rows of some pieces, waiting until they were read."""
+        ...
+
+    def drop(self, window: int) -> None:
+        """Let go of a window that nobody needs any more."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up every read, and begin no other."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every window; nobody may ask for a batch any more."""
+        ...
+
+
+class Reads:
+    """Starts the reads of windows, and counts what they bring."""
+
+    def __init__(self, plan: Plan, reader: Reader, stats: Stats, at_once: int):
+        self._turn = asyncio.Semaphore(at_once)
+        self._plan = plan
+        self._reader = reader
+        self._stats = stats
+        self._under_way: list[Reading] = []
+        self._cancelled = False
+
+    def begin(self, windows: Sequence[WindowRows]) -> Reading:
+        """One read for all of these windows, one after the other."""
+        rows = [rows_of(self._plan, window) for window in windows]
+        together = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        reading = self._reader.begin(together, self._turn)
+        self._under_way = [*(each for each in self._under_way if not each.done()), reading]
+        if self._cancelled:
+            reading.cancel()
+        return reading
+
+    def finish(self, reading: Reading) -> None:
+        """Add the time of a read that is done to the totals."""
+        self._stats.add(reading=reading.seconds)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        for reading in self._under_way:
+            reading.cancel()
+
+
+class RunSource:
+    """For orders without windows: each read has the rows of some steps, in sequence."""
+
+    def __init__(self, reads: Reads):
+        self._reads = reads
+        self._open: dict[int, Reading] = {}
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        for window in windows:
+            self._open[window.window] = self._reads.begin([window])
+
+    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
+        parts = [self._cut(piece) for piece in joined(pieces)]
+        return gather.concatenate(parts)
+
+    def _cut(self, piece: Piece) -> pa.RecordBatch:
+        reading = self._open[piece.window]
+        batch, order = reading.rows(), reading.order
+        if order is None:
+            return batch.slice(piece.begin, piece.count)
+        return gather.take(batch, order[piece.begin : piece.begin + piece.count])
+
+    def drop(self, window: int) -> None:
+        self._reads.finish(self._open.pop(window))
+
+    def cancel(self) -> None:
+        self._reads.cancel()
+
+    def close(self) -> None:
+        self._open.clear()
+
+
+class WindowSource:
+    """For block shuffles: windows of many lanes, each handed out bit by bit."""
+
+    def __init__(self, reads: Reads, memory: WindowMemory):
+        self._reads = reads
+        self._memory = memory
+        self._open: dict[int, _Read] = {}
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        read = _Read(self._reads, windows, self._memory)
+        self._open.update((window.window, read) for window in windows)
+
+    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
+        parts = [
+            Part(self._open[window].window(window), begin, count)
+            for window, begin, count in joined(pieces)
+        ]
+        batch = assemble(parts)
+        for window, begin, count in parts:
+            window.hand_out(begin + count)
+        return batch
+
+    def drop(self, window: int) -> None:
+        self._open.pop(window).close(window)
+
+    def cancel(self) -> None:
+        self._reads.cancel()
+
+    def close(self) -> None:
+        for window in list(self._open):
+            self.drop(window)
+
+
+class _Read:
+    """One read, which becomes several windows as soon as one of them is wanted."""
+
+    def __init__(self, reads: Reads, windows: Sequence[WindowRows], memory: WindowMemory):
+        self._reads = reads
+        self._reading: Reading | None = reads.begin(windows)
+        self._wanted = windows
+        self._memory = memory
+        self._windows: dict[int, Window] = {}
+
+    def window(self, number: int) -> Window:
+        if self._reading is not None:
+            self._keep(self._reading)
+            self._reads.finish(self._reading)
+            self._reading = None
+        return self._windows[number]
+
+    def _keep(self, reading: Reading) -> None:
+        batch, order = reading.rows(), reading.order
+        order = np.arange(batch.num_rows) if order is None else order
+        start = 0
+        for number, size, _ in self._wanted:
+            self._windows[number] = Window(batch, order[start : start + size], self._memory)
+            start += size
+
+    def close(self, number: int) -> None:
+        if number in self._windows:
+            self._windows.pop(number).close()
