@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import reprlib
 from collections.abc import Callable
 from typing import Any
@@ -53,17 +54,12 @@ class TableDataset:
         self._perm: Reader | None = None
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
-        self._stats = Stats()
+        self._counts: tuple[int, Stats] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         self._output.check_picklable()
         view = dataclasses.replace(self._view, schema=None)
-        return {**self.__dict__, "_view": view, "_perm": None, "_stats": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        worker, _ = this_worker()
-        self._stats = Stats(self._board, worker + 1 if in_worker() else 0)
+        return {**self.__dict__, "_view": view, "_perm": None, "_counts": None}
 
     @property
     def format(self) -> str:
@@ -106,7 +102,7 @@ class TableDataset:
     def share_stats(self, board: torch.Tensor) -> None:
         """Count on a board of which worker w has row w + 1, so that all can be summed."""
         self._board = board
-        self._stats = Stats(board)
+        self._counts = None
 
     def stats(self) -> dict[str, Any]:
         """What this dataset has done so far in this process.
@@ -118,7 +114,7 @@ class TableDataset:
             ``converting`` and ``transforming`` (summed over threads), and ``waiting``: the
             time the consumer stood still until a batch was ready.
         """
-        return self._stats.summary()
+        return self._stats().summary()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._described())})"
@@ -136,11 +132,21 @@ class TableDataset:
             self._perm = Reader(self._view.recipe, self._view.selection, self._view.columns)
         return self._perm.open()
 
-    def _read(self, rows: np.ndarray) -> Any:
-        with self._stats.timed("reading"):
-            batch = self._reader().read(rows)
-        self._stats.add(rows=batch.num_rows, bytes=batch.nbytes)
-        return self._output(batch, self._stats)
+    def _stats(self) -> Stats:
+        """The totals that this process adds to; a forked worker has others than its parent."""
+        if self._counts is None or self._counts[0] != os.getpid():
+            row = this_worker()[0] + 1 if in_worker() else 0
+            self._counts = (os.getpid(), Stats(self._board, row))
+        return self._counts[1]
+
+    def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
+        """Have an error's traceback say which rows of which table it came from."""
+        if hasattr(error, "add_note"):  # since Python 3.11
+            offsets = self._view.selection.offsets(rows[:8]).tolist()
+            more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+            error.add_note(  # type: ignore[attr-defined]
+                f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}"
+            )
 
 
 def positive(name: str, value: Any) -> int:

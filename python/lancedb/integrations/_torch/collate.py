@@ -103,12 +103,13 @@ def pick(column: Any, index: int) -> Any:
 
 
 def cut(column: Any, index: int) -> Any:
-    """One row of a batched column, still batched."""
+    """One row of a batched column, still batched, in memory of its own."""
     if isinstance(column, dict):
         return {name: cut(field, index) for name, field in column.items()}
     if isinstance(column, torch.Tensor) and column.is_nested:
         return torch.nested.as_nested_tensor([column[index]], layout=torch.jagged)
-    return column[index : index + 1]
+    one = column[index : index + 1]
+    return one.clone() if isinstance(one, torch.Tensor) else one
 
 
 def join(parts: list[Any]) -> Any:

@@ -97,7 +97,7 @@ def _from_iterable(indices: Iterable[Any]) -> np.ndarray:
 
 
 def _check_ends(indices: range, length: int) -> None:
-    for end in (indices[0], indices[-1]) if len(indices) else ():
+    for end in (indices[0], indices[-1]) if indices else ():
         if not -length <= end < length:
             raise _out_of_range(end, length)
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from lancedb.permutation import Permutation
 from lancedb.table import Table
 from torch.utils.data import IterableDataset
@@ -206,12 +207,18 @@ filter, version, columns, format, transform, fill_null, ragged
             [steps.slice_of(step, rank) for step in mine],
             self._reader(),
             self._output,
-            self._stats,
+            self._stats(),
             self._read_ahead(),
             self._window_memory(plan),
         )
         with contextlib.closing(stream.batches()) as batches:
-            for step, batch in zip(mine, batches, strict=True):
+            for step in mine:
+                try:
+                    batch = next(batches)
+                except Exception as error:
+                    rows = plan.rows_at(np.arange(*steps.slice_of(step, rank)))
+                    self._note(error, f"making step {step} of epoch {at.epoch}", rows)
+                    raise
                 self._now = Position(at.epoch, steps.position_after(step))
                 yield self._only_row(batch) if self.unwrap else batch
 

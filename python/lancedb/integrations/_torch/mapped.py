@@ -159,13 +159,24 @@ class LanceTorchDataset(TableDataset, Dataset):
         changed = count_rows(batch) if self._output.transform else None
         return RowBatch(batch, len(rows) if changed is None else changed)
 
+    def _read(self, rows: np.ndarray) -> Any:
+        stats = self._stats()
+        with stats.timed("reading"):
+            batch = self._reader().read(rows)
+        stats.add(rows=batch.num_rows, bytes=batch.nbytes)
+        try:
+            return self._output(batch, stats)
+        except Exception as error:
+            self._note(error, "making a batch", rows)
+            raise
+
     def __iter__(self) -> Iterator[Any]:
         """Walk the rows in order, in full batches of ``batch_size`` rows."""
         for start in range(0, len(self) - self.batch_size + 1, self.batch_size):
             yield self.__getitems__(range(start, start + self.batch_size))
 
     def _only_row(self, batch: Any) -> Any:
-        rows = count_rows(batch)
+        rows = count_rows(batch) if self._output.transform is not None else 1
         if rows is not None and rows != 1:
             raise ValueError(
                 f"unwrap=True wants one row for one index, and transform made {rows} of it; "

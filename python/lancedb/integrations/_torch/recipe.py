@@ -7,7 +7,9 @@ credential in its ``repr``.
 
 from __future__ import annotations
 
+import difflib
 import os
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -185,7 +187,25 @@ def open_table(db: Any, name: str, namespace: tuple[str, ...], branch: str | Non
         options["namespace_path"] = list(namespace)
     if branch is not None:
         options["branch"] = branch
-    return db.open_table(name, **options)
+    try:
+        return db.open_table(name, **options)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if "not found" not in str(error).lower() or branch is not None:
+            raise
+        raise ValueError(_no_such_table(db, name, namespace)) from error
+
+
+def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
+    message = f"there is no table {name!r} at {redact_uri(str(getattr(db, 'uri', '')))}"
+    try:
+        options = {"namespace_path": list(namespace)} if namespace else {}
+        known = list(db.table_names(**options, limit=1000))
+    except Exception:  # the names are a courtesy: listing them may not be allowed
+        return message
+    near = difflib.get_close_matches(name, known, n=3)
+    if near:
+        return f"{message}: did you mean {' or '.join(map(repr, near))}?"
+    return f"{message}: it has {reprlib.repr(known)}"
 
 
 def checkout(table: Table, name: str, version: int | str) -> None:

@@ -5,6 +5,8 @@ The variance of a batch's label counts, over that of an ideal shuffle, is about 
 / (blocks in one lane's window)``. With ``lanes = turns * G / chunk`` that is about ``1 + turns *
 G * block / W`` for steps of G rows and W rows in all windows, and ``1 + 16 * G * block / W`` over
 16 batches in a row: `_STEPS_IN_WINDOWS` blocks' worth of steps keeps both below the promise.
+
+A window is given back while it is handed out, so that about half of `WINDOWS_BYTES` is held.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def auto_layout(
     Examples
     --------
     >>> auto_layout(1_000_000, 524, 256, "block")
-    Layout(block_rows=32, window_rows=8192, lanes=32, chunk=32)
+    Layout(block_rows=64, window_rows=16000, lanes=32, chunk=32)
     >>> auto_layout(1_000, 524, 256, "block")
     Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
     """

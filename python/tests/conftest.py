@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real tables on disk, small enough to be made anew for each test."""
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("ours")
+
+
+def rows_of(count: int, start: int = 0) -> pa.Table:
+    """id ascending, label, vec float32[4] made of the id, text, and lists of different lengths."""
+    ids = np.arange(start, start + count)
+    vectors = (ids[:, None] + np.arange(4) / 8).astype(np.float32)
+    return pa.table(
+        {
+            "id": ids,
+            "label": (ids % 7).astype(np.int32),
+            "vec": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4),
+            "text": [f"row {i}" for i in ids],
+            "tokens": pa.array([list(range(i % 5)) for i in ids.tolist()], pa.list_(pa.int32())),
+        }
+    )
+
+
+@pytest.fixture
+def db(tmp_path):
+    """An empty database on disk."""
+    return lancedb.connect(tmp_path / "db")
+
+
+@pytest.fixture
+def table(db):
+    """1,000 rows in three fragments; see `rows_of`."""
+    table = db.create_table("points", rows_of(400))
+    table.add(rows_of(400, 400))
+    table.add(rows_of(200, 800))
+    return table
+
+
+@pytest.fixture
+def wide_range(db):
+    """20,000 rows of id and vec, for orders with windows."""
+    return db.create_table("many", rows_of(20_000).select(["id", "label", "vec"]))

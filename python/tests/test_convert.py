@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every Arrow type becomes the tensor, or the Python values, that the type table says."""
+
+import datetime
+import decimal
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from arrow_strategies import (
+    FLOAT_TYPES,
+    INTEGER_TYPES,
+    NUMBER_TYPES,
+    TEMPORAL_TYPES,
+    record_batches,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lancedb.integrations._torch.convert import FORMATS, make_converter, torch_columns
+from lancedb.integrations._torch.nulls import NullPolicy
+
+DTYPES = {
+    pa.int8(): torch.int8,
+    pa.int16(): torch.int16,
+    pa.int32(): torch.int32,
+    pa.int64(): torch.int64,
+    pa.uint8(): torch.uint8,
+    pa.uint16(): torch.int32,
+    pa.uint32(): torch.int64,
+    pa.uint64(): torch.int64,
+    pa.float16(): torch.float16,
+    pa.float32(): torch.float32,
+    pa.float64(): torch.float64,
+    pa.bool_(): torch.bool,
+    pa.decimal128(9, 2): torch.float64,
+    **dict.fromkeys(TEMPORAL_TYPES, torch.int64),
+}
+MOMENTS = {
+    pa.date32(): (datetime.date(1970, 1, 3), 2),
+    pa.date64(): (datetime.date(1970, 1, 2), 86_400_000),
+    pa.time32("s"): (datetime.time(0, 1, 1), 61),
+    pa.time32("ms"): (datetime.time(0, 0, 2), 2000),
+    pa.time64("us"): (datetime.time(0, 0, 0, 7), 7),
+    pa.time64("ns"): (datetime.time(0, 0, 0, 7), 7000),
+    pa.timestamp("s"): (datetime.datetime(1970, 1, 1, 0, 1), 60),
+    pa.timestamp("us"): (datetime.datetime(1970, 1, 1, 0, 0, 1), 1_000_000),
+    pa.timestamp("ms", tz="UTC"): (datetime.datetime(1970, 1, 1, 0, 0, 1), 1000),
+    pa.duration("ms"): (datetime.timedelta(seconds=3), 3000),
+}
+
+
+def example_of(kind):
+    """Three values of a type, and the numbers that stand for them in a tensor."""
+    if kind in MOMENTS:
+        value, number = MOMENTS[kind]
+        return [value] * 3, [number] * 3
+    if pa.types.is_decimal(kind):
+        return [decimal.Decimal("1.25"), decimal.Decimal("-3.50"), decimal.Decimal(0)], [
+            1.25,
+            -3.5,
+            0,
+        ]
+    if pa.types.is_boolean(kind):
+        return [True, False, True], [True, False, True]
+    return [1, 2, 3], [1, 2, 3]
+
+
+def column(values, kind, **options):
+    """One column converted to torch, by name."""
+    batch = pa.record_batch([pa.array(values, kind)], names=["c"])
+    return make_converter("torch", **options)(batch)
+
+
+def plain(value):
+    """Whatever a conversion gave, as Python values."""
+    if isinstance(value, torch.Tensor):
+        return [plain(row) for row in value.unbind()] if value.is_nested else value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(field) for name, field in value.items()}
+    return [plain(each) if isinstance(each, torch.Tensor) else each for each in value]
+
+
+# -- numbers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
+def test_numbers_have_the_dtype_of_the_table_and_their_values(kind):
+    values, expected = example_of(kind)
+    tensor = column(values, kind)["c"]
+    assert tensor.dtype == DTYPES[kind]
+    assert tensor.shape == (3,)
+    assert tensor.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
+def test_slices_empty_batches_and_one_row_convert_rightly(kind):
+    values, expected = example_of(kind)
+    batch = pa.record_batch([pa.array(values, kind)], names=["c"])
+    for start, stop in itertools.combinations_with_replacement(range(4), 2):
+        tensor = torch_columns(batch.slice(start, stop - start))["c"]
+        assert tensor.dtype == DTYPES[kind]
+        assert tensor.tolist() == expected[start:stop]
+
+
+@pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
+def test_several_chunks_convert_to_one_tensor(kind):
+    values, expected = example_of(kind)
+    table = pa.table({"c": pa.chunked_array([values[:1], [], values[1:]], kind)})
+    assert torch_columns(table)["c"].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
+def test_numbers_in_structs_lists_and_dictionaries(kind):
+    values, expected = example_of(kind)
+    struct = column([{"a": value} for value in values], pa.struct([("a", kind)]))["c"]["a"]
+    assert (struct.dtype, struct.tolist()) == (DTYPES[kind], expected)
+    fixed = column([values, values], pa.list_(kind, 3))["c"]
+    assert (fixed.dtype, fixed.tolist()) == (DTYPES[kind], [expected, expected])
+    lists = column([values, []], pa.list_(kind), ragged="list")["c"]
+    assert [row.tolist() for row in lists] == [expected, []]
+    if not pa.types.is_boolean(kind) and not pa.types.is_float16(kind):
+        encoded = pa.array(values, kind).dictionary_encode()
+        assert torch_columns(pa.record_batch([encoded], names=["c"]))["c"].tolist() == expected
+
+
+def test_the_largest_unsigned_numbers_fit_or_are_refused():
+    assert column([2**16 - 1], pa.uint16())["c"].tolist() == [2**16 - 1]
+    assert column([2**32 - 1], pa.uint32())["c"].tolist() == [2**32 - 1]
+    assert column([2**63 - 1], pa.uint64())["c"].tolist() == [2**63 - 1]
+    with pytest.raises(ValueError, match=r"column 'c' holds 9223372036854775808"):
+        column([1, 2**63], pa.uint64())
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_lances_bfloat16(registered):
+    floats = torch.tensor([1.5, -2.0, 0.0]).bfloat16()
+    raw = floats.view(torch.int16).numpy().tobytes()
+    array = pa.Array.from_buffers(pa.binary(2), 3, [None, pa.py_buffer(raw)])
+    metadata = {"ARROW:extension:name": "lance.bfloat16"} if registered else {}
+    schema = pa.schema([pa.field("c", array.type, metadata=metadata)])
+    tensor = torch_columns(pa.record_batch([array], schema=schema))["c"]
+    assert tensor.dtype == (torch.bfloat16 if registered else torch.uint8)
+    if registered:
+        assert tensor.equal(floats)
+
+
+# -- nulls -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
+def test_nulls_name_the_column_their_count_and_the_way_out(kind):
+    values, _ = example_of(kind)
+    with pytest.raises(ValueError, match=r"column 'c' has 2 nulls.*fill_null=0.*c IS NOT NULL"):
+        column([None, *values, None], kind)
+
+
+@pytest.mark.parametrize("kind", [*INTEGER_TYPES, *FLOAT_TYPES], ids=str)
+def test_nulls_are_filled_by_a_value_for_all_or_by_column(kind):
+    for fill in (5, {"c": 5}):
+        filled = column([1, None, 3], kind, fill_null=fill)["c"]
+        assert (filled.dtype, filled.tolist()) == (DTYPES[kind], [1, 5, 3])
+
+
+def test_nulls_of_other_kinds_are_filled_too():
+    assert column([True, None], pa.bool_(), fill_null=False)["c"].tolist() == [True, False]
+    day = datetime.date(1970, 1, 2)
+    assert column([None, day], pa.date32(), fill_null={"c": day})["c"].tolist() == [1, 1]
+    vectors = column([[1.0, 2.0], None], pa.list_(pa.float32(), 2), fill_null=0)["c"]
+    assert vectors.tolist() == [[1, 2], [0, 0]]
+    holes = column([[1.0, None], [3.0, 4.0]], pa.list_(pa.float32(), 2), fill_null=-1)["c"]
+    assert holes.tolist() == [[1, -1], [3, 4]]
+    lists = column([[1], None, [None]], pa.list_(pa.int32()), fill_null=7, ragged="list")["c"]
+    assert [row.tolist() for row in lists] == [[1], [], [7]]
+    struct = pa.struct([("a", pa.int32())])
+    assert column([{"a": None}, None], struct, fill_null={"c.a": 4})["c"]["a"].tolist() == [4, 4]
+
+
+def test_a_fill_that_does_not_fit_and_an_unknown_column_are_refused():
+    with pytest.raises(ValueError, match="fill_null='x' does not fit column 'c' of type int64"):
+        column([None], pa.int64(), fill_null="x")
+    with pytest.raises(ValueError, match="fill_null names an unknown column 'd'"):
+        column([1], pa.int64(), fill_null={"d": 0})
+
+
+def test_none_stays_none_among_python_values():
+    assert column(["a", None], pa.string())["c"] == ["a", None]
+    assert column([b"a", None], pa.binary(), fill_null=0)["c"] == [b"a", None]
+
+
+# -- shapes ----------------------------------------------------------------------------------
+
+
+def test_fixed_size_lists_are_tensors_with_a_dimension_for_each_level():
+    kind = pa.list_(pa.list_(pa.float32(), 2), 3)
+    rows = np.arange(24, dtype=np.float32).reshape(4, 3, 2).tolist()
+    batch = pa.record_batch([pa.array(rows, kind)], names=["c"])
+    assert torch_columns(batch)["c"].shape == (4, 3, 2)
+    assert torch_columns(batch.slice(1, 2))["c"].tolist() == rows[1:3]
+    assert torch_columns(batch.slice(4))["c"].shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("order", [None, [2, 0, 1]])
+def test_fixed_shape_tensors_have_their_logical_shape(order):
+    kind = pa.fixed_shape_tensor(pa.int16(), [2, 3, 4], permutation=order)
+    storage = pa.array(np.arange(48).reshape(2, 24).tolist(), kind.storage_type)
+    array = pa.ExtensionArray.from_storage(kind, storage)
+    tensor = torch_columns(pa.record_batch([array], names=["c"]))["c"]
+    physical = np.arange(48).reshape(2, 2, 3, 4)
+    # Arrow's specification: dimension i of the tensor is dimension permutation[i] of the storage.
+    logical = physical if order is None else physical.transpose(0, 3, 1, 2)
+    assert np.array_equal(tensor.numpy(), logical)
+
+
+def test_fixed_size_binary_is_bytes():
+    tensor = column([b"abc", b"xyz"], pa.binary(3))["c"]
+    assert (tensor.dtype, tensor.tolist()) == (torch.uint8, [list(b"abc"), list(b"xyz")])
+    assert column([], pa.binary(3))["c"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_lists_become_nested_tensors_padded_ones_or_lists(kind):
+    rows = [[9], [1, 2, 3], [], [4, 5]]
+    batch = pa.record_batch([pa.array(rows, kind(pa.int32()))], names=["c"]).slice(1)
+    nested = make_converter("torch")(batch)["c"]
+    assert nested.is_nested
+    assert nested.layout == torch.jagged
+    assert [row.tolist() for row in nested.unbind()] == rows[1:]
+    padded = make_converter("torch", ragged="pad")(batch)
+    assert padded["c"].tolist() == [[1, 2, 3], [0, 0, 0], [4, 5, 0]]
+    assert padded["c_length"].tolist() == [3, 0, 2]
+    listed = make_converter("torch", ragged="list")(batch)["c"]
+    assert [row.tolist() for row in listed] == rows[1:]
+
+
+def test_lists_of_vectors_are_ragged_in_one_dimension_only():
+    rows = [[[1, 2], [3, 4]], [[5, 6]]]
+    padded = column(rows, pa.list_(pa.list_(pa.int64(), 2)), ragged="pad")
+    assert padded["c"].tolist() == [[[1, 2], [3, 4]], [[5, 6], [0, 0]]]
+
+
+def test_no_rows_at_all_make_empty_batches_of_the_same_kind():
+    kind = pa.list_(pa.float32())
+    assert column([], kind)["c"].size(0) == 0
+    assert column([], kind, ragged="pad")["c"].shape == (0, 0)
+    assert column([], kind, ragged="list")["c"] == []
+    assert column([], pa.string())["c"] == []
+
+
+def test_a_length_column_that_is_there_already_is_refused():
+    arrays = [pa.array([[1]]), pa.array([1])]
+    batch = pa.record_batch(arrays, names=["c", "c_length"])
+    with pytest.raises(ValueError, match="'c_length'"):
+        make_converter("torch", ragged="pad")(batch)
+
+
+# -- Python values ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.string(), ["a", "b"]),
+        (pa.large_string(), ["a", "b"]),
+        (pa.string_view(), ["a", "b"]),
+        (pa.binary(), [b"a", b"b"]),
+        (pa.large_binary(), [b"a", b"b"]),
+        (pa.binary_view(), [b"a", b"b"]),
+        (pa.map_(pa.string(), pa.int32()), [[("k", 1)], []]),
+        (pa.list_(pa.string()), [["a"], []]),
+        (pa.list_(pa.string(), 1), [["a"], ["b"]]),
+        (pa.dictionary(pa.int8(), pa.string()), ["a", "b"]),
+        (pa.list_(pa.list_(pa.int8())), [[[1], []], []]),
+        (pa.null(), [None, None]),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_stays_python_values(kind, values):
+    assert column(values, kind)["c"] == values
+    nested = column([{"a": value} for value in values], pa.struct([("a", kind)]))
+    assert nested["c"]["a"] == values
+
+
+def test_unions_are_python_values():
+    types = pa.array([0, 1, 0], pa.int8())
+    union = pa.UnionArray.from_sparse(types, [pa.array([1, 2, 3]), pa.array(["a", "b", "c"])])
+    assert torch_columns(pa.record_batch([union], names=["c"]))["c"] == [1, "b", 3]
+
+
+def test_structs_are_dicts_nested_as_deep_as_they_are():
+    kind = pa.struct([("a", pa.int32()), ("b", pa.struct([("c", pa.string())]))])
+    values = column([{"a": 1, "b": {"c": "x"}}, {"a": 2, "b": {"c": "y"}}], kind)["c"]
+    assert values["a"].tolist() == [1, 2]
+    assert values["b"] == {"c": ["x", "y"]}
+
+
+# -- any schema ------------------------------------------------------------------------------
+
+
+def numbers(value, kind):
+    """A Python value of a type as the tensor of it should read."""
+    if isinstance(value, list):
+        return [numbers(each, kind.value_type) for each in value]
+    if isinstance(value, dict):
+        return {field.name: numbers(value[field.name], field.type) for field in kind}
+    if pa.types.is_decimal(kind):
+        return pytest.approx(float(value))
+    if pa.types.is_temporal(kind):
+        return (
+            pa.scalar(value, kind).cast(pa.int64() if kind.bit_width == 64 else pa.int32()).as_py()
+        )
+    if pa.types.is_fixed_size_binary(kind):
+        return list(value)
+    return value
+
+
+def transposed(rows, kind):
+    if pa.types.is_struct(kind):
+        return {
+            field.name: transposed([row[field.name] for row in rows], field.type) for field in kind
+        }
+    return rows
+
+
+@given(record_batches())
+def test_any_batch_holds_what_its_python_values_say(batch):
+    got = torch_columns(batch)
+    assert list(got) == batch.schema.names
+    for field in batch.schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        rows = [numbers(value, kind) for value in batch[field.name].to_pylist()]
+        assert plain(got[field.name]) == transposed(rows, kind)
+
+
+@given(record_batches(max_rows=20), st.data(), st.sampled_from(["jagged", "pad", "list"]))
+@settings(max_examples=60)
+def test_batches_made_together_equal_batches_made_one_by_one(batch, data, ragged):
+    counts, left = [], batch.num_rows
+    while left:
+        counts.append(data.draw(st.integers(1, left)))
+        left -= counts[-1]
+    for format in ("torch", "python", "arrow"):
+        convert = make_converter(format, ragged=ragged)
+        starts = np.cumsum([0, *counts])
+        alone = [convert(batch.slice(*at)) for at in zip(starts, counts, strict=False)]
+        together = convert.each(batch, counts)
+        if format == "torch":
+            for one, other in zip(together, alone, strict=True):
+                assert plain(one) == plain(other)
+                assert list(one) == list(other)
+        else:
+            assert together == alone
+
+
+@given(record_batches(min_rows=1, nulls=True))
+@settings(max_examples=60)
+def test_filling_every_null_with_zero_leaves_no_null_among_numbers(batch):
+    numeric = [
+        f.name for f in batch.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
+    ]
+    got = torch_columns(batch.select(numeric), NullPolicy(0))
+    for name in numeric:
+        assert got[name].tolist() == [0 if v is None else v for v in batch[name].to_pylist()]
+
+
+# -- memory ----------------------------------------------------------------------------------
+
+
+def test_tensors_share_the_memory_of_the_column_where_they_can():
+    batch = pa.record_batch({"x": np.arange(100), "y": np.zeros(100, np.float32)})
+    for name, tensor in torch_columns(batch.slice(10)).items():
+        assert tensor.data_ptr() == batch[name].buffers()[1].address + 10 * tensor.element_size()
+
+
+def test_tensors_outlive_the_batch_they_came_from():
+    batch = pa.record_batch(
+        {"x": np.arange(1000), "v": pa.array([[1.0, 2.0]] * 1000, pa.list_(pa.float64(), 2))}
+    )
+    columns = torch_columns(batch)
+    del batch
+    pa.array(np.zeros(100_000))
+    assert columns["x"].sum() == 499_500
+    assert columns["v"].sum() == 3000
+
+
+def test_batches_made_together_may_be_changed_and_saved_apart():
+    batch = pa.record_batch({"x": np.arange(10), "b": pa.array([b"ab"] * 10, pa.binary(2))})
+    first, second = make_converter("torch").each(batch, [5, 5])
+    second["x"].requires_grad_(False).mul_(2)
+    assert first["x"].tolist() == [0, 1, 2, 3, 4]
+    assert first["x"]._version == 0
+    assert first["x"].untyped_storage().nbytes() == 5 * 8
+    assert second["x"].tolist() == [10, 12, 14, 16, 18]
+
+
+# -- formats ---------------------------------------------------------------------------------
+
+
+def test_an_unknown_format_names_the_near_one_and_all():
+    with pytest.raises(ValueError, match="unknown format 'toch': did you mean 'torch'"):
+        make_converter("toch")
+    with pytest.raises(ValueError, match=", ".join(FORMATS)):
+        make_converter("xyz")
+    with pytest.raises(ValueError, match="ragged must be one of jagged, pad, list"):
+        make_converter("torch", ragged="square")
+
+
+@pytest.mark.parametrize("format", ["torch_row", "torch_col"])
+def test_text_has_no_place_in_a_matrix(format):
+    batch = pa.record_batch({"x": [1], "s": ["a"]})
+    with pytest.raises(ValueError, match=f"column 's' of type string has no place.*{format}"):
+        make_converter(format)(batch)
+
+
+def test_rows_are_promoted_to_one_dtype_and_vectors_add_their_elements():
+    batch = pa.record_batch(
+        {"x": [1, 2], "v": pa.array([[0.5, 1.5], [2.5, 3.5]], pa.list_(pa.float32(), 2))}
+    )
+    rows = make_converter("torch_row")(batch)
+    assert [row.tolist() for row in rows] == [[1, 0.5, 1.5], [2, 2.5, 3.5]]
+    with pytest.raises(ValueError, match="must have one shape"):
+        make_converter("torch_col")(batch)

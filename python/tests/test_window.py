@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows taken out of what was read, in any order and in pieces, are the rows Arrow would take."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from arrow_strategies import record_batches
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lancedb.integrations._torch import gather
+from lancedb.integrations._torch.memory import WindowMemory
+from lancedb.integrations._torch.raw import from_raw, raw_rows, room_for, row_bytes
+from lancedb.integrations._torch.window import Part, Window, assemble
+
+TENSORS = pa.fixed_shape_tensor(pa.float32(), [2, 2])
+
+
+def taken(batch: pa.RecordBatch, indices: np.ndarray) -> list:
+    rows = batch.to_pylist()
+    return [rows[index] for index in indices]
+
+
+@given(record_batches(min_rows=1, nulls=True), st.data())
+def test_taking_rows_gives_them_in_that_order(batch, data):
+    rows = st.integers(0, batch.num_rows - 1)
+    indices = np.array(data.draw(st.lists(rows, max_size=20)), np.int64)
+    got = gather.take(batch, indices)
+    got.validate()
+    assert got.schema == batch.schema
+    assert got.to_pylist() == taken(batch, indices)
+
+
+@given(record_batches(min_rows=1, nulls=True), st.integers(1, 7), st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_a_batch_of_pieces_of_windows_has_their_rows_in_sequence(batch, segment_rows, seed):
+    random, rows = np.random.default_rng(seed), batch.num_rows
+    memory = WindowMemory(segment_rows)
+    orders = [random.permutation(rows) for _ in range(3)]
+    windows = [Window(batch, order, memory) for order in orders]
+    parts, expected = [], []
+    for number in random.integers(0, 3, 5):
+        begin = random.integers(0, rows)
+        count = random.integers(1, rows - begin + 1)
+        parts.append(Part(windows[number], begin, count))
+        expected += taken(batch, orders[number][begin : begin + count])
+    got = assemble(parts)
+    got.validate()
+    assert got.schema == batch.schema
+    assert got.to_pylist() == expected
+
+
+def test_what_was_handed_out_is_used_again_and_nothing_else():
+    memory = WindowMemory(4)
+    batch = pa.record_batch({"x": np.arange(10)})
+    window = Window(batch, np.arange(10), memory)
+    kept = assemble([Part(window, 0, 10)])
+    window.hand_out(9)
+    new = Window(pa.record_batch({"x": np.arange(100, 108)}), np.arange(8), memory)
+    assert assemble([Part(window, 8, 2)])["x"].to_pylist() == [8, 9]
+    assert assemble([Part(new, 0, 8)])["x"].to_pylist() == list(range(100, 108))
+    assert kept["x"].to_pylist() == list(range(10))
+
+
+def test_memory_does_not_grow_over_many_windows():
+    memory = WindowMemory(1000)
+    batch = pa.record_batch({"x": np.arange(3000), "y": np.zeros(3000, np.int32)})
+    for _ in range(500):
+        Window(batch, np.arange(3000), memory).close()
+    # One slab of 2 MB for each width of rows.
+    assert {width: len(free) for width, free in memory._free.items()} == {8: 262, 4: 524}
+
+
+def test_closing_a_window_twice_gives_its_memory_back_once():
+    memory = WindowMemory(10)
+    window = Window(pa.record_batch({"x": np.arange(30)}), np.arange(30), memory)
+    window.hand_out(15)
+    window.close()
+    window.close()
+    free = memory._free[8]
+    assert len({segment.ctypes.data for segment in free}) == len(free)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [
+        (pa.int32(), 4),
+        (pa.float16(), 2),
+        (pa.timestamp("us"), 8),
+        (pa.decimal128(9, 2), 16),
+        (pa.binary(5), 5),
+        (pa.list_(pa.int16(), 3), 6),
+        (pa.list_(pa.list_(pa.float64(), 2), 3), 48),
+        (TENSORS, 16),
+        (pa.bool_(), 0),
+        (pa.string(), 0),
+        (pa.list_(pa.int32()), 0),
+        (pa.dictionary(pa.int8(), pa.string()), 0),
+        (pa.struct([("a", pa.int32())]), 0),
+        (pa.list_(pa.bool_(), 8), 0),
+        (pa.list_(pa.int32(), 0), 0),
+        (pa.null(), 0),
+    ],
+    ids=str,
+)
+def test_the_width_of_a_row(kind, width):
+    assert row_bytes(kind) == width
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int32(), 2)),
+        pa.array([[1, None], [3, 4]], pa.list_(pa.int32(), 2)),
+        pa.array([1, None]),
+        pa.array([], pa.int32()),
+    ],
+)
+def test_nulls_and_no_rows_are_left_to_arrow(column):
+    assert raw_rows(column) is None
+
+
+def test_tensors_keep_their_shape():
+    storage = pa.array([[1, 2, 3, 4], [5, 6, 7, 8]], pa.list_(pa.float32(), 4))
+    column = pa.ExtensionArray.from_storage(TENSORS, storage)
+    data, out = room_for(2, 16)
+    out[:] = raw_rows(column)
+    assert from_raw(TENSORS, 2, data).equals(column)
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_lists_of_numbers_are_taken_whole(kind):
+    rows = [[1, 2, 3], [], [4], list(range(50)), []]
+    column = pa.array([[9], *rows], kind(pa.int64())).slice(1)
+    order = np.array([3, 0, 4, 4, 2])
+    assert gather.take_column(column, order).to_pylist() == [rows[index] for index in order]
+    assert gather.take_column(column, np.array([], np.int64)).to_pylist() == []
+    empty = pa.array([[], []], kind(pa.int64()))
+    assert gather.take_column(empty, np.array([1, 0])).to_pylist() == [[], []]
