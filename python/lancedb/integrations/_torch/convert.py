@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,7 @@ def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> list[tor
             columns.append(column.to_numpy(zero_copy_only=False))
         else:
             columns.append(_tensor(batch, name, nulls, "torch_row").numpy())
-    flat = [column.reshape(len(column), -1) for column in columns]
+    flat = [column.reshape(len(column), math.prod(column.shape[1:])) for column in columns]
     return list(torch.from_numpy(np.concatenate(flat, axis=1)).unbind(0))
 
 

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a careless user passes is refused where it is passed, by name, with the way out."""
+
+import lancedb
+import pytest
+from conftest import rows_of
+from lancedb.integrations.torch import LanceIterableTorchDataset, LanceTorchDataset
+from lancedb.permutation import Permutation, permutation_builder
+from torch.utils.data import DataLoader
+
+
+@pytest.fixture
+def splits(table):
+    return (
+        permutation_builder(table)
+        .split_random(ratios=[0.5, 0.5], seed=1, split_names=["train", "test"])
+        .execute()
+    )
+
+
+BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDataset])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": ["vex"]}, "unknown column 'vex': did you mean 'vec'"),
+        ({"columns": ["zzz"]}, r"unknown column 'zzz': there are \['id'"),
+        ({"columns": []}, "columns is empty"),
+        ({"columns": {}}, "columns is empty"),
+        ({"columns": ["id", "vec", "id"]}, "columns names 'id' more than once"),
+        ({"columns": {"x": "no_such + 1"}}, "no_such"),
+        ({"format": "tensor"}, "unknown format 'tensor'.*there are python"),
+        ({"format": "torch", "ragged": "square"}, "ragged must be one of"),
+        ({"format": "torch", "fill_null": {"vex": 0}}, "fill_null names an unknown column 'vex'"),
+        ({"split": "train"}, "split='train' needs a permutation_table"),
+        ({"filter": "id <"}, "filter 'id <' cannot be evaluated"),
+        ({"filter": "no_such = 1"}, "filter 'no_such = 1' cannot be evaluated.*no_such"),
+        ({"filter": " "}, "filter must be an SQL condition"),
+        ({"version": 999}, r"version 999 of table 'points' does not exist"),
+        ({"version": "no_tag"}, "no_tag"),
+        ({"uri": "x"}, "give either table or uri and table_name"),
+        ({"connect_kwargs": {"api_key": "x"}}, "connect_kwargs belongs to uri"),
+        ({"batch_size": 0}, "batch_size must be a positive whole number, not 0"),
+        ({"batch_size": 2.5}, "batch_size must be a positive whole number, not 2.5"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_right_is_refused_by_name(kind, table, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kind(table, **arguments)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": "id"}, r"did you mean columns=\['id'\]"),
+        ({"columns": [1]}, "columns must hold names, not 1"),
+        ({"transform": 5}, "transform must be callable"),
+        ({"version": 1.5}, "version must be a number or a tag"),
+        ({"fill_null": [0]}, "fill_null must be a value, or a dict"),
+        ({"connection_factory": "x"}, "connection_factory must be a callable"),
+    ],
+    ids=str,
+)
+def test_what_has_the_wrong_type_is_refused_by_name(kind, table, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        kind(table, **{"format": "torch", **arguments})
+
+
+@BOTH
+def test_a_table_has_to_be_named_in_one_way(kind, tmp_path, table):
+    with pytest.raises(ValueError, match="no table given: pass table"):
+        kind()
+    with pytest.raises(ValueError, match="missing: table_name"):
+        kind(uri=tmp_path / "db")
+    with pytest.raises(TypeError, match="a path goes into uri, with table_name"):
+        kind(str(tmp_path / "db"))
+    with pytest.raises(TypeError, match="not DataFrame"):
+        kind(table.to_pandas())
+
+
+@BOTH
+def test_a_table_or_database_that_is_not_there_is_named_with_the_near_ones(kind, tmp_path, table):
+    with pytest.raises(ValueError, match=r"there is no table 'point' at .*did you mean 'points'"):
+        kind(uri=tmp_path / "db", table_name="point")
+    with pytest.raises(ValueError, match=r"there is no table 'zzz' at .*it has \['points'\]"):
+        kind(uri=tmp_path / "db", table_name="zzz")
+    with pytest.raises(FileNotFoundError, match=r"there is no LanceDB database at uri=.*elsewhere"):
+        kind(uri=tmp_path / "elsewhere", table_name="points")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@BOTH
+def test_splits_are_checked_against_those_there_are(kind, table, splits):
+    with pytest.raises(ValueError, match="unknown split 'trian': did you mean 'train'"):
+        kind(table, permutation_table=splits, split="trian")
+    with pytest.raises(ValueError, match="the permutation table has 'train', 'test'"):
+        kind(table, permutation_table=splits, split="zzz")
+    with pytest.raises(ValueError, match="no rows in split 7"):
+        kind(table, permutation_table=splits, split=7)
+    with pytest.raises(TypeError, match="split must be a name or a number"):
+        kind(table, permutation_table=splits, split=1.5)
+    unnamed = permutation_builder(table).shuffle(seed=1).execute()
+    with pytest.raises(ValueError, match="splits have no names, give a number"):
+        kind(table, permutation_table=unnamed, split="train")
+
+
+@BOTH
+def test_a_permutation_table_has_to_belong_to_the_table(kind, db, table, splits):
+    with pytest.raises(ValueError, match=r"no column 'row_id'.*permutation_builder"):
+        kind(table, permutation_table=table)
+    other = db.create_table("other", rows_of(10))
+    with pytest.raises(ValueError, match="other"):
+        kind(other, permutation_table=splits)
+    with pytest.raises(ValueError, match="a Permutation has its own permutation_table"):
+        kind(Permutation.identity(table), permutation_table=splits)
+
+
+def test_a_memory_database_cannot_be_reached_by_uri():
+    lancedb.connect("memory://").create_table("points", rows_of(5))
+    with pytest.raises(ValueError, match="no table 'points'"):
+        LanceTorchDataset(uri="memory://", table_name="points")
+
+
+def test_a_transform_that_cannot_be_pickled_says_so_before_any_worker_starts(table):
+    dataset = LanceTorchDataset(table, format="torch", transform=lambda columns: columns)
+    loader = DataLoader(dataset, batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(TypeError, match=r"cannot be sent to worker processes.*top level"):
+        iter(loader)
+    assert len(next(iter(DataLoader(dataset, batch_size=4)))["id"]) == 4
+
+
+def three_rows(columns):
+    return {name: column.repeat(3) for name, column in columns.items()}
+
+
+def test_a_transform_that_changes_the_number_of_rows_is_refused_where_that_matters(table):
+    options = {"columns": ["id"], "format": "torch", "transform": three_rows}
+    with pytest.raises(ValueError, match="transform made 3 of it"):
+        LanceTorchDataset(table, unwrap=True, **options)[0]
+    loader = DataLoader(LanceTorchDataset(table, **options), batch_size=4)
+    assert len(next(iter(loader))["id"]) == 12
+
+
+def broken(columns):
+    raise KeyError("brightness")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_transform_says_which_rows_of_which_table(table, workers):
+    dataset = LanceTorchDataset(table, format="torch", transform=broken)
+    loader = DataLoader(
+        dataset,
+        batch_size=4,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+    )
+    with pytest.raises(KeyError) as caught:
+        next(iter(loader))
+    text = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+    assert "brightness" in text
+    if hasattr(caught.value, "add_note"):
+        assert "rows [0, 1, 2, 3] of table 'points'" in text
+
+
+def test_numbers_that_are_null_name_the_column_when_they_are_read(db):
+    table = db.create_table("holes", [{"x": 1.0}, {"x": None}])
+    dataset = LanceTorchDataset(table, format="torch")
+    with pytest.raises(ValueError, match=r"column 'x' has 1 null.*fill_null=0"):
+        dataset[[0, 1]]

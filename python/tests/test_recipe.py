@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset reads the version it was made from, wherever and however it is reopened."""
+
+import datetime
+import pickle
+import shutil
+import traceback
+
+import lancedb
+import numpy as np
+import pytest
+from conftest import rows_of
+from lancedb.integrations._torch.recipe import is_local, normalize_uri, redact_uri
+from lancedb.integrations.torch import LanceTorchDataset
+from lancedb.permutation import Permutation, permutation_builder
+from torch.utils.data import DataLoader
+
+MARK = "s3cr3t-mark"
+
+
+def snapshot(dataset):
+    return dataset.__getitems__(range(len(dataset)))
+
+
+def write(table, how):
+    """Change a table in one of the ways that people do."""
+    if how == "append":
+        table.add(rows_of(50, 5000))
+    elif how == "delete":
+        table.delete("id % 3 = 0")
+    elif how == "update":
+        table.update(where="id < 100", values={"label": 99})
+    elif how == "merge":
+        table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(
+            rows_of(20, 990)
+        )
+    elif how == "optimize":
+        table.delete("id < 10")
+        table.optimize()
+    elif how == "drop_columns":
+        table.drop_columns(["text"])
+    elif how == "add_columns":
+        table.add_columns({"twice": "id * 2"})
+
+
+WRITES = ["append", "delete", "update", "merge", "optimize", "drop_columns", "add_columns"]
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_nothing_that_is_written_meanwhile_is_seen(table, how):
+    order = permutation_builder(table).shuffle(seed=1).execute()
+    datasets = [
+        LanceTorchDataset(table, format="arrow"),
+        LanceTorchDataset(table, format="arrow", filter="label = 3"),
+        LanceTorchDataset(table, format="arrow", permutation_table=order),
+        LanceTorchDataset(Permutation.identity(table), format="arrow"),
+    ]
+    before = [snapshot(dataset) for dataset in datasets]
+    write(table, how)
+    for dataset, rows in zip(datasets, before, strict=True):
+        assert snapshot(dataset).equals(rows)
+        assert snapshot(pickle.loads(pickle.dumps(dataset))).equals(rows)
+
+
+def test_workers_read_on_while_the_parent_writes(table):
+    dataset = LanceTorchDataset(table, columns=["id", "label"], format="torch")
+    loader = DataLoader(
+        dataset,
+        batch_size=25,
+        num_workers=2,
+        multiprocessing_context="fork",
+        prefetch_factor=1,
+    )
+    got = []
+    for number, batch in enumerate(loader):
+        got += zip(batch["id"].tolist(), batch["label"].tolist(), strict=True)
+        if number % 5 == 0:
+            write(table, WRITES[number // 5 % 5])
+    assert got == [(i, i % 7) for i in range(1000)]
+
+
+def test_version_takes_a_number_or_a_tag_and_is_resolved_once(table):
+    first = table.version
+    table.tags.create("training", first)
+    table.delete("id >= 10")
+    assert len(LanceTorchDataset(table)) == 10
+    for version in (first, "training"):
+        dataset = LanceTorchDataset(table, version=version)
+        assert (len(dataset), dataset.version) == (1000, first)
+    table.tags.update("training", table.version)
+    assert len(dataset) == len(snapshot(dataset)) == 1000
+
+
+def test_a_handle_that_is_checked_out_gives_its_version(table):
+    old = table.version
+    table.delete("id >= 10")
+    table.checkout(old)
+    assert len(LanceTorchDataset(table)) == 1000
+
+
+def test_a_permutation_tables_rows_are_read_from_the_version_it_was_made_of(table):
+    order = permutation_builder(table).shuffle(seed=3).execute()
+    made_of = table.version
+    table.delete("id < 500")
+    table.optimize()
+    dataset = LanceTorchDataset(table, permutation_table=order, format="python_col")
+    assert dataset.version == made_of
+    assert sorted(snapshot(dataset)["id"]) == list(range(1000))
+
+
+def test_a_version_that_was_cleaned_up_is_said_to_be_gone_and_how_to_keep_one(table):
+    dataset = LanceTorchDataset(table)
+    raw = pickle.dumps(dataset)
+    write(table, "optimize")
+    table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
+    with pytest.raises(ValueError, match=r"was cleaned up.*table\.tags\.create"):
+        pickle.loads(raw)[0]
+
+
+def test_a_tagged_version_survives_a_cleanup(table):
+    table.tags.create("training", table.version)
+    dataset = LanceTorchDataset(table, version="training", format="arrow")
+    before = snapshot(dataset)
+    write(table, "delete")
+    with pytest.raises((OSError, RuntimeError), match="tag"):
+        table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
+    assert snapshot(pickle.loads(pickle.dumps(dataset))).equals(before)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_table_that_was_dropped_says_so(db, table, opened):
+    dataset = LanceTorchDataset(table)
+    if opened:
+        dataset[0]
+    db.drop_table("points")
+    with pytest.raises((ValueError, RuntimeError), match="points"):
+        dataset[5]
+
+
+def test_a_branch_is_kept(table):
+    branch = table.branches.create("experiment")
+    branch.add(rows_of(5, 2000))
+    dataset = LanceTorchDataset(branch)
+    assert "branch 'experiment'" in repr(dataset)
+    assert len(snapshot(pickle.loads(pickle.dumps(dataset)))) == 1005
+    assert len(LanceTorchDataset(table)) == 1000
+
+
+def test_a_memory_table_travels_by_value():
+    table = lancedb.connect("memory://").create_table("points", rows_of(30))
+    dataset = LanceTorchDataset(table, columns=["id"], format="torch")
+    table.add(rows_of(30, 30))
+    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="spawn")
+    assert [id for batch in loader for id in batch["id"].tolist()] == list(range(30))
+
+
+def test_a_table_in_a_namespace(tmp_path):
+    db = lancedb.connect_namespace("dir", {"root": str(tmp_path)})
+    table = db.create_table("points", rows_of(20))
+    dataset = LanceTorchDataset(table, columns=["id"])
+    assert pickle.loads(pickle.dumps(dataset))[19] == [{"id": 19}]
+
+
+def test_uri_and_table_name(tmp_path, table, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("db", tmp_path / "db", f"file://{tmp_path}/db"):
+        dataset = LanceTorchDataset(uri=uri, table_name="points")
+        monkeypatch.chdir("/")
+        assert len(pickle.loads(pickle.dumps(dataset))) == 1000
+        monkeypatch.chdir(tmp_path)
+
+
+class Factory:
+    """Opens a table of the database it was made for; has a secret that it does not pickle."""
+
+    def __init__(self, uri):
+        self.uri = uri
+
+    def __call__(self, name):
+        return lancedb.connect(self.uri).open_table(name)
+
+
+def test_a_connection_factory_opens_the_pinned_version(tmp_path, table):
+    factory = Factory(tmp_path / "db")
+    for dataset in (
+        LanceTorchDataset(table_name="points", connection_factory=factory),
+        LanceTorchDataset(table, connection_factory=factory),
+    ):
+        rows = snapshot(dataset)
+        table.add(rows_of(1, 7000))
+        assert snapshot(pickle.loads(pickle.dumps(dataset))) == rows
+
+
+def test_a_factory_that_returns_no_table_is_refused(table):
+    with pytest.raises(TypeError, match="must return a LanceDB table.*'points'.*returned str"):
+        LanceTorchDataset(table_name="points", connection_factory=str)
+
+
+def test_no_secret_is_shown(tmp_path, table):
+    secrets = {"storage_options": {"aws_secret_access_key": MARK}}
+    dataset = LanceTorchDataset(uri=tmp_path / "db", table_name="points", connect_kwargs=secrets)
+    assert MARK not in repr(dataset)
+    assert MARK not in repr(vars(dataset))
+    shutil.rmtree(tmp_path / "db" / "points.lance")
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        dataset[0]
+    assert all(MARK not in text for text in traceback.format_exception(caught.value))
+
+
+def test_with_a_factory_no_credential_is_pickled(tmp_path, table):
+    db = lancedb.connect(tmp_path / "db", storage_options={"aws_secret_access_key": MARK})
+    opened = db.open_table("points")
+    dataset = LanceTorchDataset(opened, connection_factory=Factory(tmp_path / "db"))
+    dataset[0]
+    assert MARK.encode() not in pickle.dumps(dataset)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://key:secret@bucket/path?token=x", "s3://bucket/path"),
+        ("db://name", "db://name"),
+        ("/tmp/a b", "/tmp/a b"),
+        ("C:\\data", "C:\\data"),
+    ],
+)
+def test_a_uri_is_shown_without_what_hides_in_it(uri, shown):
+    assert redact_uri(uri) == shown
+
+
+def test_only_paths_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert normalize_uri("db") == str(tmp_path / "db")
+    assert normalize_uri("s3://bucket/db") == "s3://bucket/db"
+    assert is_local("C:\\data")
+    assert np.array([is_local("memory://"), is_local("gs://x")]).sum() == 0
