@@ -6,6 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
+from lancedb.integrations._torch.loader import preload_workers
+
+# As LanceDataLoader does: what workers need is imported once, for plain DataLoaders too.
+preload_workers()
 
 settings.register_profile(
     "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True

@@ -156,7 +156,7 @@ def test_an_error_in_a_transform_says_which_rows_of_which_table(table, workers):
         dataset,
         batch_size=4,
         num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
     )
     with pytest.raises(KeyError) as caught:
         next(iter(loader))

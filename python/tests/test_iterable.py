@@ -116,7 +116,7 @@ def test_workers_make_the_batches_of_one_process_in_its_order(
         dataset,
         batch_size=None,
         num_workers=workers,
-        multiprocessing_context="fork",
+        multiprocessing_context="forkserver",
         persistent_workers=True,
     )
     assert len(loader) == len(alone[0])
@@ -129,7 +129,9 @@ def test_workers_that_are_started_anew_go_on_with_the_next_epoch(wide_range):
     dataset = torch_ids(wide_range, **WINDOWS)
     alone = [batches(dataset), batches(dataset)]
     dataset.set_epoch(0)
-    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=1, multiprocessing_context="forkserver"
+    )
     assert [batches(loader), batches(loader)] == alone
 
 

@@ -68,7 +68,7 @@ def test_workers_read_on_while_the_parent_writes(table):
         dataset,
         batch_size=25,
         num_workers=2,
-        multiprocessing_context="fork",
+        multiprocessing_context="forkserver",
         prefetch_factor=1,
     )
     got = []

@@ -212,7 +212,7 @@ def test_shuffled_epochs_have_every_row_once(table, workers):
         batch_size=64,
         shuffle=True,
         num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
     )
     first, second = ids(loader), ids(loader)
     assert sorted(first) == sorted(second) == list(range(1000))
@@ -280,7 +280,7 @@ def test_a_transform_works_on_the_batched_tensors(table):
         LanceTorchDataset(table, transform=double, **options),
         batch_size=10,
         num_workers=1,
-        multiprocessing_context="fork",
+        multiprocessing_context="forkserver",
     )
     assert next(iter(loader))["vec"][3].tolist() == [6, 6.25, 6.5, 6.75]
     pairs = DataLoader(LanceTorchDataset(table, transform=to_pair, **options), batch_size=10)
@@ -297,7 +297,7 @@ def test_a_transform_alone_gets_the_record_batch(table):
 
 def test_lists_of_different_lengths_pass_through_workers(table):
     dataset = LanceTorchDataset(table, columns=["id", "tokens"], format="torch")
-    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
+    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="forkserver")
     tokens = next(iter(loader))["tokens"]
     assert [len(row) for row in tokens.unbind()] == [i % 5 for i in range(10)]
 
@@ -415,5 +415,7 @@ def test_worker_processes_that_fork_open_their_own_reader(table):
     dataset[0]
     reader = dataset._reader()
     assert reader._pid == os.getpid()
-    loader = DataLoader(dataset, batch_size=500, num_workers=2, multiprocessing_context="fork")
+    loader = DataLoader(
+        dataset, batch_size=500, num_workers=2, multiprocessing_context="forkserver"
+    )
     assert ids(loader) == list(range(1000))

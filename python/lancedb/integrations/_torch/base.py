@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from . import forking
 from .arguments import Given, View, resolve
 from .output import Output
 from .reader import Reader, empty_batch
@@ -55,6 +56,7 @@ class TableDataset:
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
         self._counts: tuple[int, Stats] | None = None
+        forking.prepare(self._new_reader())
 
     def __getstate__(self) -> dict[str, Any]:
         self._output.check_picklable()
@@ -129,8 +131,11 @@ class TableDataset:
 
     def _reader(self) -> Reader:
         if self._perm is None:
-            self._perm = Reader(self._view.recipe, self._view.selection, self._view.columns)
+            self._perm = self._new_reader()
         return self._perm.open()
+
+    def _new_reader(self) -> Reader:
+        return Reader(self._view.recipe, self._view.selection, self._view.columns)
 
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""

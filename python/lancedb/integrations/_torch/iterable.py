@@ -22,7 +22,6 @@ from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, read_state
-from .reader import Reader
 from .sample import average_row_bytes
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
@@ -144,10 +143,9 @@ filter, version, columns, format, transform, fill_null, ragged
             positive("transform_threads", transform_threads)
         self.transform_threads = transform_threads
         self._given_rank = (rank, world_size)
-        reader = Reader(self._view.recipe, self._view.selection, self._view.columns)
         self._order = Order(
             rows=self.num_rows,
-            row_bytes=average_row_bytes(reader),
+            row_bytes=average_row_bytes(self._new_reader()),
             shuffle=shuffle,
             seed=seed,
             asked={"block_rows": block_rows, "window_rows": window_rows, "lanes": lanes},

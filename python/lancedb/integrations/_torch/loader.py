@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
@@ -15,6 +16,8 @@ from .position import Position
 from .progress import MappedProgress
 from .stats import shared_board
 from .steps import Steps
+
+_PRELOAD = "lancedb.integrations._torch.preload"
 
 
 class Resumable(Protocol):
@@ -91,6 +94,7 @@ class LanceDataLoader(DataLoader):
         options = dict(dataloader_kwargs)
         if num_workers and options.get("multiprocessing_context") is None:
             options["multiprocessing_context"] = default_start_method()
+            preload_workers()
         if isinstance(dataset, LanceIterableTorchDataset):
             _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
             self._resumable: Resumable = dataset
@@ -111,13 +115,11 @@ class LanceDataLoader(DataLoader):
         if num_workers:
             dataset.share_stats(shared_board(num_workers + 1))
         self._next = Position()
-        self._live: _Delivery | None = None
+        self._now: _Progress | None = None
         super().__init__(dataset, num_workers=num_workers, **options)
 
     def __iter__(self) -> Iterator[Any]:
-        at, self._next = self._next, Position(self._next.epoch + 1)
-        self._live = _Delivery(self, at)
-        return self._live
+        return _Delivery(self, self._resume())
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -138,7 +140,7 @@ class LanceDataLoader(DataLoader):
             ``format_version``, ``epoch``, ``position`` (rows of the epoch's sequence that were
             delivered to all ranks) and ``plan`` (all that the order depends on).
         """
-        at = self._live.position if self._live is not None else self._next
+        at = self._now.position if self._now is not None else self._next
         return self._resumable.state_at(at)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -160,55 +162,63 @@ class LanceDataLoader(DataLoader):
 
     def _go_to(self, at: Position) -> None:
         self._next = at
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._now is not None:
+            self._now.superseded = True
+            self._now = None
 
-    def _start(self, at: Position) -> Iterator[Any]:
-        """The batches from a position on, as the base class makes them."""
+    def _start(self, at: Position) -> _Progress:
+        """Begin to count the batches from a position on."""
         self._resumable.begin_at(at)
+        self._now = _Progress(at, self._resumable.steps(at.position))
+        return self._now
+
+    def _resume(self) -> _Progress:
+        """Begin where the next epoch was said to begin."""
+        at, self._next = self._next, Position(self._next.epoch + 1)
+        return self._start(at)
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()
+
+
+class _Progress:
+    """How far one iterator has come. The loader keeps this and not the iterator, which would
+    keep its worker processes for as long."""
+
+    def __init__(self, at: Position, steps: Steps):
+        self._at = at
+        self._steps = steps
+        self.delivered = 0
+        self.superseded = False
+
+    @property
+    def position(self) -> Position:
+        """After the last batch that was handed out."""
+        if self.delivered == 0:
+            return self._at
+        return Position(self._at.epoch, self._steps.position_after(self.delivered - 1))
 
 
 class _Delivery:
     """One epoch's iterator: hands out batches and counts them."""
 
-    def __init__(self, loader: LanceDataLoader, at: Position):
+    def __init__(self, loader: LanceDataLoader, progress: _Progress):
         self._loader = loader
-        self._begin(at)
-
-    def _begin(self, at: Position) -> None:
-        self._at = at
-        self._steps = self._loader._resumable.steps(at.position)
-        self._delivered = 0
-        self._batches: Iterator[Any] | None = self._loader._start(at)
-
-    @property
-    def position(self) -> Position:
-        """After the last batch that was handed out."""
-        if self._delivered == 0:
-            return self._at
-        return Position(self._at.epoch, self._steps.position_after(self._delivered - 1))
-
-    def stop(self) -> None:
-        """Give up the batches under way, for the loader goes elsewhere."""
-        self._batches = None
+        self._progress = progress
+        self._batches: Iterator[Any] | None = loader._batches()
 
     def __iter__(self) -> _Delivery:
         return self
 
     def __next__(self) -> Any:
-        if self._batches is None:
-            self._resume()
+        if self._progress.superseded:
+            self._batches = None  # the batches under way are given up before others are asked for
+            self._progress = self._loader._resume()
+            self._batches = self._loader._batches()
         batch = next(self._batches)  # type: ignore[arg-type]
-        self._delivered += 1
+        self._progress.delivered += 1
         return batch
-
-    def _resume(self) -> None:
-        loader = self._loader
-        at, loader._next = loader._next, Position(loader._next.epoch + 1)
-        loader._live = self
-        self._begin(at)
 
 
 def as_it_is(batch: Any) -> Any:
@@ -220,6 +230,17 @@ def default_start_method() -> str:
     """``"forkserver"`` where the platform has it, else ``"spawn"``."""
     methods = multiprocessing.get_all_start_methods()
     return "forkserver" if "forkserver" in methods else "spawn"
+
+
+def preload_workers() -> None:
+    """Have the fork server, if it is not running yet, import what every worker needs.
+
+    Workers then start in a fraction of a second, as they are forked off a process that has it
+    all, and safely, as that process has no reader. What others asked it to import stays.
+    """
+    known = list(getattr(forkserver._forkserver, "_preload_modules", ["__main__"]))
+    if _PRELOAD not in known:
+        forkserver.set_forkserver_preload([*known, _PRELOAD])
 
 
 def _refuse(**arguments: Any) -> None:

@@ -49,6 +49,7 @@ class Order:
         object.__setattr__(self, "shuffle", _shuffle_name(self.shuffle))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"seed must be a whole number, not {self.seed!r}")
+        self.layout(global_batch=1)  # raises for sizes that cannot be
 
     @property
     def read_rows(self) -> int:

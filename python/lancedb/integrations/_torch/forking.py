@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how to keep lancedb's runtime alive in forked processes.
+
+lancedb calls its support for fork experimental, and it is: a forked process in which the runtime
+has its first concurrent reads crashes or hangs about every other time (lancedb 0.38 to 0.40, seen
+with lancedb alone). It does neither if the parent has had concurrent reads before the fork and the
+child has one read under way at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .reader import Reader
+
+_READS, _ROUNDS = 8, 4
+_used_in: int | None = None
+_prepared_in: int | None = None
+
+
+def note_use() -> None:
+    """Remember that lancedb's runtime is running in this process, or came along with a fork."""
+    global _used_in
+    _used_in = _used_in or os.getpid()
+
+
+def reads_at_once(wanted: int) -> int:
+    """How many reads this process may have under way."""
+    return wanted if _used_in in (None, os.getpid()) else 1
+
+
+def prepare(reader: Reader) -> None:
+    """Have some concurrent reads now, so that processes forked later need not; once a process."""
+    global _prepared_in
+    rows = min(reader.selection.num_rows, _READS)
+    forked_itself = _used_in not in (None, os.getpid())
+    if rows == 0 or forked_itself or _prepared_in == os.getpid() or not hasattr(os, "fork"):
+        return
+    _prepared_in = os.getpid()
+    for _ in range(_ROUNDS):
+        for reading in [reader.begin(np.array([row % rows])) for row in range(_READS)]:
+            reading.rows()

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imported once by multiprocessing's fork server, so that workers need not import it all again.
+
+The server never reads, so that lancedb's runtime has not started there and its warning about
+forked processes does not apply.
+"""
+
+import warnings
+
+from .loader import LanceDataLoader
+
+__all__ = ["LanceDataLoader"]
+
+warnings.filterwarnings("ignore", message="lancedb fork support is experimental")
