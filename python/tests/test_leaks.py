@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever way an epoch ends, its threads, processes, files and memory go with it."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+ORDERS = [
+    {"shuffle": False},
+    {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8},
+    {"shuffle": "global"},
+]
+
+
+def breaks(columns):
+    if 700 in columns["id"]:
+        raise KeyError("broken")
+    return columns
+
+
+def loader_of(table, order, workers=0, **options):
+    dataset = LanceIterableTorchDataset(
+        table, columns=["id"], format="torch", batch_size=32, **order, **options
+    )
+    return LanceDataLoader(dataset, num_workers=workers)
+
+
+def run_out(loader):
+    for _ in loader:
+        pass
+
+
+def break_off(loader):
+    for _ in loader:
+        break
+
+
+def drop_the_iterator(loader):
+    batches = iter(loader)
+    next(batches)
+    del batches
+
+
+def fail(loader):
+    loader.dataset._output.transform = breaks
+    with pytest.raises(KeyError):
+        run_out(loader)
+
+
+def ours():
+    """Threads of ours and child processes that are alive."""
+    gc.collect()
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("lance-")]
+    here = psutil.Process()
+    workers = [child for child in here.children(recursive=True) if "forkserver" not in _name(child)]
+    return threads + [f"process {worker.pid}" for worker in workers]
+
+
+def _name(process):
+    return " ".join(process.cmdline()) if process.is_running() else "forkserver"
+
+
+@pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator, fail])
+@pytest.mark.parametrize("order", ORDERS, ids=["none", "block", "global"])
+def test_no_thread_outlives_the_epoch(wide_range, order, ending):
+    loader = loader_of(wide_range, order)
+    ending(loader)
+    assert ours() == []
+
+
+@pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator])
+def test_no_worker_outlives_the_epoch(wide_range, ending):
+    before = len(psutil.Process().children(recursive=True))
+    loader = loader_of(wide_range, ORDERS[1], workers=2)
+    ending(loader)
+    gc.collect()
+    # The fork server and the resource tracker stay for the next workers.
+    assert len(psutil.Process().children(recursive=True)) <= max(before, 2)
+
+
+def test_open_files_threads_and_memory_level_off(wide_range):
+    loader = loader_of(wide_range, ORDERS[1])
+    process = psutil.Process()
+
+    def measure():
+        gc.collect()
+        return process.num_fds(), process.num_threads(), process.memory_info().rss
+
+    for _ in range(5):
+        break_off(loader)
+        run_out(loader)
+    files, threads, memory = measure()
+    for _ in range(30):
+        break_off(loader)
+    for _ in range(10):
+        run_out(loader)
+    assert process.num_fds() <= files + 2
+    assert process.num_threads() <= threads + 2
+    assert measure()[2] - memory < 30 << 20
+
+
+SCRIPT = """
+import sys
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+if __name__ == "__main__":
+    dataset = LanceIterableTorchDataset(
+        uri=sys.argv[1], table_name="many", format="torch", batch_size=32, shuffle=True,
+        block_rows=8, window_rows=256, lanes=8,
+    )
+    loader = LanceDataLoader(dataset, num_workers=int(sys.argv[2]))
+    batches = iter(loader)
+    next(batches)
+    print("ready", flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_interpreter_exits_in_the_middle_of_an_epoch(tmp_path, wide_range, workers):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path / "db"), str(workers)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ""},
+        text=True,
+    )
+    assert child.stdout.readline().strip() == "ready"
+    started = time.monotonic()
+    assert child.wait(timeout=60) == 0
+    # A bound on hanging, not a measurement: two seconds are promised.
+    assert time.monotonic() - started < 5
