@@ -127,6 +127,13 @@ def test_tensors_keep_their_shape():
     assert from_raw(TENSORS, 2, data).equals(column)
 
 
+def test_nested_fixed_size_lists_are_taken_rightly_out_of_a_slice():
+    vectors = pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], pa.list_(pa.list_(pa.int8(), 2), 2))
+    for column in (vectors, pa.StructArray.from_arrays([vectors], ["x"])):
+        expected = [column.to_pylist()[1]] * 2
+        assert gather.take_column(column.slice(1), np.array([0, 0])).to_pylist() == expected
+
+
 @pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
 def test_lists_of_numbers_are_taken_whole(kind):
     rows = [[1, 2, 3], [], [4], list(range(50)), []]

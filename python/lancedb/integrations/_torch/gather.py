@@ -29,10 +29,24 @@ def take_column(column: pa.Array, indices: np.ndarray) -> pa.Array:
         data, out = room_for(len(indices), rows.dtype.itemsize)
         rows.take(indices, 0, out, "clip")
         return from_raw(column.type, len(indices), data)
+    if _nests_fixed_lists(column.type):
+        # Arrow takes wrong values out of a slice of nested fixed-size lists (seen in pyarrow 26);
+        # concatenation copies the slice to an array of its own.
+        column = pa.concat_arrays([column, column.slice(0, 0)])
     width = _element_width(column)
     if width == 0 or column.null_count or column.values.null_count:
         return column.take(pa.array(indices))
     return _take_lists_as_bytes(column, pa.array(indices), width)
+
+
+def _nests_fixed_lists(kind: pa.DataType) -> bool:
+    """Whether a fixed-size list of fixed-size lists is somewhere in a type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _nests_fixed_lists(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind) and pa.types.is_fixed_size_list(kind.value_type):
+        return True
+    children = (kind.field(number).type for number in range(kind.num_fields))
+    return any(map(_nests_fixed_lists, children))
 
 
 def _element_width(column: pa.Array) -> int:
