@@ -14,6 +14,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from torch.utils.data import DataLoader, TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 WINDOWS = {"shuffle": True, "block_rows": 4, "window_rows": 64, "lanes": 4}
 ORDERS = {"none": {"shuffle": False}, "block": WINDOWS, "global": {"shuffle": "global"}}
@@ -413,3 +414,37 @@ def test_a_dataset_with_a_position_pickles_without_it(table):
     copied = pickle.loads(pickle.dumps(loader.dataset))
     assert len(run(copied)) == 20
     assert len(run(batches)) == 19
+
+
+# -- torchdata -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_torchdatas_stateful_loader_resumes_exactly(table, workers, order):
+    def loader():
+        return StatefulDataLoader(
+            iterable(table, order=order).dataset,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="forkserver" if workers else None,
+        )
+
+    whole, steps = run(loader()), (0, 1, 7) if workers else range(20)
+    for done in steps:
+        first = loader()
+        batches = iter(first)
+        assert [ids(next(batches)) for _ in range(done)] == whole[:done]
+        state = first.state_dict()
+        del batches
+        second = loader()
+        second.load_state_dict(state)
+        assert run(second) == whole[done:]
+
+
+def test_the_state_of_one_worker_is_refused_elsewhere(table):
+    loader = iterable(table)
+    state = {**loader.state_dict(), "worker": {"id": 1, "of": 2, "steps": 3}}
+    for each in (loader, loader.dataset):
+        with pytest.raises(ValueError, match=r"state is of one worker .*this is worker 0 of 1"):
+            each.load_state_dict(state)

@@ -35,6 +35,12 @@ class EpochClock:
         self._shared[_EPOCH] = at.epoch
         self._shared[_POSITION] = at.position
 
+    def rejoin(self, process: int, at: Position) -> None:
+        """Let the next ``iter()`` of one process begin here; the others are told the same."""
+        self._shared[_EPOCH] = at.epoch
+        self._shared[_POSITION] = at.position
+        self._shared[_COUNTS + process] = 0
+
     def begin(self, process: int) -> Position:
         """Where the ``iter()`` of a process begins now: 0 is the main one, w + 1 worker w.
 

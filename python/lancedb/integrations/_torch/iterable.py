@@ -21,7 +21,7 @@ from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
-from .position import Position, make_state, read_state
+from .position import Position, make_state, of_worker, read_state, steps_of_worker
 from .sample import average_row_bytes
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
@@ -153,6 +153,8 @@ filter, version, columns, format, transform, fill_null, ragged
         self.describe_data()
         self._clock = EpochClock()
         self._now: Position | None = None
+        self._base = Position()
+        self._made = self._skip = 0
         self._memory: WindowMemory | None = None
         self._warn_if_no_step()
 
@@ -188,21 +190,23 @@ filter, version, columns, format, transform, fill_null, ragged
         """Let the next ``iter()``, here or in workers, begin at a position of an epoch."""
         self._clock.set(at)
         self._now = None
+        self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:
         worker, workers = this_worker()
-        at = self._clock.begin(worker + 1 if in_worker() else 0)
+        at = self._clock.begin(self._process())
         steps = self.steps(at.position)
         mine = worker_steps(steps.num_steps, worker, workers)
-        return self._batches(at, steps, mine)
+        made, self._skip = self._skip, 0
+        self._now, self._base, self._made = at, at, made
+        return self._batches(at, steps, mine[made:])
 
     def _batches(self, at: Position, steps: Steps, mine: range) -> Iterator[Any]:
         rank = self.rank_and_world_size()[0]
-        self._now = at
         plan = self._order.plan(at.epoch, steps.global_batch)
         stream = Stream(
             plan,
-            [steps.slice_of(step, rank) for step in mine],
+            (steps.slice_of(step, rank) for step in mine),
             self._reader(),
             self._output,
             self._stats(),
@@ -218,17 +222,25 @@ filter, version, columns, format, transform, fill_null, ragged
                     self._note(error, f"making step {step} of epoch {at.epoch}", rows)
                     raise
                 self._now = Position(at.epoch, steps.position_after(step))
+                self._made += 1
                 yield self._only_row(batch) if self.unwrap else batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration of this process stands, as a JSON-serialisable dict.
+
+        In a DataLoader worker the state is that of the worker alone, as
+        `torchdata.stateful_dataloader.StatefulDataLoader` collects it from each.
 
         Raises
         ------
         RuntimeError
             In the main process while workers make the batches: use `LanceDataLoader`.
         """
-        if self._now is None and not in_worker() and self._clock.ran_in_workers:
+        if in_worker():
+            base = self._base if self._now is not None else self._clock.peek(self._process())
+            made = self._made if self._now is not None else self._skip
+            return of_worker(make_state(base, self._described_order()), *this_worker(), made)
+        if self._now is None and self._clock.ran_in_workers:
             raise RuntimeError(
                 "this dataset is iterated by DataLoader workers, which have come further than "
                 "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
@@ -245,7 +257,18 @@ filter, version, columns, format, transform, fill_null, ragged
         TypeError, ValueError
             If `state` is none, or belongs to other data or another order.
         """
-        self.begin_at(self.adopt_state(state))
+        at = self.adopt_state(state)
+        made = steps_of_worker(state, *this_worker())
+        if in_worker():
+            self._clock.rejoin(self._process(), at)
+            self._now = None
+        else:
+            self.begin_at(at)
+        self._skip = made
+
+    def _process(self) -> int:
+        """This process's place on the clock: 0 for the main one, w + 1 for worker w."""
+        return this_worker()[0] + 1 if in_worker() else 0
 
     def state_at(self, at: Position) -> dict[str, Any]:
         """The state for a position; one after an epoch's last step is the next one's start."""

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
-from .position import Position
+from .position import Position, steps_of_worker
 from .progress import MappedProgress
 from .stats import shared_board
 from .steps import Steps
@@ -154,7 +154,9 @@ class LanceDataLoader(DataLoader):
             If `state` is none, or belongs to other data or another order; every difference is
             named.
         """
-        self._go_to(self._resumable.adopt_state(state))
+        at = self._resumable.adopt_state(state)
+        steps_of_worker(state, 0, 1)  # raises for the state of a single worker
+        self._go_to(at)
 
     def stats(self) -> dict[str, Any]:
         """As the dataset's ``stats()``, summed over the worker processes."""

@@ -40,6 +40,33 @@ def make_state(at: Position, plan: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def of_worker(state: dict[str, Any], worker: int, workers: int, steps: int) -> dict[str, Any]:
+    """The state of a DataLoader worker that has made some of its own steps since a position.
+
+    It says nothing about the other workers, and so only the same worker of as many can load it.
+    """
+    return {**state, "worker": {"id": worker, "of": workers, "steps": steps}}
+
+
+def steps_of_worker(state: Any, worker: int, workers: int) -> int:
+    """How many of its own steps this worker had made; 0 for a state of all workers together.
+
+    Raises
+    ------
+    ValueError
+        If the state is that of another worker, or of one of another number of workers.
+    """
+    theirs = state.get("worker") if isinstance(state, Mapping) else None
+    if theirs is None:
+        return 0
+    if not isinstance(theirs, Mapping) or (theirs.get("id"), theirs.get("of")) != (worker, workers):
+        raise ValueError(
+            f"this state is of one worker ({theirs!r}) and this is worker {worker} of {workers}: "
+            "take states of LanceDataLoader to change the number of workers"
+        )
+    return _whole(theirs, "steps", 0, 2**62)
+
+
 def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str, int]]:
     """The position that a state dict holds, and the layout that its order was made with.
 

@@ -9,8 +9,9 @@ it grows with the table. Closing the stream, by hand or by dropping its iterator
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,8 @@ class Stream:
     ----------
     plan : Plan
         The epoch's order of rows.
-    spans : list of (int, int)
-        The positions of each step, ascending.
+    spans : iterable of (int, int)
+        The positions of each step, ascending; asked for as the epoch goes on.
     reader : Reader
         Opened here, before any thread starts.
     output : Output
@@ -73,7 +74,7 @@ class Stream:
     def __init__(
         self,
         plan: Plan,
-        spans: list[Span],
+        spans: Iterable[Span],
         reader: Reader,
         output: Output,
         stats: Stats,
@@ -84,7 +85,7 @@ class Stream:
         self._source: Source = WindowSource(reads, memory) if plan.has_windows else RunSource(reads)
         self._stats = stats
         self._ahead = ahead
-        self._most_steps = len(spans) if output.transform is None else ahead.threads
+        self._most_steps = sys.maxsize if output.transform is None else ahead.threads
         self._groups = schedule(plan, spans, ahead.read_rows)
         self._scheduled: deque[deque[StepPieces]] = deque()
         self._finish: Finish = (

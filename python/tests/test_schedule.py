@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker reads, in which order: every step's rows are there in time and no longer."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lancedb.integrations._torch.plan import Piece, Plan
+from lancedb.integrations._torch.schedule import joined, rows_of, schedule
+from lancedb.integrations._torch.sizing import auto_layout
+from lancedb.integrations._torch.steps import Steps, worker_steps
+
+LAYOUTS = {
+    "none": {},
+    "global": {},
+    "block": {"block_rows": 4, "window_rows": 32, "lanes": 6, "chunk": 3},
+}
+
+
+def spans_of(rows, batch_size, worker=0, workers=1):
+    steps = Steps(rows, batch_size, drop_last=False)
+    return [steps.slice_of(step, 0) for step in worker_steps(steps.num_steps, worker, workers)]
+
+
+@pytest.mark.parametrize("shuffle", list(LAYOUTS))
+@given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 4), st.integers(1, 500), st.data())
+@settings(max_examples=40)
+def test_every_step_is_made_of_what_was_read_before_it(
+    shuffle, rows, batch_size, workers, read_rows, data
+):
+    plan = Plan(rows, 1, 2, shuffle, **LAYOUTS[shuffle])
+    worker = data.draw(st.integers(0, workers - 1))
+    spans = spans_of(rows, batch_size, worker, workers)
+    open_windows, made = {}, []
+    for group in schedule(plan, spans, read_rows):
+        for window in itertools.chain(*group.reads):
+            assert window.window not in open_windows
+            open_windows[window.window] = rows_of(plan, window)
+            assert len(open_windows[window.window]) == window.size
+        for step in group.steps:
+            made.append(
+                np.concatenate(
+                    [open_windows[at.window][at.begin : at.begin + at.count] for at in step.pieces]
+                )
+            )
+            assert len(made[-1]) == step.rows
+            for window in step.spent:
+                del open_windows[window]
+    for got, span in zip(made, spans, strict=True):
+        assert np.array_equal(got, plan.rows_at(np.arange(*span)))
+
+
+def test_reads_are_large_but_for_the_first_ones():
+    plan = Plan(100_000, shuffle="global")
+    groups = list(schedule(plan, spans_of(100_000, 100), read_rows=5000))
+    sizes = [window.size for group in groups for read in group.reads for window in read]
+    assert sizes[0] == 100
+    assert all(size >= 5000 for size in sizes[7:-1])
+
+
+def test_an_epoch_of_a_billion_rows_begins_at_once():
+    plan = Plan(10**9, **vars(auto_layout(10**9, 524, 256, "block")))
+    steps, asked = Steps(10**9, 256), itertools.count()
+    spans = (steps.slice_of(step, 0) for step in range(steps.num_steps) if next(asked) >= 0)
+    assert next(schedule(plan, spans, 16_384)).steps
+    assert next(asked) < 10
+
+
+def test_neighbouring_pieces_are_joined():
+    pieces = [Piece(1, 0, 4), Piece(1, 4, 4), Piece(2, 0, 4), Piece(2, 8, 4), Piece(1, 8, 1)]
+    expected = [Piece(1, 0, 8), Piece(2, 0, 4), Piece(2, 8, 4), Piece(1, 8, 1)]
+    assert list(joined(pieces)) == expected
+    assert list(joined([])) == []
