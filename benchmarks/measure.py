@@ -105,3 +105,30 @@ def save(path: Path, title: str, tables: dict[str, str], results: dict[str, dict
         for group, ways in results.items()
     }
     path.with_suffix(".json").write_text(json.dumps({"machine": machine(), **raw}, indent=1))
+    plot(path.with_suffix(".png"), title, results)
+
+
+def plot(path: Path, title: str, results: dict[str, dict[str, Result]]) -> None:
+    """Rows a second of every way as bars, a panel for each group, on a logarithmic scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    longest = max(len(ways) for ways in results.values())
+    size = (10, 0.6 + len(results) * (0.5 + 0.32 * longest))
+    figure, axes = plt.subplots(len(results), 1, figsize=size, squeeze=False, layout="constrained")
+    for axis, (group, ways) in zip(axes.flat, results.items(), strict=True):
+        names = list(ways)[::-1]
+        speeds = [ways[name].speed for name in names]
+        colors = ["tab:orange" if _is_ours(name) else "tab:gray" for name in names]
+        bars = axis.barh(names, speeds, color=colors)
+        axis.bar_label(bars, [f"{speed:,.0f}" for speed in speeds], padding=3, fontsize=8)
+        axis.set(xscale="log", title=f"{title}: {group}", xlabel="rows/s")
+        axis.margins(x=0.15)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("ours", "LanceTorchDataset"))
