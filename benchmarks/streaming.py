@@ -128,7 +128,10 @@ def ways_of(kind: str, folder: Path, rows: int) -> dict[str, Way]:
 
 
 def waiting_share(loader: LanceDataLoader, steps: int) -> float:
-    """The share of its time that a consumer stands still that needs 5 ms for a batch."""
+    """The share of its time that a consumer stands still that needs 5 ms for a batch.
+
+    From the first batch on: while the first windows are read there is more to wait for.
+    """
     batches = iter(loader)
     next(batches)
     waited, started = 0.0, time.perf_counter()
@@ -184,7 +187,7 @@ def figures_of(kind: str, folder: Path, rows: int) -> str:
         resume = statistics.median(
             resume_seconds(loader, rows, WORKLOADS[kind][2]) for _ in range(3)
         )
-        share = waiting_share(loader, min(300, len(loader) // 2))
+        share = waiting_share(loader, min(1000, len(loader) // 2))
         memory = ["-"] * 3
         if sys.platform == "linux":
             arguments = ["--data", str(folder), "--kind", kind, "--rows", str(rows)]

@@ -17,7 +17,7 @@ from typing import Literal
 
 Auto = int | Literal["auto"]
 
-BLOCK_BYTES = 32 << 10
+BLOCK_BYTES = 16 << 10
 LEAST_BLOCK_BYTES = 4 << 10
 WINDOWS_BYTES = 256 << 20
 MOST_CHUNK = 32
@@ -63,7 +63,7 @@ def auto_layout(
     Examples
     --------
     >>> auto_layout(1_000_000, 524, 256, "block")
-    Layout(block_rows=64, window_rows=16000, lanes=32, chunk=32)
+    Layout(block_rows=32, window_rows=8192, lanes=32, chunk=32)
     >>> auto_layout(1_000, 524, 256, "block")
     Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
     """
