@@ -107,7 +107,10 @@ def digests(folder):
 
 @pytest.fixture
 def environment(tmp_path):
-    """A fresh environment with lancedb alone; what lancedb needs comes from this one."""
+    """A fresh environment with lancedb alone, and a file that lends it what lancedb needs.
+
+    The file holds what is to be written into it: the installers must not see this environment.
+    """
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env")
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     installed = metadata.distribution("lancedb")
@@ -116,8 +119,8 @@ def environment(tmp_path):
             target = site / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file.locate(), target)
-    (site / "others.pth").write_text(str(Path(installed.locate_file("")).resolve()))
-    return tmp_path / "env" / "bin" / "python", site / "lancedb"
+    others = str(Path(str(installed.locate_file(""))).resolve())
+    return tmp_path / "env" / "bin" / "python", site / "lancedb", site / "others.pth", others
 
 
 def installers(python):
@@ -139,17 +142,24 @@ def installers(python):
 def test_it_installs_works_in_children_and_uninstalls_without_a_trace(
     built, environment, tmp_path, installer
 ):
-    python, package = environment
+    python, package, lent, others = environment
     before = digests(package)
     install, uninstall = installers(python)[installer]
     run(*install, built[0])
     assert set(digests(package)) - set(before)
+    lent.write_text(others)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     said = run(python, "-W", "ignore", script, tmp_path / "db", env=clean)
     assert said.split() == ["lancedb.permutation", str(package / "__init__.py")]
+    lent.unlink()
     run(*uninstall, "lancedb-torch")
     assert digests(package) == before
-    code = "from lancedb.permutation import Permutation; print(hasattr(Permutation, 'fetch'))"
-    assert run(python, "-c", code, env=clean).strip() == "False"
+    lent.write_text(others)
+    code = (
+        "import lancedb.permutation as module; "
+        "print(hasattr(module.Permutation, 'fetch'), module.__file__)"
+    )
+    said = run(python, "-c", code, env=clean)
+    assert said.split() == ["False", str(package / "permutation.py")]
