@@ -295,6 +295,12 @@ def test_structs_are_dicts_nested_as_deep_as_they_are():
     assert values["b"] == {"c": ["x", "y"]}
 
 
+def test_a_struct_without_fields_is_an_empty_dict():
+    batch = pa.record_batch([pa.array([{}, {}], pa.struct([]))], names=["c"])
+    assert make_converter("torch")(batch) == {"c": {}}
+    assert make_converter("torch").each(batch, [1, 1]) == [{"c": {}}, {"c": {}}]
+
+
 # -- any schema ------------------------------------------------------------------------------
 
 

@@ -255,9 +255,8 @@ def _cuts(column: Any, edges: Sequence[int]) -> list[Any]:
 
     if isinstance(column, dict):
         fields = {name: _cuts(child, edges) for name, child in column.items()}
-        return [
-            dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)
-        ]
+        batches = range(len(edges) - 1)
+        return [{name: parts[number] for name, parts in fields.items()} for number in batches]
     if isinstance(column, list):
         return [column[start:stop] for start, stop in itertools.pairwise(edges)]
     return cuts(column, edges)
