@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/streaming"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--quick", action="store_true", help="smaller tables, fewer rounds")
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--kind", default="embeddings", help=argparse.SUPPRESS)
@@ -214,8 +215,8 @@ def main() -> None:
         return report_memory(args.data, args.kind, args.rows, shuffle)
     tables, results = {}, {}
     rounds, seconds = (2, 1.5) if args.quick else (args.rounds, args.seconds)
-    for kind, (rows, _, _) in WORKLOADS.items():
-        rows = rows // 5 if args.quick else rows
+    for kind in args.workloads:
+        rows = WORKLOADS[kind][0] // (5 if args.quick else 1)
         results[kind] = race(ways_of(kind, args.data, rows), rounds, seconds)
         tables[kind] = table_of(results[kind], SEQUENTIAL)
         print(tables[kind])
