@@ -19,7 +19,7 @@ from .output import Output
 from .reader import Reader, empty_batch
 from .sample import fingerprint
 from .stats import Stats
-from .topology import in_worker, this_worker
+from .topology import process_number
 
 
 class TableDataset:
@@ -140,8 +140,7 @@ class TableDataset:
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""
         if self._counts is None or self._counts[0] != os.getpid():
-            row = this_worker()[0] + 1 if in_worker() else 0
-            self._counts = (os.getpid(), Stats(self._board, row))
+            self._counts = (os.getpid(), Stats(self._board, process_number()))
         return self._counts[1]
 
     def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from .gather import slices
 from .nulls import NullPolicy
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class Converter:
         """Consecutive slices of a batch, `counts` rows each, every one converted."""
         if self.format == "torch":
             return torch_batches(batch, counts, self.nulls, self.ragged)
-        starts = itertools.accumulate(counts, initial=0)
-        return [self(batch.slice(*edge)) for edge in zip(starts, counts, strict=False)]
+        return [self(part) for part in slices(batch, counts)]
 
 
 def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged") -> Converter:

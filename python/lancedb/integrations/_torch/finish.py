@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from .gather import slices
 from .output import Output
 from .stats import Stats
 
@@ -48,7 +48,7 @@ class InPlace:
                 return self._output.each(batch, counts, self._stats)
             except Exception:  # then it is found out below which of them it is
                 pass
-        return [self._attempt(part) for part in _slices(batch, counts)]
+        return [self._attempt(part) for part in slices(batch, counts)]
 
     def _attempt(self, batch: pa.RecordBatch) -> Any:
         try:
@@ -75,7 +75,7 @@ class InThreads:
 
     def begin(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Future]:
         return [
-            self._pool.submit(self._output, part, self._stats) for part in _slices(batch, counts)
+            self._pool.submit(self._output, part, self._stats) for part in slices(batch, counts)
         ]
 
     def end(self, begun: Future) -> Any:
@@ -84,8 +84,3 @@ class InThreads:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _slices(batch: pa.RecordBatch, counts: Sequence[int]) -> list[pa.RecordBatch]:
-    starts = itertools.accumulate(counts, initial=0)
-    return [batch.slice(*edge) for edge in zip(starts, counts, strict=False)]

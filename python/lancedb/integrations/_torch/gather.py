@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,12 @@ def take(batch: pa.RecordBatch, indices: np.ndarray) -> pa.RecordBatch:
 def concatenate(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """One record batch with the rows of all; a single one is handed on without a copy."""
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def slices(batch: pa.RecordBatch, counts: Sequence[int]) -> list[pa.RecordBatch]:
+    """Consecutive slices of `batch`, `counts` rows each, without a copy."""
+    starts = itertools.accumulate(counts, initial=0)
+    return [batch.slice(*edge) for edge in zip(starts, counts, strict=False)]
 
 
 def take_column(column: pa.Array, indices: np.ndarray) -> pa.Array:

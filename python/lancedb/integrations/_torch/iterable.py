@@ -25,7 +25,7 @@ from .position import Position, make_state, of_worker, read_state, steps_of_work
 from .sample import average_row_bytes
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
-from .topology import in_worker, resolve_rank, this_worker
+from .topology import in_worker, process_number, resolve_rank, this_worker
 
 Auto = int | Literal["auto"]
 
@@ -194,7 +194,7 @@ filter, version, columns, format, transform, fill_null, ragged
 
     def __iter__(self) -> Iterator[Any]:
         worker, workers = this_worker()
-        at = self._clock.begin(self._process())
+        at = self._clock.begin(process_number())
         steps = self.steps(at.position)
         mine = worker_steps(steps.num_steps, worker, workers)
         made, self._skip = self._skip, 0
@@ -237,7 +237,7 @@ filter, version, columns, format, transform, fill_null, ragged
             In the main process while workers make the batches: use `LanceDataLoader`.
         """
         if in_worker():
-            base = self._base if self._now is not None else self._clock.peek(self._process())
+            base = self._base if self._now is not None else self._clock.peek(process_number())
             made = self._made if self._now is not None else self._skip
             return of_worker(make_state(base, self._described_order()), *this_worker(), made)
         if self._now is None and self._clock.ran_in_workers:
@@ -257,18 +257,14 @@ filter, version, columns, format, transform, fill_null, ragged
         TypeError, ValueError
             If `state` is none, or belongs to other data or another order.
         """
-        at = self.adopt_state(state)
         made = steps_of_worker(state, *this_worker())
+        at = self.adopt_state(state)
         if in_worker():
-            self._clock.rejoin(self._process(), at)
+            self._clock.rejoin(process_number(), at)
             self._now = None
         else:
             self.begin_at(at)
         self._skip = made
-
-    def _process(self) -> int:
-        """This process's place on the clock: 0 for the main one, w + 1 for worker w."""
-        return this_worker()[0] + 1 if in_worker() else 0
 
     def state_at(self, at: Position) -> dict[str, Any]:
         """The state for a position; one after an epoch's last step is the next one's start."""

@@ -154,9 +154,8 @@ class LanceDataLoader(DataLoader):
             If `state` is none, or belongs to other data or another order; every difference is
             named.
         """
-        at = self._resumable.adopt_state(state)
         steps_of_worker(state, 0, 1)  # raises for the state of a single worker
-        self._go_to(at)
+        self._go_to(self._resumable.adopt_state(state))
 
     def stats(self) -> dict[str, Any]:
         """As the dataset's ``stats()``, summed over the worker processes."""

@@ -36,6 +36,11 @@ def this_worker() -> tuple[int, int]:
     return (0, 1) if info is None else (info.id, info.num_workers)
 
 
+def process_number() -> int:
+    """0 for the main process, w + 1 for DataLoader worker w: its row in what they share."""
+    return this_worker()[0] + 1 if in_worker() else 0
+
+
 def in_worker() -> bool:
     """Whether this is a DataLoader worker process."""
     return get_worker_info() is not None
