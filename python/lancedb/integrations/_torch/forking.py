@@ -28,17 +28,21 @@ def note_use() -> None:
     _used_in = _used_in or os.getpid()
 
 
+def came_with_a_fork() -> bool:
+    """Whether lancedb's runtime was in use in the process that this one was forked from."""
+    return _used_in not in (None, os.getpid())
+
+
 def reads_at_once(wanted: int) -> int:
     """How many reads this process may have under way."""
-    return wanted if _used_in in (None, os.getpid()) else 1
+    return 1 if came_with_a_fork() else wanted
 
 
 def prepare(reader: Reader) -> None:
     """Have some concurrent reads now, so that processes forked later need not; once a process."""
     global _prepared_in
     rows = min(reader.selection.num_rows, _READS)
-    forked_itself = _used_in not in (None, os.getpid())
-    if rows == 0 or forked_itself or _prepared_in == os.getpid() or not hasattr(os, "fork"):
+    if rows == 0 or came_with_a_fork() or _prepared_in == os.getpid() or not hasattr(os, "fork"):
         return
     _prepared_in = os.getpid()
     for _ in range(_ROUNDS):

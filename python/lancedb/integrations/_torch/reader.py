@@ -21,7 +21,7 @@ from lancedb._lancedb import PermutationReader
 from lancedb.background_loop import LOOP
 from lancedb.table import Table
 
-from . import forking, gather
+from . import forking, gather, uring
 from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
@@ -65,7 +65,7 @@ class Reader:
         """Open the handle unless this process has done so already."""
         if self._pid != os.getpid():
             forking.note_use()
-            table = self.recipe.open()
+            table = uring.open_table(self.recipe) or self.recipe.open()
             self._handle = open_handle(table)
             self._schema = read_schema(table, self._handle, self.columns)
             self._pid = os.getpid()
