@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import reprlib
 from collections.abc import Callable
@@ -15,11 +16,14 @@ import torch
 
 from . import forking
 from .arguments import Given, View, resolve
+from .badrows import OnError, Partial, SkippedRows
 from .output import Output
 from .reader import Reader, empty_batch
 from .sample import fingerprint
-from .stats import Stats
+from .stats import Stats, shared_board
 from .topology import process_number
+
+_log = logging.getLogger("lancedb.integrations.torch")
 
 
 class TableDataset:
@@ -41,11 +45,12 @@ class TableDataset:
         ragged: str,
         unwrap: bool,
         batch_size: int | None,
+        on_error: OnError,
     ):
         self._view: View = resolve(given)
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
-        self._output = Output(format, transform, fill_null, ragged)
+        self._output = Output(format, transform, fill_null, ragged, on_error)
         if self.format.startswith("torch"):
             self._output.check(empty_batch(self._view.schema))
         if batch_size is None:
@@ -56,6 +61,7 @@ class TableDataset:
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
         self._counts: tuple[int, Stats] | None = None
+        self._skipped = SkippedRows()
         forking.prepare(self._new_reader())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,10 +107,19 @@ class TableDataset:
             }
         return self._data
 
-    def share_stats(self, board: torch.Tensor) -> None:
-        """Count on a board of which worker w has row w + 1, so that all can be summed."""
-        self._board = board
+    def share_counts(self, processes: int) -> None:
+        """Count in shared memory, worker w in row w + 1, so that all can be summed."""
+        self._board = shared_board(processes)
         self._counts = None
+        self._skipped.share(processes)
+
+    def skipped_rows(self) -> list[int]:
+        """Offsets, in the table version that is read, of the rows that `on_error` left out.
+
+        Each is listed once, ascending; at most the first 1,000 of each worker process. Rows left
+        out in workers are known here only with `LanceDataLoader`.
+        """
+        return self._skipped.offsets()
 
     def stats(self) -> dict[str, Any]:
         """What this dataset has done so far in this process.
@@ -112,9 +127,10 @@ class TableDataset:
         Returns
         -------
         dict
-            ``rows`` and ``bytes`` (Arrow bytes) read; seconds spent ``reading``,
-            ``converting`` and ``transforming`` (summed over threads), and ``waiting``: the
-            time the consumer stood still until a batch was ready.
+            ``rows`` and ``bytes`` (Arrow bytes) read; rows ``skipped`` by `on_error`, counted
+            each time; seconds spent ``reading``, ``converting`` and ``transforming`` (summed
+            over threads), and ``waiting``: the time the consumer stood still until a batch was
+            ready.
         """
         return self._stats().summary()
 
@@ -142,6 +158,21 @@ class TableDataset:
         if self._counts is None or self._counts[0] != os.getpid():
             self._counts = (os.getpid(), Stats(self._board, process_number()))
         return self._counts[1]
+
+    def _without_bad(self, batch: Any, rows: np.ndarray) -> Any:
+        """The batch, once what was left out of it is counted, listed and reported."""
+        if not isinstance(batch, Partial):
+            return batch
+        offsets = self._view.selection.offsets(rows)
+        self._stats().add(skipped=len(batch.bad))
+        for position, error in batch.bad.items():
+            offset = int(offsets[position])
+            self._skipped.add(offset, process_number())
+            if callable(self._output.on_error):
+                self._output.on_error(error, offset)
+            else:
+                _log.warning("row %d is left out: %s: %s", offset, type(error).__name__, error)
+        return batch.batch
 
     def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
         """Have an error's traceback say which rows of which table it came from."""

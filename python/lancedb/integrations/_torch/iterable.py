@@ -15,13 +15,14 @@ from lancedb.table import Table
 from torch.utils.data import IterableDataset
 
 from .arguments import Given
+from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
 from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
-from .position import Position, make_state, of_worker, read_state, steps_of_worker
+from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
 from .sample import average_row_bytes
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
@@ -65,6 +66,9 @@ filter, version, columns, format, transform, fill_null, ragged
         Threads that convert and transform. Default: one, or up to four with a `transform`.
     unwrap : bool
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
+    on_error : {"raise", "skip"} or callable
+        As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
+        rank makes the same steps, and resumes at the same positions, whatever is left out.
 
     Raises
     ------
@@ -112,6 +116,7 @@ filter, version, columns, format, transform, fill_null, ragged
         lanes: Auto = "auto",
         readahead: int = 2,
         transform_threads: int | None = None,
+        on_error: OnError = "raise",
     ):
         super().__init__(
             Given(
@@ -132,6 +137,7 @@ filter, version, columns, format, transform, fill_null, ragged
             ragged=ragged,
             unwrap=unwrap,
             batch_size=batch_size,
+            on_error=on_error,
         )
         if unwrap and self.batch_size != 1:
             raise ValueError(
@@ -182,9 +188,7 @@ filter, version, columns, format, transform, fill_null, ragged
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning."""
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
-        self.begin_at(Position(epoch))
+        self.begin_at(start_of(epoch))
 
     def begin_at(self, at: Position) -> None:
         """Let the next ``iter()``, here or in workers, begin at a position of an epoch."""
@@ -217,8 +221,10 @@ filter, version, columns, format, transform, fill_null, ragged
             for step in mine:
                 try:
                     batch = next(batches)
+                    if isinstance(batch, Partial):
+                        batch = self._without_bad(batch, _rows_of(plan, steps, step, rank))
                 except Exception as error:
-                    rows = plan.rows_at(np.arange(*steps.slice_of(step, rank)))
+                    rows = _rows_of(plan, steps, step, rank)
                     self._note(error, f"making step {step} of epoch {at.epoch}", rows)
                     raise
                 self._now = Position(at.epoch, steps.position_after(step))
@@ -311,3 +317,8 @@ filter, version, columns, format, transform, fill_null, ragged
 
     def _only_row(self, batch: Any) -> Any:
         return first_row(batch, self.format) if count_rows(batch) == 1 else batch
+
+
+def _rows_of(plan: Plan, steps: Steps, step: int, rank: int) -> np.ndarray:
+    """The rows that a rank takes at a step, by their place in the base order."""
+    return plan.rows_at(np.arange(*steps.slice_of(step, rank)))

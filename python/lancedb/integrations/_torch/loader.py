@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader
 
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
-from .position import Position, steps_of_worker
+from .position import Position, start_of, steps_of_worker
 from .progress import MappedProgress
-from .stats import shared_board
 from .steps import Steps
 
 _PRELOAD = "lancedb.integrations._torch.preload"
@@ -113,7 +112,7 @@ class LanceDataLoader(DataLoader):
                 f"{type(dataset).__name__}; any other goes into torch.utils.data.DataLoader"
             )
         if num_workers:
-            dataset.share_stats(shared_board(num_workers + 1))
+            dataset.share_counts(num_workers + 1)
         self._next = Position()
         self._now: _Progress | None = None
         super().__init__(dataset, num_workers=num_workers, **options)
@@ -127,9 +126,7 @@ class LanceDataLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning."""
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
-        self._go_to(Position(epoch))
+        self._go_to(start_of(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the last batch delivered leaves the epoch: JSON-serialisable, rank-independent.
@@ -160,6 +157,10 @@ class LanceDataLoader(DataLoader):
     def stats(self) -> dict[str, Any]:
         """As the dataset's ``stats()``, summed over the worker processes."""
         return self.dataset.stats()  # type: ignore[attr-defined]
+
+    def skipped_rows(self) -> list[int]:
+        """As the dataset's ``skipped_rows()``, of all worker processes."""
+        return self.dataset.skipped_rows()  # type: ignore[attr-defined]
 
     def _go_to(self, at: Position) -> None:
         self._next = at

@@ -12,6 +12,7 @@ from lancedb.table import Table
 from torch.utils.data import Dataset
 
 from .arguments import Given
+from .badrows import OnError
 from .base import TableDataset
 from .collate import RowBatch
 from .indices import normalize_indices
@@ -66,6 +67,13 @@ class LanceTorchDataset(TableDataset, Dataset):
     unwrap : bool
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it.
+    on_error : {"raise", "skip"} or callable
+        What happens where `transform` fails on single rows. "skip" leaves them out of their
+        batch, which is that much shorter, logs a warning for each, and lists them in
+        ``skipped_rows()``. A callable is called with the exception and the row's offset instead
+        of the warning, and may raise. The rows still count: no order, position or number of steps
+        changes. Each batch that fails is tried again in halves, so `transform` must be able to
+        work on fewer rows.
 
     Raises
     ------
@@ -108,6 +116,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         fill_null: Any = None,
         ragged: str = "jagged",
         unwrap: bool = False,
+        on_error: OnError = "raise",
     ):
         super().__init__(
             Given(
@@ -128,6 +137,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             ragged=ragged,
             unwrap=unwrap,
             batch_size=batch_size,
+            on_error=on_error,
         )
 
     def __len__(self) -> int:
@@ -165,7 +175,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             batch = self._reader().read(rows)
         stats.add(rows=batch.num_rows, bytes=batch.nbytes)
         try:
-            return self._output(batch, stats)
+            return self._without_bad(self._output(batch, stats), rows)
         except Exception as error:
             self._note(error, "making a batch", rows)
             raise

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from . import convert
+from .badrows import OnError, check_policy, make_what_can_be
 from .stats import Stats
 
 
@@ -25,6 +27,8 @@ class Output:
         Called with each batch in that format; what it returns is the batch.
     fill_null, ragged
         As in `convert.make_converter`.
+    on_error : {"raise", "skip"} or callable
+        With anything but "raise", rows on which `transform` fails are left out: see `__call__`.
     """
 
     def __init__(
@@ -33,15 +37,24 @@ class Output:
         transform: Callable[..., Any] | None,
         fill_null: Any = None,
         ragged: str = "jagged",
+        on_error: OnError = "raise",
     ):
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be callable, not {type(transform).__name__}")
         self.format = format or ("python" if transform is None else "arrow")
         self.transform = transform
+        self.on_error = check_policy(on_error)
+        if transform is None and on_error != "raise":
+            raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
         self._convert = convert.make_converter(self.format, fill_null=fill_null, ragged=ragged)
 
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
-        """The batch in its format, after the transform."""
+        """The batch in its format, after the transform; a `Partial` if rows were left out."""
+        if self.on_error == "raise":
+            return self._make(batch, stats)
+        return make_what_can_be(batch, functools.partial(self._make, stats=stats))
+
+    def _make(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         with stats.timed("converting"):
             value = self._convert(batch)
         if self.transform is None:
@@ -59,17 +72,17 @@ class Output:
         self._convert(batch)
 
     def check_picklable(self) -> None:
-        """Raise a TypeError that says how to mend it if the transform cannot reach a worker."""
-        if self.transform is None:
-            return
-        try:
-            pickle.dumps(self.transform)
-        except Exception as error:
-            raise TypeError(
-                f"transform {self.transform!r} cannot be sent to worker processes: {error}. "
-                "Define it with def at the top level of a module (functools.partial of such a "
-                "function works too), use num_workers=0, or pass multiprocessing_context='fork'."
-            ) from error
+        """Raise a TypeError that says how to mend it if a callable cannot reach a worker."""
+        for name, function in (("transform", self.transform), ("on_error", self.on_error)):
+            try:
+                pickle.dumps(function)
+            except Exception as error:
+                raise TypeError(
+                    f"{name} {function!r} cannot be sent to worker processes: {error}. "
+                    "Define it with def at the top level of a module (functools.partial of such a "
+                    "function works too), use num_workers=0, or pass "
+                    "multiprocessing_context='fork'."
+                ) from error
 
 
 def count_rows(batch: Any) -> int | None:

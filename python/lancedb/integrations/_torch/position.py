@@ -30,6 +30,13 @@ class Position(NamedTuple):
     position: int = 0
 
 
+def start_of(epoch: Any) -> Position:
+    """Where an epoch begins; ValueError unless `epoch` is a whole number from 0 on."""
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
+    return Position(epoch)
+
+
 def make_state(at: Position, plan: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict for a position in the order that `plan` describes."""
     return {

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-FIELDS = ("rows", "bytes", "reading", "converting", "transforming", "waiting")
+COUNTS = ("rows", "bytes", "skipped")
+FIELDS = (*COUNTS, "reading", "converting", "transforming", "waiting")
 
 
 class Stats:
@@ -26,7 +27,7 @@ class Stats:
         self._lock = threading.Lock()
 
     def add(self, **amounts: float) -> None:
-        """Add to the totals named in `FIELDS`; seconds for all but rows and bytes."""
+        """Add to the totals named in `FIELDS`; seconds for all but `COUNTS`."""
         with self._lock:
             for name, amount in amounts.items():
                 self._totals[FIELDS.index(name)] += amount
@@ -43,7 +44,7 @@ class Stats:
     def summary(self) -> dict[str, Any]:
         """Totals over every process that shares the board."""
         totals = dict(zip(FIELDS, self._board.sum(0).tolist(), strict=True))
-        return {**totals, "rows": int(totals["rows"]), "bytes": int(totals["bytes"])}
+        return {**totals, **{name: int(totals[name]) for name in COUNTS}}
 
 
 def shared_board(processes: int) -> torch.Tensor:
