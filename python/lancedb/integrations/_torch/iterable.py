@@ -177,6 +177,11 @@ filter, version, columns, format, transform, fill_null, ragged
         """How many batches an epoch has on this rank, the same on every rank."""
         return self.steps().num_steps
 
+    @property
+    def shuffle(self) -> str:
+        """ "none", "block" or "global"."""
+        return self._order.shuffle
+
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         return resolve_rank(*self._given_rank)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
@@ -10,17 +11,26 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
+from .delivery import Delivery, Progress
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
+from .pace import Pace, hint
 from .position import Position, start_of, steps_of_worker
 from .progress import MappedProgress
+from .stats import SECONDS
 from .steps import Steps
 
+_log = logging.getLogger("lancedb.integrations.torch")
 _PRELOAD = "lancedb.integrations._torch.preload"
 
 
 class Resumable(Protocol):
     """What the loader asks of either kind of dataset."""
+
+    @property
+    def shuffle(self) -> str: ...
+
+    def rank_and_world_size(self) -> tuple[int, int]: ...
 
     def steps(self, start: int = 0) -> Steps: ...
 
@@ -114,11 +124,13 @@ class LanceDataLoader(DataLoader):
         if num_workers:
             dataset.share_counts(num_workers + 1)
         self._next = Position()
-        self._now: _Progress | None = None
+        self._now: Progress | None = None
+        self._hints: set[str | None] = set()
+        self.total = Pace()
         super().__init__(dataset, num_workers=num_workers, **options)
 
     def __iter__(self) -> Iterator[Any]:
-        return _Delivery(self, self._resume())
+        return Delivery(self)
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -155,12 +167,62 @@ class LanceDataLoader(DataLoader):
         self._go_to(self._resumable.adopt_state(state))
 
     def stats(self) -> dict[str, Any]:
-        """As the dataset's ``stats()``, summed over the worker processes."""
-        return self.dataset.stats()  # type: ignore[attr-defined]
+        """What was loaded so far, how fast, and where the seconds went.
+
+        Returns
+        -------
+        dict
+            As the dataset's ``stats()``, summed over the worker processes, but for ``waiting``:
+            seconds in which the consumer waited for a batch. ``working``: seconds between a batch
+            and the call for the next one. ``wait_share``: waiting as a share of both.
+            ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
+            and ``steps``: the epoch under way, its batches handed out, and all it has on this
+            rank.
+        """
+        return {
+            **self.dataset.stats(),  # type: ignore[attr-defined]
+            "waiting": self.total.waiting,
+            "working": self.total.working,
+            "wait_share": self.total.wait_share,
+            "delivered": self.total.rows,
+            "rows_per_second": self.total.rows_per_second,
+            **self._place(),
+        }
+
+    def postfix(self) -> dict[str, str]:
+        """Epoch, step, rows per second and wait share of this epoch, for a progress bar.
+
+        Examples
+        --------
+        >>> import lancedb
+        >>> from tqdm import tqdm
+        >>> table = lancedb.connect("memory://").create_table("t", [{"x": i} for i in range(100)])
+        >>> loader = LanceDataLoader(LanceIterableTorchDataset(table, format="torch"))
+        >>> with tqdm(loader, disable=True) as bar:
+        ...     for batch in bar:
+        ...         bar.set_postfix(loader.postfix())
+        >>> list(loader.postfix())
+        ['epoch', 'step', 'rows/s', 'wait']
+        """
+        pace = self._now.pace if self._now is not None else Pace()
+        place = self._place()
+        return {
+            "epoch": str(place["epoch"]),
+            "step": f"{place['step']}/{place['steps']}",
+            "rows/s": f"{pace.rows_per_second:,.0f}",
+            "wait": f"{pace.wait_share:.0%}",
+        }
 
     def skipped_rows(self) -> list[int]:
         """As the dataset's ``skipped_rows()``, of all worker processes."""
         return self.dataset.skipped_rows()  # type: ignore[attr-defined]
+
+    def _place(self) -> dict[str, int]:
+        at = self._next if self._now is None else self._now.at
+        left = self._resumable.steps(at.position).num_steps
+        before = len(self) - left  # batches that were handed out before the epoch was resumed
+        done = 0 if self._now is None else self._now.pace.batches
+        return {"epoch": at.epoch, "step": before + done, "steps": before + left}
 
     def _go_to(self, at: Position) -> None:
         self._next = at
@@ -168,59 +230,30 @@ class LanceDataLoader(DataLoader):
             self._now.superseded = True
             self._now = None
 
-    def _start(self, at: Position) -> _Progress:
-        """Begin to count the batches from a position on."""
-        self._resumable.begin_at(at)
-        self._now = _Progress(at, self._resumable.steps(at.position))
-        return self._now
+    # -- for the iterator ----------------------------------------------------------------------
 
-    def _resume(self) -> _Progress:
+    def resume(self) -> Progress:
         """Begin where the next epoch was said to begin."""
         at, self._next = self._next, Position(self._next.epoch + 1)
-        return self._start(at)
+        self._resumable.begin_at(at)
+        rank = self._resumable.rank_and_world_size()[0]
+        spent = self.dataset.stats()  # type: ignore[attr-defined]
+        self._now = Progress(at, self._resumable.steps(at.position), rank, spent)
+        return self._now
 
-    def _batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()
 
-
-class _Progress:
-    """How far one iterator has come. The loader keeps this and not the iterator, which would
-    keep its worker processes for as long."""
-
-    def __init__(self, at: Position, steps: Steps):
-        self._at = at
-        self._steps = steps
-        self.delivered = 0
-        self.superseded = False
-
-    @property
-    def position(self) -> Position:
-        """After the last batch that was handed out."""
-        if self.delivered == 0:
-            return self._at
-        return Position(self._at.epoch, self._steps.position_after(self.delivered - 1))
-
-
-class _Delivery:
-    """One epoch's iterator: hands out batches and counts them."""
-
-    def __init__(self, loader: LanceDataLoader, progress: _Progress):
-        self._loader = loader
-        self._progress = progress
-        self._batches: Iterator[Any] | None = loader._batches()
-
-    def __iter__(self) -> _Delivery:
-        return self
-
-    def __next__(self) -> Any:
-        if self._progress.superseded:
-            self._batches = None  # the batches under way are given up before others are asked for
-            self._progress = self._loader._resume()
-            self._batches = self._loader._batches()
-        batch = next(self._batches)  # type: ignore[arg-type]
-        self._progress.delivered += 1
-        return batch
+    def end_epoch(self, progress: Progress) -> None:
+        """Log, once each, who waited for whom in an epoch and what to do about it."""
+        now = self.dataset.stats()  # type: ignore[attr-defined]
+        spent = {name: now[name] - progress.spent[name] for name in SECONDS}
+        advice = hint(progress.pace, spent, self._resumable.shuffle, self.num_workers)
+        remedy = advice.rpartition(": ")[2] if advice is not None else None
+        if advice is not None and remedy not in self._hints:
+            self._hints.add(remedy)
+            _log.warning("%s: %s", type(self).__name__, advice)
 
 
 def as_it_is(batch: Any) -> Any:

@@ -12,6 +12,7 @@ from .order import Order
 from .position import Position, make_state, read_state
 from .sampler import OrderedBatchSampler
 from .steps import Steps
+from .topology import resolve_rank
 
 
 class MappedProgress:
@@ -34,6 +35,14 @@ class MappedProgress:
         )
         self._dataset = dataset
         self.sampler = OrderedBatchSampler(order, size, drop_last)
+
+    @property
+    def shuffle(self) -> str:
+        """ "sampler": rows are asked for one batch at a time, whatever their order."""
+        return "sampler"
+
+    def rank_and_world_size(self) -> tuple[int, int]:
+        return resolve_rank(None, None)
 
     def steps(self, start: int = 0) -> Steps:
         return self.sampler.steps(start)

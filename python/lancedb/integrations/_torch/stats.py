@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 COUNTS = ("rows", "bytes", "skipped")
-FIELDS = (*COUNTS, "reading", "converting", "transforming", "waiting")
+SECONDS = ("reading", "converting", "transforming")
+FIELDS = (*COUNTS, *SECONDS, "waiting")
 
 
 class Stats:

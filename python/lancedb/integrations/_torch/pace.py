@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how fast a loader's batches are used, who waits for whom, and which argument mends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+# A hint is given on at least so many seconds of an epoch, and beyond these shares of waiting.
+_SECONDS = 5.0
+_WAITS_FOR_READER = 0.25
+_WAITS_FOR_CONSUMER = 0.02
+
+
+class Pace:
+    """The consumer's side of some batches: rows, seconds waiting for them, seconds using them."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.rows = 0
+        self.waiting = 0.0
+        self.working = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """From the first batch asked for to the last one handed out."""
+        return self.waiting + self.working
+
+    @property
+    def wait_share(self) -> float:
+        """The share of the time in which the consumer waited."""
+        return self.waiting / self.seconds if self.seconds else 0.0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows handed out in a second, waiting and working."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+    def add(self, rows: int, working: float, waiting: float) -> None:
+        """Count a batch, the seconds before it was asked for, and those until it came."""
+        self.batches += 1
+        self.rows += rows
+        self.working += working
+        self.waiting += waiting
+
+
+class Stopwatch:
+    """Times one iterator: what passes between two batches, and what passes until one comes."""
+
+    def __init__(self, *paces: Pace):
+        self._paces = paces
+        self._handed_out: float | None = None
+        self._asked = 0.0
+
+    def ask(self) -> None:
+        """The consumer asks for a batch."""
+        self._asked = time.perf_counter()
+
+    def hand_out(self, rows: int) -> None:
+        """The batch is there."""
+        now = time.perf_counter()
+        working = 0.0 if self._handed_out is None else self._asked - self._handed_out
+        for pace in self._paces:
+            pace.add(rows, working, now - self._asked)
+        self._handed_out = now
+
+
+def hint(pace: Pace, seconds: Mapping[str, float], order: str, num_workers: int) -> str | None:
+    """One line on who waits for whom in an epoch, and the argument to change; None if all is well.
+
+    Parameters
+    ----------
+    pace : Pace
+        Of the epoch.
+    seconds : mapping
+        Seconds spent ``reading``, ``converting`` and ``transforming``.
+    order : str
+        "none", "block" or "global" for an iterable dataset, "sampler" for a map-style one.
+    num_workers : int
+        The loader's.
+
+    Examples
+    --------
+    >>> pace = Pace()
+    >>> pace.add(rows=1000, working=2.0, waiting=6.0)
+    >>> hint(pace, {"reading": 1.0, "converting": 0.5, "transforming": 5.0}, "block", 0)
+    'waited 75% of the time for batches, mostly for transforming: try num_workers=2'
+    """
+    if pace.seconds < _SECONDS:
+        return None
+    if pace.wait_share > _WAITS_FOR_READER:
+        slowest = max(seconds, key=lambda name: seconds[name])
+        remedy = _FOR_READING[order] if slowest == "reading" else "try {more}"
+        more = f"num_workers={max(2, 2 * num_workers)}"
+        share = f"waited {pace.wait_share:.0%} of the time for batches, mostly for {slowest}"
+        return f"{share}: {remedy.format(more=more)}"
+    if pace.wait_share < _WAITS_FOR_CONSUMER and num_workers > 1:
+        busy = f"batches waited for the training step {1 - pace.wait_share:.0%} of the time"
+        return f"{busy}: num_workers={num_workers // 2} would do"
+    return None
+
+
+_FOR_READING = {
+    "none": "try a larger readahead, or fewer columns",
+    "block": "try a larger readahead, or fewer columns",
+    "global": "try shuffle=True, which reads rows in runs, or fewer columns",
+    "sampler": "try LanceIterableTorchDataset, which reads ahead in large pieces, or {more}",
+}
