@@ -26,7 +26,13 @@ from ._torch.extend import extend
 from ._torch.iterable import LanceIterableTorchDataset
 from ._torch.loader import LanceDataLoader
 from ._torch.mapped import LanceTorchDataset
+from ._torch.otel import instrument_loader_metrics
 
 extend(lancedb.permutation)
 
-__all__ = ["LanceDataLoader", "LanceIterableTorchDataset", "LanceTorchDataset"]
+__all__ = [
+    "LanceDataLoader",
+    "LanceIterableTorchDataset",
+    "LanceTorchDataset",
+    "instrument_loader_metrics",
+]

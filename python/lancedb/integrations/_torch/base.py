@@ -70,6 +70,11 @@ class TableDataset:
         return {**self.__dict__, "_view": view, "_perm": None, "_counts": None}
 
     @property
+    def table_name(self) -> str:
+        """The table's name."""
+        return self._view.recipe.name
+
+    @property
     def format(self) -> str:
         """The format of the batches."""
         return self._output.format

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
+from . import otel
 from .delivery import Delivery, Progress
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
@@ -128,6 +129,7 @@ class LanceDataLoader(DataLoader):
         self._hints: set[str | None] = set()
         self.total = Pace()
         super().__init__(dataset, num_workers=num_workers, **options)
+        self.metric_attributes = otel.watch(self)
 
     def __iter__(self) -> Iterator[Any]:
         return Delivery(self)
