@@ -4,12 +4,16 @@
 lancedb calls its support for fork experimental, and it is: a forked process in which the runtime
 has its first concurrent reads crashes or hangs about every other time (lancedb 0.38 to 0.40, seen
 with lancedb alone). It does neither if the parent has had concurrent reads before the fork and the
-child has one read under way at a time.
+child has one read under way at a time; what is left is rare, and rarer where the runtime's threads
+were asleep at the moment of the fork.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from .reader import Reader
 
 _READS, _ROUNDS = 8, 4
+_SETTLED_WITHIN, _LOOKS = 0.2, 3
 _used_in: int | None = None
 _prepared_in: int | None = None
 
@@ -25,7 +30,10 @@ _prepared_in: int | None = None
 def note_use() -> None:
     """Remember that lancedb's runtime is running in this process, or came along with a fork."""
     global _used_in
-    _used_in = _used_in or os.getpid()
+    if _used_in is None:
+        _used_in = os.getpid()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=settle)
 
 
 def came_with_a_fork() -> bool:
@@ -48,3 +56,24 @@ def prepare(reader: Reader) -> None:
     for _ in range(_ROUNDS):
         for reading in [reader.begin(np.array([row % rows])) for row in range(_READS)]:
             reading.rows()
+
+
+def settle() -> None:
+    """Wait, for 0.2 s at most, until every thread of lancedb's runtime sleeps."""
+    if came_with_a_fork():
+        return
+    until = time.monotonic() + _SETTLED_WITHIN
+    quiet = 0
+    while quiet < _LOOKS and time.monotonic() < until:
+        quiet = quiet + 1 if _runtime_sleeps() else 0
+        time.sleep(0.0005)
+
+
+def _runtime_sleeps() -> bool:
+    """Whether no thread named as lancedb's is running; true where that cannot be seen."""
+    for task in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            name, _, rest = task.read_text().partition("(")[2].rpartition(")")
+            if name.startswith("lance") and rest.split()[0] != "S":
+                return False
+    return True
