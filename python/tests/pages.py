@@ -135,7 +135,8 @@ def check_prints(block: Example) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         _run_python(block)
     said = [line.rstrip() for line in printed.getvalue().splitlines()]
-    assert said == [line.rstrip() for line in _PRINTED.findall(block.parsed)], block
+    written = [line.rstrip() for line in _PRINTED.findall(block.parsed)]
+    assert said == written, f"{block.path}:{block.line} printed {said}"
 
 
 def _regions(document: Document) -> Iterator[Region]:
