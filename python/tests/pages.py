@@ -12,6 +12,7 @@ The blocks of a page share one namespace and run from top to bottom in one folde
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fnmatch
 import io
@@ -20,6 +21,7 @@ import re
 import shlex
 import subprocess
 import sys
+import traceback
 import types
 import warnings
 from collections.abc import Iterator
@@ -149,3 +151,23 @@ def _alike(said: str, written: str) -> bool:
     """Whether two texts say the same, wherever their lines break; `...` is any text."""
     pattern = re.sub(r"([\[*?])", r"[\1]", " ".join(written.split())).replace("...", "*")
     return fnmatch.fnmatchcase(" ".join(said.split()), pattern)
+
+
+def raise_statements(folder: Path) -> set[tuple[str, str, int]]:
+    """Where a package raises errors of its own: module, function and line of each."""
+    found = set()
+    for path in sorted(folder.glob("*.py")):
+        for scope in ast.walk(ast.parse(path.read_text())):
+            if isinstance(scope, ast.FunctionDef):
+                for node in ast.walk(scope):
+                    if isinstance(node, ast.Raise) and node.exc is not None:
+                        found.add((path.stem, scope.name, node.lineno))
+    return found
+
+
+def raised_at(error: BaseException | None, folder: Path) -> Iterator[tuple[str, str, int]]:
+    """The places in a package that an error has come through."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.parent.name == folder.name:
+            yield path.stem, frame.name, frame.lineno
