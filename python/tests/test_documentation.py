@@ -9,10 +9,12 @@ import runpy
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from lancedb.integrations._torch import plan
 from pages import (
     NOT_RUN,
     PROGRAMS,
@@ -149,3 +151,15 @@ def test_every_error_that_is_raised_is_explained(page):
     assert {place[:2] for place in raised} >= NOT_PROVOKED.keys()
     missing = [place for place in sorted(raised - shown) if place[:2] not in NOT_PROVOKED]
     assert not missing, f"docs/troubleshooting.md does not show {missing}"
+
+
+def test_the_picture_of_the_plan_is_the_plans_own():
+    pictures = [block.parsed for block in parse(ROOT / "docs/how-it-works.md")]
+    drawn = textwrap.dedent(plan.__doc__.partition("epoch 0::\n")[2].partition("\nEverything")[0])
+    assert drawn.strip("\n") + "\n" in pictures
+
+
+def test_files_of_tests_that_are_named_are_there():
+    named = {name for path in PAGES for name in re.findall(r"\btest_\w+\.py\b", path.read_text())}
+    assert named
+    assert not {name for name in named if not (ROOT / "python/tests" / name).is_file()}

@@ -147,7 +147,8 @@ def split_index(permutation: Table, split: int | str | None) -> int:
     if isinstance(split, bool) or not isinstance(split, (int, np.integer)):
         raise TypeError(f"split must be a name or a number, not {split!r}")
     if split < 0 or not permutation.count_rows(f"split_id = {int(split)}"):
-        raise ValueError(f"the permutation table has no rows in split {int(split)}")
+        named = f", and its splits are {', '.join(map(repr, names))}" if names else ""
+        raise ValueError(f"the permutation table has no rows in split {int(split)}{named}")
     return int(split)
 
 
