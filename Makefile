@@ -9,7 +9,7 @@ SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.p
 	| grep -v __pycache__)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format docs bench clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,13 +34,18 @@ format: $(STAMP)  ## Mend lint and formatting
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: $(STAMP)  ## Build the documentation into site/
+	@echo "== building the documentation into site/"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
+	@echo "== open site/index.html"
+
 bench: $(WHEEL)  ## Measure against lancedb's own loaders; writes benchmarks/results
 	@echo "== measuring"
 	@$(BIN)/python benchmarks/map_style.py $(if $(QUICK),--rows 200000 --rounds 2 --seconds 1)
 	@$(BIN)/python benchmarks/streaming.py $(if $(QUICK),--quick)
 
 clean:  ## Remove what was made, but for the benchmark data
-	rm -rf $(VENV) demo dist build .hypothesis .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo site dist build .hypothesis .ruff_cache .pytest_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

@@ -55,6 +55,8 @@ def test_rows_are_dicts_of_their_values():
     assert rows[-1]["s"] == "d"
     with pytest.raises(IndexError, match="row 4 is out of range for a batch of 4 rows"):
         rows[4]
+    with pytest.raises(TypeError, match=r"rows.columns\['x'\] the batched column"):
+        rows["x"]
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8))

@@ -227,6 +227,8 @@ def test_lists_become_nested_tensors_padded_ones_or_lists(kind):
     assert nested.is_nested
     assert nested.layout == torch.jagged
     assert [row.tolist() for row in nested.unbind()] == rows[1:]
+    # torch pads to the longest list only if it is told which that is.
+    assert nested.to_padded_tensor(-1).tolist() == [[1, 2, 3], [-1, -1, -1], [4, 5, -1]]
     padded = make_converter("torch", ragged="pad")(batch)
     assert padded["c"].tolist() == [[1, 2, 3], [0, 0, 0], [4, 5, 0]]
     assert padded["c_length"].tolist() == [3, 0, 2]

@@ -307,6 +307,16 @@ def test_every_row_is_read_once(wide_range, order, rows_asked):
     assert sum(rows_asked) <= 1.1 * 20_000
 
 
+def test_blocks_of_a_random_split_are_neighbours_in_the_table(table):
+    splits = permutation_builder(table).split_random(ratios=[0.5, 0.5], seed=0).execute()
+    blocks = {"shuffle": True, "block_rows": 4, "window_rows": 32, "lanes": 2}
+    split = torch_ids(table, permutation_table=splits, drop_last=False, **blocks)
+    ids = sorted(flat(batches(split)))
+    stored = torch_ids(table, filter=f"id IN {tuple(ids)}", drop_last=False, **blocks)
+    split.set_epoch(0)
+    assert batches(split) == batches(stored)
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_read_no_row_twice(wide_range, world_size, rows_asked):
     options = {"batch_size": 64 // world_size, "world_size": world_size}

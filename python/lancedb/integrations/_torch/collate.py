@@ -74,6 +74,11 @@ class RowBatch(Sequence):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if isinstance(index, str):
+            raise TypeError(
+                f"these are {len(self)} rows, and {index!r} is no row number: rows[0][{index!r}] "
+                f"is a value of the first, rows.columns[{index!r}] the batched column"
+            )
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} is out of range for a batch of {len(self)} rows")
         kind = Row if isinstance(self.columns, dict) else OpaqueRow

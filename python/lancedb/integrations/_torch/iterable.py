@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
 from .sample import average_row_bytes
+from .selection import in_stored_order
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
 from .topology import in_worker, process_number, resolve_rank, this_worker
@@ -42,7 +44,7 @@ class LanceIterableTorchDataset(TableDataset, IterableDataset):
     Parameters
     ----------
     table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
-filter, version, columns, format, transform, fill_null, ragged
+filter, version, columns, format, transform, fill_null, ragged : optional
         As for `LanceTorchDataset`.
     batch_size : int
         Rows of one rank's batch.
@@ -156,6 +158,11 @@ filter, version, columns, format, transform, fill_null, ragged
             seed=seed,
             asked={"block_rows": block_rows, "window_rows": window_rows, "lanes": lanes},
         )
+        if self._order.shuffle == "block":
+            # A random split has no neighbours to read together, and its order is lost anyway.
+            self._view = dataclasses.replace(
+                self._view, selection=in_stored_order(self._view.selection)
+            )
         self.describe_data()
         self._clock = EpochClock()
         self._now: Position | None = None

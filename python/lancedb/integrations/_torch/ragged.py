@@ -24,12 +24,22 @@ def lists(
     becomes an empty list.
     """
     values, offsets = _parts(array, name, nulls)
-    if mode == "jagged":
-        return torch.nested.nested_tensor_from_jagged(values, offsets=offsets), None
     lengths = offsets.diff()
+    if mode == "jagged":
+        return _nested(values, offsets, lengths), None
     if mode == "list":
         return list(values.split(lengths.tolist())), None
     return _padded(values, lengths), lengths
+
+
+def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """A nested tensor that knows its longest list: torch pads to all values together if not."""
+    if len(lengths) == 0:
+        return torch.nested.nested_tensor_from_jagged(values, offsets=offsets)
+    shortest, longest = (int(end) for end in lengths.aminmax())
+    return torch.nested.nested_tensor_from_jagged(
+        values, offsets=offsets, min_seqlen=shortest, max_seqlen=longest
+    )
 
 
 def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, torch.Tensor]:

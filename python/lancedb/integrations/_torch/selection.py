@@ -119,6 +119,16 @@ def narrowed(selection: Selection, skip: int | None, take: int | None) -> Select
     return ChosenRows(selection.offsets(np.arange(start, stop)), words)
 
 
+def in_stored_order(selection: Selection) -> Selection:
+    """The same rows as the table stores them, so that neighbours can be read together."""
+    if isinstance(selection, AllRows):
+        return selection
+    offsets = selection.offsets(np.arange(selection.num_rows))
+    if (np.diff(offsets) >= 0).all():
+        return selection
+    return ChosenRows(np.sort(offsets), selection.describe())
+
+
 def split_index(permutation: Table, split: int | str | None) -> int:
     """The number of a split given by number or name; None is the first one.
 
@@ -137,7 +147,8 @@ def split_index(permutation: Table, split: int | str | None) -> int:
     if isinstance(split, bool) or not isinstance(split, (int, np.integer)):
         raise TypeError(f"split must be a name or a number, not {split!r}")
     if split < 0 or not permutation.count_rows(f"split_id = {int(split)}"):
-        raise ValueError(f"the permutation table has no rows in split {int(split)}")
+        named = f", and its splits are {', '.join(map(repr, names))}" if names else ""
+        raise ValueError(f"the permutation table has no rows in split {int(split)}{named}")
     return int(split)
 
 

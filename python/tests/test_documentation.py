@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation is true: every block runs, every link leads somewhere, the site builds."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from lancedb.integrations._torch import plan
+from pages import (
+    NOT_RUN,
+    PROGRAMS,
+    Page,
+    commands_of,
+    language_of,
+    parse,
+    raise_statements,
+    raised_at,
+    title_of,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+ROOMS = ROOT / "python/lancedb/integrations/_torch"
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
+LANGUAGES = {"python", "console", "text", ""}
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """The folder that the tutorial's script makes; every other page begins with a copy of it."""
+    home = tmp_path_factory.mktemp("tutorial")
+    tutorial = parse(ROOT / "docs/tutorial.md")
+    (script,) = (block for block in tutorial if title_of(block) == "make_table.py")
+    (home / "make_table.py").write_text(script.parsed)
+    before = Path.cwd()
+    os.chdir(home)
+    try:
+        runpy.run_path("make_table.py", run_name="__main__")
+    finally:
+        os.chdir(before)
+    return home / "data"
+
+
+@pytest.fixture
+def page(request, tmp_path, database, monkeypatch):
+    """A page in a folder of its own, which is also where modules are imported from."""
+    page = Page(request.param, tmp_path)
+    if page.path.name != "tutorial.md":
+        shutil.copytree(database, tmp_path / "data")
+    if page.path == ROOT / "README.md":
+        page.main.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        page.main.train_step = _TrainStep(page.main.model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", page.main)
+    yield page
+    for block in page.document:
+        sys.modules.pop(Path(title_of(block) or "").stem, None)
+
+
+class _TrainStep:
+    """What the README leaves to its reader."""
+
+    def __init__(self, model):
+        self.model = model
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def __call__(self, image, label):
+        loss = torch.nn.functional.cross_entropy(self.model(image), label)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+def _name(path):
+    return str(path.relative_to(ROOT))
+
+
+RUN = [path for path in PAGES if list(parse(path)) and path != TROUBLESHOOTING]
+
+
+@pytest.mark.parametrize("page", RUN, indirect=True, ids=_name)
+def test_every_block_runs(page):
+    page.run()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_every_block_is_one_that_is_run_or_plain_text(path):
+    blocks = list(parse(path))
+    assert {language_of(block) for block in blocks} <= LANGUAGES
+    fences = re.findall(r"^\s*(```|~~~)", path.read_text(), re.MULTILINE)
+    assert len(fences) == 2 * len(blocks), "a fence is open, or says more than language and title"
+    for block in blocks:
+        if language_of(block) == "console":
+            programs = {command.split()[0] for command, _ in commands_of(block)}
+            assert programs
+            assert programs <= {*PROGRAMS, *NOT_RUN}
+
+
+def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+    reference = (tmp_path / "site/api.html").read_text()
+    for name in ("LanceTorchDataset", "LanceIterableTorchDataset", "LanceDataLoader", "fetch"):
+        assert re.search(rf'<h2 id="[\w.]*\b{name}"', reference), name
+    for built in (tmp_path / "site").glob("*.html"):
+        fetched = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?:', built.read_text())
+        assert not fetched, built.name
+
+
+# What the page does not provoke, and why.
+NOT_PROVOKED = {
+    ("bijection", "permute"): "arithmetic; the plan asks only for what there is",
+    ("plan", "__post_init__"): "what a user may give is checked before",
+    ("plan", "pieces"): "arithmetic; the schedule asks only where there are windows",
+    ("plan", "_whole"): "what a user may give is checked before",
+    ("clock", "peek"): "more than a thousand worker processes",
+    ("finish", "end"): "hands on what went wrong elsewhere",
+    ("reader", "rows"): "a pinned version cannot lose rows; kept as a defence",
+    ("extend", "_take"): "lancedb 0.40 reads the version a permutation was made from",
+    ("recipe", "source_of"): "a kind of table that lancedb does not have yet",
+    ("collate", "register"): "needs a torch that is too old; explained under Starting",
+    ("convert", "_require_torch"): "needs an environment without torch; explained under Starting",
+}
+
+
+@pytest.mark.parametrize("page", [TROUBLESHOOTING], indirect=True, ids=_name)
+def test_every_error_that_is_raised_is_explained(page):
+    page.run()
+    shown = {place for error in page.raised for place in raised_at(error, ROOMS)}
+    raised = raise_statements(ROOMS)
+    assert {place[:2] for place in raised} >= NOT_PROVOKED.keys()
+    missing = [place for place in sorted(raised - shown) if place[:2] not in NOT_PROVOKED]
+    assert not missing, f"docs/troubleshooting.md does not show {missing}"
+
+
+def test_the_picture_of_the_plan_is_the_plans_own():
+    pictures = [block.parsed for block in parse(ROOT / "docs/how-it-works.md")]
+    drawn = textwrap.dedent(plan.__doc__.partition("epoch 0::\n")[2].partition("\nEverything")[0])
+    assert drawn.strip("\n") + "\n" in pictures
+
+
+def test_files_of_tests_that_are_named_are_there():
+    named = {name for path in PAGES for name in re.findall(r"\btest_\w+\.py\b", path.read_text())}
+    assert named
+    assert not {name for name in named if not (ROOT / "python/tests" / name).is_file()}
