@@ -7,10 +7,11 @@ credential in its ``repr``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -122,9 +123,10 @@ class Recipe:
 
     def open(self) -> Table:
         """Open a handle of its own, pinned to the version, for this process."""
-        table = self.source.open(self.name, self.branch)
-        if self.version is not None:
-            checkout(table, self.name, self.version)
+        with naming(self):
+            table = self.source.open(self.name, self.branch)
+            if self.version is not None:
+                checkout(table, self.name, self.version)
         return table
 
     def describe(self) -> str:
@@ -132,6 +134,25 @@ class Recipe:
         branch = f", branch {self.branch!r}" if self.branch else ""
         version = f", version {self.version}" if self.version is not None else ""
         return f"table {self.name!r}{branch}{version} at {self.source.describe()}"
+
+
+@contextlib.contextmanager
+def naming(recipe: Recipe) -> Iterator[None]:
+    """Have what fails while a table is opened say which table that is.
+
+    Raises
+    ------
+    RuntimeError
+        In place of a storage's or server's error that does not name the table.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        if repr(recipe.name) in str(error):
+            raise
+        raise RuntimeError(f"opening {recipe.describe()} failed: {error}") from error
 
 
 def pin(source: Source, name: str, branch: str | None, version: int | str | None) -> Recipe:
@@ -146,10 +167,11 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
         raise TypeError(f"version must be a number or a tag, not {version!r}")
     if isinstance(source, MemorySource):
         return Recipe(source, name)
-    table = source.open(name, branch)
-    if version is not None:
-        checkout(table, name, version)
-    return Recipe(source, name, branch or current_branch(table), table.version)
+    with naming(Recipe(source, name, branch)):
+        table = source.open(name, branch)
+        if version is not None:
+            checkout(table, name, version)
+        return Recipe(source, name, branch or current_branch(table), table.version)
 
 
 def source_of(table: Table, version: int | str | None) -> Source:
