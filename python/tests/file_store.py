@@ -36,6 +36,17 @@ def serving(folder: Path, *latencies: float) -> Iterator[list[str]]:
         process.stdin.close()
 
 
+def storage_options(endpoint: str) -> dict[str, str]:
+    """What to tell lancedb; the store takes any key."""
+    return {
+        "endpoint": endpoint,
+        "allow_http": "true",
+        "region": "us-east-1",
+        "aws_access_key_id": "any",
+        "aws_secret_access_key": "any",
+    }
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # lancedb opens dozens of connections at once
