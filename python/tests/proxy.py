@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP proxy in front of one server, that adds latency to its answers or spoils them."""
+"""An HTTP proxy in front of one server, that spoils its answers when it is told to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import itertools
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,15 +17,11 @@ _OF_ONE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "server",
 
 
 class Proxy:
-    """Passes requests on to `upstream`, each after `latency` seconds.
+    """Passes requests on to `upstream`, unless it was told to spoil them."""
 
-    `faults` are what happens instead to the requests that come next, one each.
-    """
-
-    def __init__(self, upstream: str, latency: float = 0.0):
+    def __init__(self, upstream: str):
         self.upstream = urlsplit(upstream).netloc
-        self.latency = latency
-        self.requests = 0
+        self.spoiled = 0
         self.released = threading.Event()
         self._lock = threading.Lock()
         self._faults: Iterator[Fault] = iter(())
@@ -46,7 +41,7 @@ class Proxy:
 
     def stop(self) -> None:
         """Refuse connections, and end those there are."""
-        self.released.set()
+        self.released.set()  # lets go of those that stall
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -57,14 +52,19 @@ class Proxy:
         """Let these happen to the next requests, one each."""
         self._faults = iter(faults)
 
+    def spoil_none(self) -> None:
+        """Let every request from now on be answered."""
+        self._faults = iter(())
+
     def spoil_all(self, fault: Fault) -> None:
         """Let this happen to every request from now on."""
         self._faults = itertools.repeat(fault)
 
     def next_fault(self) -> Fault:
         with self._lock:
-            self.requests += 1
-            return next(self._faults, pass_on)
+            fault = next(self._faults, pass_on)
+            self.spoiled += fault is not pass_on
+        return fault
 
     def __enter__(self) -> Proxy:
         return self
@@ -109,10 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        proxy = self.server.proxy
-        if proxy.latency:
-            time.sleep(proxy.latency)
-        proxy.next_fault()(self, body)
+        self.server.proxy.next_fault()(self, body)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
@@ -147,6 +144,11 @@ def slow_down(handler: _Handler, body: bytes) -> None:
     """What S3 says to those who ask too much."""
     xml = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
     handler.wfile.write(head(503, [("content-type", "application/xml")], len(xml)) + xml)
+
+
+def hang_up(handler: _Handler, body: bytes) -> None:
+    """The connection is reset before there is a response."""
+    reset(handler.connection)
 
 
 def break_off(handler: _Handler, body: bytes) -> None:

@@ -33,6 +33,7 @@ class MappedProgress:
             seed=seed,
         )
         self._dataset = dataset
+        dataset.describe_data()  # so that a state can be taken when the storage does not answer
         self.sampler = OrderedBatchSampler(order, size, drop_last)
 
     def steps(self, start: int = 0) -> Steps:
