@@ -33,7 +33,7 @@ class Source(Protocol):
 class UriSource:
     """Connects with ``lancedb.connect(uri, **connect_kwargs)``."""
 
-    uri: str
+    uri: str = field(repr=False)
     connect_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def open(self, name: str, branch: str | None) -> Table:
@@ -53,7 +53,7 @@ class ConnectionSource:
     """Rebuilds the connection a table came from out of lancedb's own serialized form."""
 
     serialized: str = field(repr=False)
-    uri: str
+    uri: str = field(repr=False)
     namespace: tuple[str, ...] = ()
 
     def open(self, name: str, branch: str | None) -> Table:
@@ -218,7 +218,8 @@ def open_table(db: Any, name: str, namespace: tuple[str, ...], branch: str | Non
 
 
 def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
-    message = f"there is no table {name!r} at {redact_uri(str(getattr(db, 'uri', '')))}"
+    uri = getattr(db, "uri", None) or f"db://{getattr(db, 'db_name', '')}"
+    message = f"there is no table {name!r} at {redact_uri(str(uri))}"
     try:
         options = {"namespace_path": list(namespace)} if namespace else {}
         known = list(db.table_names(**options, limit=1000))
