@@ -97,7 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._send(206 if asked else 200, content, headers)
 
-    def _send(self, status: int, content: str | bytes, headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self, status: int, content: str | bytes, headers: dict[str, str] | None = None
+    ) -> None:
         body = content.encode() if isinstance(content, str) else content
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
@@ -128,7 +130,9 @@ def _listing(bucket: Path, prefix: str, delimiter: str | None) -> str:
         f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"
         for folder in sorted(folders)
     )
-    return f"<ListBucketResult>{contents}{common}<IsTruncated>false</IsTruncated></ListBucketResult>"
+    return (
+        f"<ListBucketResult>{contents}{common}<IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
 
 
 def main(folder: str, *latencies: str) -> None:

@@ -72,7 +72,9 @@ def ids(batches):
 
 def test_map_style_in_spawned_workers(cloud):
     some = range(0, 1000, 25)
-    ways = [Subset(LanceTorchDataset(**way(cloud), columns=["id"], unwrap=True), some) for way in WAYS]
+    ways = [
+        Subset(LanceTorchDataset(**way(cloud), columns=["id"], unwrap=True), some) for way in WAYS
+    ]
     loader = DataLoader(
         ConcatDataset(ways), batch_size=20, num_workers=2, multiprocessing_context="spawn"
     )

@@ -10,12 +10,12 @@ import lancedb
 import pytest
 import s3_server
 from conftest import rows_of
+from faulty_proxy import Proxy, forbid
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
-from proxy import Proxy, forbid
 from s3_server import URI, SecretFile
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
@@ -128,9 +128,7 @@ def test_no_secret_is_shown(s3, tmp_path, monkeypatch, way):
 def test_refused_credentials_say_for_which_table(s3):
     wrong = {**s3.storage_options, "aws_secret_access_key": "wr0ng"}
     with pytest.raises(RuntimeError, match=rf"'points' at {URI} .*SignatureDoesNotMatch") as caught:
-        LanceTorchDataset(
-            uri=URI, table_name="points", connect_kwargs={"storage_options": wrong}
-        )
+        LanceTorchDataset(uri=URI, table_name="points", connect_kwargs={"storage_options": wrong})
     assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
 
 

@@ -9,12 +9,12 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from faulty_proxy import Proxy, break_off, hang_up, pass_on, slow_down, stall
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
-from proxy import Proxy, break_off, hang_up, pass_on, slow_down, stall
 
 ROWS = 3000
 GIVES_UP_SOON = {
@@ -107,7 +107,10 @@ def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, outage, mak
     state = json.loads(json.dumps(loader.state_dict()))
     restore(proxy)
     assert 3 <= len(delivered) < len(whole)
-    for resumed in (loader, LanceDataLoader(pickle.loads(pickle.dumps(loader.dataset)), **of(make))):
+    for resumed in (
+        loader,
+        LanceDataLoader(pickle.loads(pickle.dumps(loader.dataset)), **of(make)),
+    ):
         resumed.load_state_dict(state)
         assert delivered + ids(resumed) == whole
 
