@@ -70,6 +70,10 @@ def ids(batches):
     return [batch["id"].tolist() for batch in batches]
 
 
+def flat(lists):
+    return [each for some in lists for each in some]
+
+
 def test_map_style_in_spawned_workers(cloud):
     some = range(0, 1000, 25)
     ways = [
@@ -78,7 +82,7 @@ def test_map_style_in_spawned_workers(cloud):
     loader = DataLoader(
         ConcatDataset(ways), batch_size=20, num_workers=2, multiprocessing_context="spawn"
     )
-    assert sum(ids(loader), []) == list(some) * len(WAYS)
+    assert flat(ids(loader)) == list(some) * len(WAYS)
 
 
 def test_iterable_in_spawned_workers_resumed_without_any(table):
@@ -90,7 +94,7 @@ def test_iterable_in_spawned_workers_resumed_without_any(table):
     first = ids(next(batches) for _ in range(7))
     state = json.loads(json.dumps(workers.state_dict()))
     rest = ids(batches)
-    assert sorted(sum(first + rest, [])) == list(range(1000))
+    assert sorted(flat(first + rest)) == list(range(1000))
     alone = LanceDataLoader(pickle.loads(pickle.dumps(dataset)))
     alone.load_state_dict(state)
     assert ids(alone) == rest
@@ -159,7 +163,7 @@ def test_splits_cover_the_table_and_do_not_overlap(cloud, local, table, built_fr
         for name in ("train", "test")
     ]
     assert list(map(len, found)) == [900, 100]
-    assert sorted(sum(found, [])) == list(range(1000))
+    assert sorted(flat(found)) == list(range(1000))
 
 
 def test_a_permutation_of_a_remote_table(table):

@@ -68,7 +68,7 @@ def test_an_epoch_is_resumed_in_a_copy(table):
     copy = pickle.loads(pickle.dumps(dataset))
     copy.load_state_dict(state)
     assert [batch["id"].tolist() for batch in copy] == rest
-    assert sorted(sum(rest, first)) == list(range(100))
+    assert sorted([*first, *(id for batch in rest for id in batch)]) == list(range(100))
 
 
 def test_rows_versions_and_branches(table):
@@ -88,7 +88,7 @@ def test_rows_versions_and_branches(table):
     table.delete("id < 50")
     for dataset, (_, expected) in zip(datasets, cases, strict=True):
         assert ids(pickle.loads(pickle.dumps(dataset))) == list(expected)
-    assert sorted(sum(map(ids, parts), [])) == list(range(100))
+    assert sorted(id for part in parts for id in ids(part)) == list(range(100))
 
 
 class Factory:

@@ -86,7 +86,9 @@ def test_iterable_in_spawned_workers_resumed_without_any(s3, tmp_path, monkeypat
     first = [pairs(next(batches)) for _ in range(5)]
     state = json.loads(json.dumps(workers.state_dict()))
     rest = [pairs(batch) for batch in batches]
-    assert sorted(sum(first + rest, [])) == [(i, i % 7) for i in range(ROWS)]
+    assert sorted(pair for batch in first + rest for pair in batch) == [
+        (i, i % 7) for i in range(ROWS)
+    ]
     alone = LanceDataLoader(pickle.loads(pickle.dumps(dataset)))
     alone.load_state_dict(state)
     assert [pairs(batch) for batch in alone] == rest
