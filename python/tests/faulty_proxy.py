@@ -21,6 +21,7 @@ class Proxy:
 
     def __init__(self, upstream: str):
         self.upstream = urlsplit(upstream).netloc
+        self.requests = 0
         self.spoiled = 0
         self.released = threading.Event()
         self._lock = threading.Lock()
@@ -42,11 +43,12 @@ class Proxy:
     def stop(self) -> None:
         """Refuse connections, and end those there are."""
         self.released.set()  # lets go of those that stall
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server.disconnect()
-            self._server = None
+        with self._lock:
+            server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+            server.disconnect()
 
     def spoil(self, *faults: Fault) -> None:
         """Let these happen to the next requests, one each."""
@@ -56,13 +58,14 @@ class Proxy:
         """Let every request from now on be answered."""
         self._faults = iter(())
 
-    def spoil_all(self, fault: Fault) -> None:
-        """Let this happen to every request from now on."""
-        self._faults = itertools.repeat(fault)
+    def spoil_all(self, fault: Fault, after: int = 0) -> None:
+        """Let this happen to every request from now on, but for the first few."""
+        self._faults = itertools.chain(itertools.repeat(pass_on, after), itertools.repeat(fault))
 
     def next_fault(self) -> Fault:
         with self._lock:
             fault = next(self._faults, pass_on)
+            self.requests += 1
             self.spoiled += fault is not pass_on
         return fault
 
@@ -148,6 +151,12 @@ def slow_down(handler: _Handler, body: bytes) -> None:
 
 def hang_up(handler: _Handler, body: bytes) -> None:
     """The connection is reset before there is a response."""
+    reset(handler.connection)
+
+
+def go_down(handler: _Handler, body: bytes) -> None:
+    """There is no server any more."""
+    handler.server.proxy.stop()
     reset(handler.connection)
 
 

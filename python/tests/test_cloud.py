@@ -85,11 +85,11 @@ def test_map_style_in_spawned_workers(cloud):
     assert flat(ids(loader)) == list(some) * len(WAYS)
 
 
-def test_iterable_in_spawned_workers_resumed_without_any(table):
+def test_iterable_in_workers_resumed_without_any(table):
     dataset = LanceIterableTorchDataset(
         table, columns=["id"], format="torch", batch_size=50, shuffle=True
     )
-    workers = LanceDataLoader(dataset, num_workers=2, multiprocessing_context="spawn")
+    workers = LanceDataLoader(dataset, num_workers=2)
     batches = iter(workers)
     first = ids(next(batches) for _ in range(7))
     state = json.loads(json.dumps(workers.state_dict()))

@@ -46,11 +46,11 @@ def ids(dataset):
     return [row["id"] for row in dataset[:]]
 
 
-def test_spawned_workers(db):
+def test_workers(db):
     tables = [db.open_table("points", namespace_path=path) for path in PATHS]
     datasets = [LanceTorchDataset(table, columns=["id"], unwrap=True) for table in tables]
     loader = DataLoader(
-        ConcatDataset(datasets), batch_size=50, num_workers=2, multiprocessing_context="spawn"
+        ConcatDataset(datasets), batch_size=50, num_workers=2, multiprocessing_context="forkserver"
     )
     got = [id for batch in loader for id in batch["id"].tolist()]
     assert got == [*range(100)] * 2
