@@ -34,8 +34,10 @@ class LanceTorchDataset(TableDataset, Dataset):
     uri, table_name : str, optional
         Where the database is, as for ``lancedb.connect``, and the table in it.
     connect_kwargs : dict, optional
-        Further arguments of ``lancedb.connect``, such as ``storage_options``. They are pickled
-        into workers; see `connection_factory` to avoid that.
+        Further arguments of ``lancedb.connect``, such as ``storage_options``: credentials, and
+        how long lancedb tries again when an object store fails (``client_max_retries``,
+        ``timeout``; by default about ten seconds of refusals). They are pickled into workers;
+        see `connection_factory` to avoid that.
     connection_factory : callable, optional
         Called with the table's name in every process, returns the table. Must be picklable.
         With it no connection, and so no credential, is pickled.

@@ -34,6 +34,7 @@ class MappedProgress:
             seed=seed,
         )
         self._dataset = dataset
+        dataset.describe_data()  # so that a state can be taken when the storage does not answer
         self.sampler = OrderedBatchSampler(order, size, drop_last)
 
     @property

@@ -93,9 +93,15 @@ class Reader:
 
     async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
         """Rows of the table by ascending offset, in one call to lancedb."""
-        count = len(offsets)
-        if count == 0:
+        if len(offsets) == 0:
             return empty_batch(self.schema)
+        batch = await self._call(offsets)
+        names = list(self.columns)
+        # LanceDB Cloud's client asks for columns in alphabetical order.
+        return batch if batch.schema.names == names else batch.select(names)
+
+    async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
+        count = len(offsets)
         first = int(offsets[0])
         if count < _RANGE_ROWS or int(offsets[-1]) - first + 1 != count:
             return await self._handle.take_offsets(  # type: ignore[union-attr]
@@ -211,7 +217,8 @@ def read_schema(
     async def output() -> pa.Schema:
         return await handle.output_schema(dict(columns))  # type: ignore[attr-defined]
 
-    return LOOP.run(output())
+    found = LOOP.run(output())
+    return pa.schema([found.field(name) for name in columns], found.metadata)
 
 
 def resolve_columns(

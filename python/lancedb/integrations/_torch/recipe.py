@@ -7,10 +7,11 @@ credential in its ``repr``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ class Source(Protocol):
 class UriSource:
     """Connects with ``lancedb.connect(uri, **connect_kwargs)``."""
 
-    uri: str
+    uri: str = field(repr=False)
     connect_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def open(self, name: str, branch: str | None) -> Table:
@@ -52,7 +53,7 @@ class ConnectionSource:
     """Rebuilds the connection a table came from out of lancedb's own serialized form."""
 
     serialized: str = field(repr=False)
-    uri: str
+    uri: str = field(repr=False)
     namespace: tuple[str, ...] = ()
 
     def open(self, name: str, branch: str | None) -> Table:
@@ -122,9 +123,10 @@ class Recipe:
 
     def open(self) -> Table:
         """Open a handle of its own, pinned to the version, for this process."""
-        table = self.source.open(self.name, self.branch)
-        if self.version is not None:
-            checkout(table, self.name, self.version)
+        with naming(self):
+            table = self.source.open(self.name, self.branch)
+            if self.version is not None:
+                checkout(table, self.name, self.version)
         return table
 
     def describe(self) -> str:
@@ -132,6 +134,25 @@ class Recipe:
         branch = f", branch {self.branch!r}" if self.branch else ""
         version = f", version {self.version}" if self.version is not None else ""
         return f"table {self.name!r}{branch}{version} at {self.source.describe()}"
+
+
+@contextlib.contextmanager
+def naming(recipe: Recipe) -> Iterator[None]:
+    """Have what fails while a table is opened say which table that is.
+
+    Raises
+    ------
+    RuntimeError
+        In place of a storage's or server's error that does not name the table.
+    """
+    try:
+        yield
+    except (TypeError, FileNotFoundError):
+        raise
+    except Exception as error:  # a namespace's and a server's errors are of many kinds
+        if repr(recipe.name) in str(error):
+            raise
+        raise RuntimeError(f"opening {recipe.describe()} failed: {error}") from error
 
 
 def pin(source: Source, name: str, branch: str | None, version: int | str | None) -> Recipe:
@@ -146,10 +167,11 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
         raise TypeError(f"version must be a number or a tag, not {version!r}")
     if isinstance(source, MemorySource):
         return Recipe(source, name)
-    table = source.open(name, branch)
-    if version is not None:
-        checkout(table, name, version)
-    return Recipe(source, name, branch or current_branch(table), table.version)
+    with naming(Recipe(source, name, branch)):
+        table = source.open(name, branch)
+        if version is not None:
+            checkout(table, name, version)
+        return Recipe(source, name, branch or current_branch(table), table.version)
 
 
 def source_of(table: Table, version: int | str | None) -> Source:
@@ -189,14 +211,15 @@ def open_table(db: Any, name: str, namespace: tuple[str, ...], branch: str | Non
         options["branch"] = branch
     try:
         return db.open_table(name, **options)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except Exception as error:  # which kind depends on the kind of connection
         if "not found" not in str(error).lower() or branch is not None:
             raise
         raise ValueError(_no_such_table(db, name, namespace)) from error
 
 
 def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
-    message = f"there is no table {name!r} at {redact_uri(str(getattr(db, 'uri', '')))}"
+    uri = getattr(db, "uri", None) or f"db://{getattr(db, 'db_name', '')}"
+    message = f"there is no table {name!r} at {redact_uri(str(uri))}"
     try:
         options = {"namespace_path": list(namespace)} if namespace else {}
         known = list(db.table_names(**options, limit=1000))

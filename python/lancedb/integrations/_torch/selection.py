@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from lancedb.table import Table
 
@@ -171,7 +172,7 @@ def split_row_ids(permutation: Table, split: int) -> np.ndarray:
             "permutation_table has no column 'row_id'; make it with "
             "lancedb.permutation.permutation_builder(table)....execute()"
         )
-    rows = permutation.to_arrow()
+    rows = _every_row(permutation)
     if "split_id" in rows.column_names:
         return rows["row_id"].to_numpy()[rows["split_id"].to_numpy() == split]
     return rows["row_id"].to_numpy()
@@ -203,6 +204,13 @@ def offsets_of_row_ids(table: Table, row_ids: np.ndarray) -> np.ndarray:
             f"{table.version} of table {table.name!r}: it was made from another table or version"
         )
     return offsets[inverse]
+
+
+def _every_row(table: Table) -> pa.Table:
+    try:
+        return table.to_arrow()
+    except NotImplementedError:  # a remote table has queries only
+        return table.search().limit(max(table.count_rows(), 1)).to_arrow()
 
 
 def _scan(table: Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when an object store fails: for a moment, or until training stops."""
+
+import json
+import pickle
+
+import file_store
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from faulty_proxy import Proxy, break_off, go_down, hang_up, pass_on, slow_down, stall
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+
+ROWS = 3000
+GIVES_UP_SOON = {
+    "timeout": "1s",
+    "client_max_retries": "0",
+    "lance_aimd_max_retries": "0",
+    "download_retry_count": "0",
+}
+ERROR = r"reading \d+ rows \(offsets \d+ to \d+\) of table 'points', version 1 at s3://bucket/db"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory):
+    """A store with a table of rows of 4 KB, so that an epoch takes dozens of requests."""
+    folder = tmp_path_factory.mktemp("store")
+    values = pa.array(np.random.default_rng(0).random(ROWS * 1024, dtype=np.float32))
+    rows = {"id": np.arange(ROWS), "vec": pa.FixedSizeListArray.from_arrays(values, 1024)}
+    lancedb.connect(folder / "bucket" / "db").create_table("points", pa.table(rows))
+    with file_store.serving(folder, 0) as endpoints:
+        yield endpoints[0]
+
+
+@pytest.fixture
+def proxy(endpoint):
+    with Proxy(endpoint) as proxy:
+        yield proxy
+
+
+def where(proxy, options):
+    options = {**file_store.storage_options(proxy.endpoint), **options}
+    connect_kwargs = {"storage_options": options}
+    return {"uri": "s3://bucket/db", "table_name": "points", "connect_kwargs": connect_kwargs}
+
+
+def iterable(proxy, options):
+    dataset = LanceIterableTorchDataset(
+        **where(proxy, options),
+        format="torch",
+        batch_size=50,
+        shuffle=True,
+        block_rows=8,
+        window_rows=256,
+        lanes=2,
+    )
+    return LanceDataLoader(dataset)
+
+
+def map_style(proxy, options):
+    dataset = LanceTorchDataset(**where(proxy, options), format="torch")
+    return LanceDataLoader(dataset, batch_size=50)
+
+
+def ids(batches):
+    return [batch["id"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("fault", [slow_down, hang_up, break_off, stall])
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
+    loader = make(proxy, {"timeout": "1s"})
+    whole = ids(loader)
+    loader.set_epoch(0)
+    proxy.spoil(*[fault, pass_on, pass_on, fault, pass_on])
+    assert ids(loader) == whole
+    assert proxy.spoiled == 2
+
+
+@pytest.mark.parametrize("fault", [go_down, slow_down, break_off, stall])
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, fault, make):
+    whole, requests = epoch(proxy, make(proxy, GIVES_UP_SOON))
+    loader = make(proxy, GIVES_UP_SOON)
+    proxy.spoil_all(fault, after=requests // 2)
+    delivered = deliver_until_it_fails(loader)
+    state = json.loads(json.dumps(loader.state_dict()))
+    restore(proxy)
+    assert 0 < len(delivered) < len(whole)
+    copy = LanceDataLoader(pickle.loads(pickle.dumps(loader.dataset)), **of(make))
+    for resumed in (loader, copy):
+        resumed.load_state_dict(state)
+        assert delivered + ids(resumed) == whole
+
+
+def epoch(proxy, loader):
+    """An epoch, and how many requests it took."""
+    before = proxy.requests
+    return ids(loader), proxy.requests - before
+
+
+def deliver_until_it_fails(loader):
+    delivered = []
+    with pytest.raises(RuntimeError, match=ERROR):
+        delivered.extend(batch["id"].tolist() for batch in loader)
+    return delivered
+
+
+def of(make):
+    """The arguments of a loader that belong to it."""
+    return {"batch_size": 50} if make is map_style else {}
+
+
+def restore(proxy):
+    """Have the store answer again, at the same address."""
+    proxy.stop()
+    proxy.spoil_none()
+    proxy.start()
+
+
+def test_a_worker_says_what_failed_and_a_resume_without_workers_is_exact(proxy):
+    loader = iterable(proxy, GIVES_UP_SOON)
+    whole, requests = epoch(proxy, loader)
+    workers = LanceDataLoader(loader.dataset, num_workers=2)
+    proxy.spoil_all(go_down, after=requests)  # the workers need some more to open the table
+    delivered = deliver_until_it_fails(workers)
+    state = workers.state_dict()
+    restore(proxy)
+    loader.load_state_dict(state)
+    assert delivered + ids(loader) == whole
+
+
+def test_a_process_that_cannot_open_the_table_says_which(proxy):
+    raw = pickle.dumps(map_style(proxy, GIVES_UP_SOON).dataset)
+    proxy.stop()
+    message = "opening table 'points', version 1 at s3://bucket/db failed"
+    with pytest.raises(RuntimeError, match=message):
+        pickle.loads(raw)[0]
