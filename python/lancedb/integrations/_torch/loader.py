@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+import weakref
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from typing import Any, Protocol
@@ -16,8 +18,14 @@ from .position import Position, steps_of_worker
 from .progress import MappedProgress
 from .stats import shared_board
 from .steps import Steps
+from .watch import WorkerWatch, watch
 
 _PRELOAD = "lancedb.integrations._torch.preload"
+# What reading a message of a worker that has died may raise.
+_BROKEN = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)
+_GO_ON = (
+    "To go on with the next batch: loader.load_state_dict(loader.state_dict()), and iterate again"
+)
 
 
 class Resumable(Protocol):
@@ -178,6 +186,10 @@ class LanceDataLoader(DataLoader):
         at, self._next = self._next, Position(self._next.epoch + 1)
         return self._start(at)
 
+    def _forget_workers(self) -> None:
+        """Let the next ``iter()`` start workers anew, even if they were to persist."""
+        self._iterator = None
+
     def _batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()
@@ -202,24 +214,71 @@ class _Progress:
 
 
 class _Delivery:
-    """One epoch's iterator: hands out batches and counts them."""
+    """One epoch's iterator: hands out batches and counts them, until one fails."""
 
     def __init__(self, loader: LanceDataLoader, progress: _Progress):
         self._loader = loader
-        self._progress = progress
-        self._batches: Iterator[Any] | None = loader._batches()
+        self._begin(progress)
 
     def __iter__(self) -> _Delivery:
         return self
 
     def __next__(self) -> Any:
         if self._progress.superseded:
-            self._batches = None  # the batches under way are given up before others are asked for
-            self._progress = self._loader._resume()
-            self._batches = self._loader._batches()
-        batch = next(self._batches)  # type: ignore[arg-type]
+            self._end()  # the batches under way are given up before others are asked for
+            self._begin(self._loader._resume())
+        if self._failure is not None:
+            raise RuntimeError(
+                f"this iterator failed, {self._delivered()}. {_GO_ON}"
+            ) from self._failure
+        try:
+            batch = next(self._batches)  # type: ignore[arg-type]
+        except StopIteration:
+            self._stop_watching()
+            raise
+        except BaseException as error:
+            # torch would go on with the other workers, and leave out what this one had to do.
+            self._failure = error
+            self._explain(error)
+            raise
         self._progress.delivered += 1
         return batch
+
+    def _begin(self, progress: _Progress) -> None:
+        self._progress = progress
+        self._failure: BaseException | None = None
+        self._batches: Iterator[Any] | None = self._loader._batches()
+        self._watch = watch(self._batches)
+        # The watch does not end by itself where the workers are kept for the next epoch.
+        self._stop_watching = weakref.finalize(self, _stop, self._watch)
+
+    def _end(self) -> None:
+        self._stop_watching()
+        self._batches = None
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise an error that names the worker, if it is a worker's death that was seen."""
+        dead = None
+        if self._watch is not None and isinstance(error, _BROKEN):
+            dead = self._watch.dead_worker()
+        if dead is not None or not isinstance(error, Exception):
+            self._loader._forget_workers()
+        self._end()
+        if dead is not None:
+            raise RuntimeError(
+                f"{dead}, {self._delivered()}. If memory ran out, the system's log says so. "
+                f"{_GO_ON}"
+            ) from error
+
+    def _delivered(self) -> str:
+        at = self._progress.position
+        count = self._progress.delivered
+        return f"after {count} batches, at position {at.position} of epoch {at.epoch}"
+
+
+def _stop(watching: WorkerWatch | None) -> None:
+    if watching is not None:
+        watching.stop()
 
 
 def as_it_is(batch: Any) -> Any:
