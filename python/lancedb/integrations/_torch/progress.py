@@ -33,6 +33,7 @@ class MappedProgress:
             seed=seed,
         )
         self._dataset = dataset
+        dataset.describe_data()  # while the table is there: a state must not need it any more
         self.sampler = OrderedBatchSampler(order, size, drop_last)
 
     def steps(self, start: int = 0) -> Steps:
