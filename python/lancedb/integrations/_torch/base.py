@@ -17,11 +17,13 @@ import torch
 from . import forking
 from .arguments import Given, View, resolve
 from .badrows import OnError, Partial, SkippedRows
+from .notes import add_note
 from .output import Output
 from .reader import Reader, empty_batch
 from .sample import fingerprint
 from .stats import Stats, shared_board
-from .topology import process_number
+from .topology import in_worker, process_number
+from .watch import follow_parent
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
@@ -152,6 +154,8 @@ class TableDataset:
 
     def _reader(self) -> Reader:
         if self._perm is None:
+            if in_worker():
+                follow_parent()
             self._perm = self._new_reader()
         return self._perm.open()
 
@@ -181,12 +185,9 @@ class TableDataset:
 
     def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
         """Have an error's traceback say which rows of which table it came from."""
-        if hasattr(error, "add_note"):  # since Python 3.11
-            offsets = self._view.selection.offsets(rows[:8]).tolist()
-            more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-            error.add_note(  # type: ignore[attr-defined]
-                f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}"
-            )
+        offsets = self._view.selection.offsets(rows[:8]).tolist()
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
 
 
 def positive(name: str, value: Any) -> int:

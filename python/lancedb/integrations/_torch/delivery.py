@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import pickle
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from .pace import Pace, Stopwatch
 from .position import Position
 from .steps import Steps
+from .watch import WorkerWatch, watch
+
+# What reading a message of a worker that has died may raise.
+_BROKEN = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)
+_GO_ON = (
+    "To go on with the next batch: loader.load_state_dict(loader.state_dict()), and iterate again"
+)
 
 
 class Progress:
@@ -57,33 +66,77 @@ class Loader(Protocol):
 
     def batches(self) -> Iterator[Any]: ...
 
+    def forget_workers(self) -> None: ...
+
     def end_epoch(self, progress: Progress) -> None: ...
 
 
 class Delivery:
-    """One epoch's iterator: hands out batches, counts and times them."""
+    """One epoch's iterator: hands out batches, counts and times them, until one fails."""
 
     def __init__(self, loader: Loader):
         self._loader = loader
         self._begin()
-
-    def _begin(self) -> None:
-        self._progress = self._loader.resume()
-        self._watch = Stopwatch(self._progress.pace, self._loader.total)
-        self._batches: Iterator[Any] | None = self._loader.batches()
 
     def __iter__(self) -> Delivery:
         return self
 
     def __next__(self) -> Any:
         if self._progress.superseded:
-            self._batches = None  # the batches under way are given up before others are asked for
+            self._end()  # the batches under way are given up before others are asked for
             self._begin()
-        self._watch.ask()
+        if self._failure is not None:
+            raise RuntimeError(
+                f"this iterator failed, {self._delivered()}. {_GO_ON}"
+            ) from self._failure
+        self._stopwatch.ask()
         try:
             batch = next(self._batches)  # type: ignore[arg-type]
         except StopIteration:
+            self._stop_watching()
             self._loader.end_epoch(self._progress)
             raise
-        self._watch.hand_out(self._progress.rows_of_next())
+        except BaseException as error:
+            # torch would go on with the other workers, and leave out what this one had to do.
+            self._failure = error
+            self._explain(error)
+            raise
+        self._stopwatch.hand_out(self._progress.rows_of_next())
         return batch
+
+    def _begin(self) -> None:
+        self._progress = self._loader.resume()
+        self._stopwatch = Stopwatch(self._progress.pace, self._loader.total)
+        self._failure: BaseException | None = None
+        self._batches: Iterator[Any] | None = self._loader.batches()
+        self._watch = watch(self._batches)
+        # The watch does not end by itself where the workers are kept for the next epoch.
+        self._stop_watching = weakref.finalize(self, _stop, self._watch)
+
+    def _end(self) -> None:
+        self._stop_watching()
+        self._batches = None
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise an error that names the worker, if it is a worker's death that was seen."""
+        dead = None
+        if self._watch is not None and isinstance(error, _BROKEN):
+            dead = self._watch.dead_worker()
+        if dead is not None or not isinstance(error, Exception):
+            self._loader.forget_workers()
+        self._end()
+        if dead is not None:
+            raise RuntimeError(
+                f"{dead}, {self._delivered()}. If memory ran out, the system's log says so. "
+                f"{_GO_ON}"
+            ) from error
+
+    def _delivered(self) -> str:
+        at = self._progress.position
+        count = self._progress.pace.batches
+        return f"after {count} batches, at position {at.position} of epoch {at.epoch}"
+
+
+def _stop(watching: WorkerWatch | None) -> None:
+    if watching is not None:
+        watching.stop()

@@ -243,6 +243,10 @@ class LanceDataLoader(DataLoader):
         self._now = Progress(at, self._resumable.steps(at.position), rank, spent)
         return self._now
 
+    def forget_workers(self) -> None:
+        """Let the next ``iter()`` start workers anew, even if they were to persist."""
+        self._iterator = None
+
     def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()

@@ -34,7 +34,7 @@ class MappedProgress:
             seed=seed,
         )
         self._dataset = dataset
-        dataset.describe_data()  # so that a state can be taken when the storage does not answer
+        dataset.describe_data()  # while the table is there: a state must not need it any more
         self.sampler = OrderedBatchSampler(order, size, drop_last)
 
     @property

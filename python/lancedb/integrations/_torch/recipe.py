@@ -20,6 +20,8 @@ import lancedb
 import pyarrow as pa
 from lancedb.table import LanceTable, Table
 
+from .notes import add_note
+
 
 class Source(Protocol):
     """A way to open a table by name, good in any process."""
@@ -84,7 +86,11 @@ class FactorySource:
     factory: Callable[[str], Table]
 
     def open(self, name: str, branch: str | None) -> Table:
-        table = self.factory(name)
+        try:
+            table = self.factory(name)
+        except Exception as error:
+            add_note(error, f"{self.describe()} was asked for table {name!r}")
+            raise
         if not isinstance(table, Table):
             raise TypeError(
                 "connection_factory must return a LanceDB table when it is called with the "

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong in mid-epoch says so at once, and the run goes on exactly where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+
+WINDOWS = {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8}
+KINDS = pytest.mark.parametrize("kind", ["iterable", "mapped"])
+
+
+def loader_of(table, kind="iterable", workers=2, **options):
+    keep = {key: options.pop(key) for key in ("persistent_workers",) if key in options}
+    options = {"columns": ["id"], "format": "torch", **options}
+    if kind == "mapped":
+        dataset = LanceTorchDataset(table, **options)
+        keep.update(batch_size=100, shuffle=True)
+    else:
+        dataset = LanceIterableTorchDataset(table, batch_size=100, **{**WINDOWS, **options})
+    return LanceDataLoader(dataset, num_workers=workers, **keep)
+
+
+def ids(batch):
+    return batch["id"].tolist() if isinstance(batch, dict) else [row["id"] for row in batch]
+
+
+def run(loader):
+    return [ids(batch) for batch in loader]
+
+
+def workers_of(batches):
+    return batches._batches._workers
+
+
+# -- a worker is killed ------------------------------------------------------------------------
+
+
+@KINDS
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, persistent):
+    whole = run(loader_of(wide_range, kind, 0))
+    loader = loader_of(wide_range, kind, persistent_workers=persistent)
+    batches, got = iter(loader), []
+    for _ in range(10):
+        got.append(ids(next(batches)))
+    victim = workers_of(batches)[1].pid
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=rf"\(pid {victim}\) is|\(pid {victim}\) was killed by"):
+        got.extend(map(ids, batches))
+    assert len(got) < len(whole)
+    state = json.loads(json.dumps(loader.state_dict()))
+    loader.load_state_dict(state)
+    assert got + run(loader) == whole
+    other = loader_of(wide_range, kind, 1)
+    other.load_state_dict(state)
+    assert got + run(other) == whole
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_worker_killed_in_the_middle_of_a_message_does_not_hang_the_loader(wide_range, method):
+    dataset = LanceIterableTorchDataset(
+        wide_range, columns=["id", "vec"], format="python", batch_size=2000
+    )
+    loader = LanceDataLoader(dataset, num_workers=1, multiprocessing_context=method)
+    whole = run(LanceDataLoader(dataset))
+    loader.set_epoch(0)
+    batches = iter(loader)
+    got = [ids(next(batches))]
+    # Batches of hundreds of kilobytes do not fit into the pipe: the worker is writing one.
+    reader = batches._batches._worker_result_queue._reader
+    assert reader.poll(60)
+    os.kill(workers_of(batches)[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="worker"):
+        got.extend(map(ids, batches))
+    loader.load_state_dict(loader.state_dict())
+    assert got + run(loader) == whole
+
+
+def test_an_iterator_that_failed_does_not_end_as_if_it_were_done(wide_range):
+    loader = loader_of(wide_range, workers=1)
+    batches = iter(loader)
+    next(batches)
+    os.kill(workers_of(batches)[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="killed"):
+        list(batches)
+    with pytest.raises(RuntimeError, match=r"this iterator failed.*loader\.state_dict\(\)"):
+        next(batches)
+    loader.load_state_dict(loader.state_dict())
+    assert ids(next(batches))
+
+
+def leave_suddenly(columns):
+    os._exit(7)
+
+
+def test_a_worker_that_ends_by_itself_is_named_with_its_exit_code(table):
+    with pytest.raises(RuntimeError, match=r"worker 0 \(pid \d+\) ended with exit code 7, after 0"):
+        run(loader_of(table, workers=1, transform=leave_suddenly))
+
+
+# -- the process that trains is killed or interrupted ------------------------------------------
+
+SCRIPT = """
+import sys, threading
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+
+def slow(columns):
+    print("inside", flush=True)
+    threading.Event().wait(0.2)
+    return columns
+
+
+if __name__ == "__main__":
+    dataset = LanceIterableTorchDataset(
+        uri=sys.argv[1], table_name="many", columns=["id"], format="torch", batch_size=32,
+        shuffle=True, block_rows=8, window_rows=256, lanes=8, transform=slow,
+    )
+    workers = int(sys.argv[2])
+    options = {"multiprocessing_context": sys.argv[3]} if workers else {}
+    for batch in LanceDataLoader(dataset, num_workers=workers, **options):
+        pass
+"""
+
+
+@pytest.fixture
+def start_epoch(tmp_path, wide_range):
+    """Starts an epoch in a process of its own; returns it and its workers in mid-batch."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    started = []
+
+    def start(workers, method="forkserver"):
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                str(script),
+                str(tmp_path / "db"),
+                str(workers),
+                method,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+        started.append(child)
+        for _ in range(4):
+            assert child.stdout.readline() == "inside\n"
+        return child, psutil.Process(child.pid).children(recursive=True)
+
+    yield start
+    for child in started:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+
+
+def shared_memory_of(processes):
+    """The named shared memory that some processes have mapped or open."""
+    paths = set()
+    for process in processes:
+        paths |= {each.path for each in process.memory_maps() if each.path.startswith("/dev/shm")}
+    return {path for path in paths if not path.endswith("(deleted)")}
+
+
+def assert_gone(processes, memory):
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+    assert [path for path in memory if os.path.exists(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "method"), [(0, "none"), (2, "forkserver"), (2, "spawn"), (2, "fork")]
+)
+def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, method):
+    child, others = start_epoch(workers, method)
+    memory = shared_memory_of([psutil.Process(child.pid), *others])
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode in (-signal.SIGINT, 1)
+    assert "KeyboardInterrupt" in errors
+    assert_gone(others, memory)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_they_work_for(start_epoch, how):
+    child, others = start_epoch(2)
+    assert len(others) >= 3
+    memory = shared_memory_of([psutil.Process(child.pid), *others])
+    assert memory
+    os.kill(child.pid, how)
+    child.wait(timeout=30)
+    assert_gone(others, memory)
+
+
+def interrupt_at_700(columns):
+    if 700 in columns["id"]:
+        raise KeyboardInterrupt
+    return columns
+
+
+@KINDS
+def test_a_run_goes_on_exactly_after_an_interrupt(wide_range, kind):
+    whole = run(loader_of(wide_range, kind, 0))
+    loader = loader_of(wide_range, kind, 0)
+    loader.dataset._output.transform = interrupt_at_700
+    got, batches = [], iter(loader)
+    with pytest.raises(KeyboardInterrupt):
+        got.extend(map(ids, batches))
+    assert got == whole[: len(got)] != whole
+    loader.dataset._output.transform = None
+    loader.load_state_dict(loader.state_dict())
+    assert got + [ids(batch) for batch in batches] == whole
