@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from .arguments import Given
 from .base import TableDataset, positive
 from .clock import EpochClock
+from .dealing import refuse_blind_skip, refuse_second_deal
 from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
@@ -159,6 +160,7 @@ filter, version, columns, format, transform, fill_null, ragged
         self._warn_if_no_step()
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_foreign_loader()
         # A worker process has no process group of its own to ask for its rank.
         return {
             **super().__getstate__(),
@@ -181,10 +183,15 @@ filter, version, columns, format, transform, fill_null, ragged
         return Steps(self.num_rows, self.batch_size, world_size, self.drop_last, start)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter()`` be this epoch, from its beginning."""
+        """Let the next ``iter()`` be this epoch, from its beginning.
+
+        Where a state in the middle of this very epoch was loaded just before, it goes on there.
+        """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
-        self.begin_at(Position(epoch))
+        refuse_second_deal(self)
+        if not self._clock.is_within(epoch):
+            self.begin_at(Position(epoch))
 
     def begin_at(self, at: Position) -> None:
         """Let the next ``iter()``, here or in workers, begin at a position of an epoch."""
@@ -193,6 +200,7 @@ filter, version, columns, format, transform, fill_null, ragged
         self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:
+        self._refuse_foreign_loader()
         worker, workers = this_worker()
         at = self._clock.begin(process_number())
         steps = self.steps(at.position)
@@ -291,6 +299,11 @@ filter, version, columns, format, transform, fill_null, ragged
                 f"{self.batch_size}: drop_last=True leaves all of them out",
                 stacklevel=3,
             )
+
+    def _refuse_foreign_loader(self) -> None:
+        refuse_second_deal(self)
+        if not self._clock.is_set:
+            refuse_blind_skip(self)
 
     def _read_ahead(self) -> ReadAhead:
         threads = self.transform_threads
