@@ -24,6 +24,7 @@ class EpochClock:
 
     def __init__(self) -> None:
         self._shared = torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._was_set = False
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -31,6 +32,7 @@ class EpochClock:
 
     def set(self, at: Position) -> None:
         """Let the next ``iter()`` of every process begin here."""
+        self._was_set = True
         self._shared[_COUNTS:] = 0
         self._shared[_EPOCH] = at.epoch
         self._shared[_POSITION] = at.position
@@ -60,6 +62,15 @@ class EpochClock:
         begun = int(self._shared[_COUNTS + process])
         epoch, position = int(self._shared[_EPOCH]), int(self._shared[_POSITION])
         return Position(epoch + begun, 0 if begun else position)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was said where to begin, and no process has begun since."""
+        return self._was_set and not self._shared[_COUNTS:].any()
+
+    def is_within(self, epoch: int) -> bool:
+        """Whether the next ``iter()`` was set to begin in the middle of this epoch."""
+        return self.is_set and self._shared[_EPOCH] == epoch and bool(self._shared[_POSITION])
 
     @property
     def ran_in_workers(self) -> bool:

@@ -19,6 +19,7 @@ from .arguments import Given
 from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
+from .dealing import refuse_blind_skip, refuse_second_deal
 from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
@@ -172,6 +173,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._warn_if_no_step()
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_foreign_loader()
         # A worker process has no process group of its own to ask for its rank.
         return {
             **super().__getstate__(),
@@ -199,8 +201,14 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         return Steps(self.num_rows, self.batch_size, world_size, self.drop_last, start)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter()`` be this epoch, from its beginning."""
-        self.begin_at(start_of(epoch))
+        """Let the next ``iter()`` be this epoch, from its beginning.
+
+        Where a state in the middle of this very epoch was loaded just before, it goes on there.
+        """
+        at = start_of(epoch)
+        refuse_second_deal(self)
+        if not self._clock.is_within(epoch):
+            self.begin_at(at)
 
     def begin_at(self, at: Position) -> None:
         """Let the next ``iter()``, here or in workers, begin at a position of an epoch."""
@@ -209,6 +217,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:
+        self._refuse_foreign_loader()
         worker, workers = this_worker()
         at = self._clock.begin(process_number())
         steps = self.steps(at.position)
@@ -309,6 +318,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
                 f"{self.batch_size}: drop_last=True leaves all of them out",
                 stacklevel=3,
             )
+
+    def _refuse_foreign_loader(self) -> None:
+        refuse_second_deal(self)
+        if not self._clock.is_set:
+            refuse_blind_skip(self)
 
     def _read_ahead(self) -> ReadAhead:
         threads = self.transform_threads

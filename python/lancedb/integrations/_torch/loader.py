@@ -18,6 +18,7 @@ from .mapped import LanceTorchDataset
 from .pace import Pace, hint
 from .position import Position, start_of, steps_of_worker
 from .progress import MappedProgress
+from .sampler import DealtSampler
 from .stats import SECONDS
 from .steps import Steps
 
@@ -91,6 +92,10 @@ class LanceDataLoader(DataLoader):
     True
     """
 
+    # What Accelerate asks of a loader: to leave it as it is, and to save and load its state.
+    _is_accelerate_prepared = True
+    use_stateful_dataloader = True
+
     def __init__(
         self,
         dataset: LanceIterableTorchDataset | LanceTorchDataset,
@@ -113,6 +118,7 @@ class LanceDataLoader(DataLoader):
             if options.get("collate_fn") is None:
                 options["collate_fn"] = as_it_is
         elif isinstance(dataset, LanceTorchDataset):
+            _refuse_samplers(options)
             drop_last = options.pop("drop_last", False)
             progress = MappedProgress(dataset, batch_size, shuffle, seed, drop_last)
             self._resumable = progress
@@ -130,6 +136,9 @@ class LanceDataLoader(DataLoader):
         self.total = Pace()
         super().__init__(dataset, num_workers=num_workers, **options)
         self.metric_attributes = otel.watch(self)
+        if isinstance(dataset, LanceTorchDataset):
+            # The base class lets nobody set it who also gives a batch_sampler.
+            self.__dict__["sampler"] = DealtSampler(dataset)
 
     def __iter__(self) -> Iterator[Any]:
         return Delivery(self)
@@ -139,8 +148,13 @@ class LanceDataLoader(DataLoader):
         return self._resumable.steps().num_steps
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter()`` be this epoch, from its beginning."""
-        self._go_to(start_of(epoch))
+        """Let the next ``iter()`` be this epoch, from its beginning.
+
+        Where a state in the middle of this very epoch was loaded just before, it goes on there.
+        """
+        at = start_of(epoch)
+        if self._next.epoch != epoch or not self._next.position:
+            self._go_to(at)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the last batch delivered leaves the epoch: JSON-serialisable, rank-independent.
@@ -228,6 +242,7 @@ class LanceDataLoader(DataLoader):
 
     def _go_to(self, at: Position) -> None:
         self._next = at
+        self._resumable.begin_at(at)  # for whoever iterates the dataset in place of this loader
         if self._now is not None:
             self._now.superseded = True
             self._now = None
@@ -292,4 +307,16 @@ def _refuse(**arguments: Any) -> None:
         raise ValueError(
             f"{', '.join(given)} belong{'s' if len(given) == 1 else ''} to the dataset: give "
             f"{'it' if len(given) == 1 else 'them'} to LanceIterableTorchDataset"
+        )
+
+
+def _refuse_samplers(options: Mapping[str, Any]) -> None:
+    """Raise for a sampler, also one that a framework gives to a loader that it makes anew."""
+    given = [name for name in ("sampler", "batch_sampler") if options.get(name) is not None]
+    if given:
+        raise ValueError(
+            f"LanceDataLoader brings its own order and deals it to the ranks, and takes no "
+            f"{given[0]} ({type(options[given[0]]).__name__}). Give that to "
+            "torch.utils.data.DataLoader; or, if a framework put it in, have it not do so, as by "
+            "Lightning's Trainer(use_distributed_sampler=False), and predict with a DataLoader"
         )

@@ -49,7 +49,7 @@ class MappedProgress:
         return self.sampler.steps(start)
 
     def begin_at(self, at: Position) -> None:
-        self.sampler.epoch, self.sampler.position = at.epoch, at.position
+        self.sampler.begin_at(at)
 
     def state_at(self, at: Position) -> dict[str, Any]:
         if at.position and self.steps(at.position).num_steps == 0:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
+from torch.utils.data import DistributedSampler
 
 from .order import Order
+from .position import Position
 from .steps import Steps
 from .topology import resolve_rank
 
@@ -29,8 +32,7 @@ class OrderedBatchSampler:
         self.order = order
         self.batch_size = batch_size
         self.drop_last = drop_last
-        self.epoch = 0
-        self.position = 0
+        self._begin: Position | None = None
 
     def steps(self, start: int = 0) -> Steps:
         """The global steps of an epoch from a position on."""
@@ -40,9 +42,33 @@ class OrderedBatchSampler:
     def __len__(self) -> int:
         return self.steps().num_steps
 
+    def begin_at(self, at: Position) -> None:
+        """Let the next ``iter()`` begin at a position of an epoch."""
+        self._begin = at
+
     def __iter__(self) -> Iterator[list[int]]:
+        # A generator, so that an iterator that is never asked, as DataLoader makes, uses up none.
+        if self._begin is None:
+            raise RuntimeError(
+                "another loader has taken this order from a LanceDataLoader, and would repeat "
+                "one epoch, or deal the rows of one rank to all ranks once more. Iterate the "
+                "LanceDataLoader itself; to skip batches, load a state, or set_epoch() first"
+            )
+        at, self._begin = self._begin, None
         rank, world_size = resolve_rank(None, None)
-        steps = self.steps(self.position)
-        plan = self.order.plan(self.epoch, self.batch_size * world_size)
+        steps = self.steps(at.position)
+        plan = self.order.plan(at.epoch, self.batch_size * world_size)
         for step in range(steps.num_steps):
             yield plan.rows_at(np.arange(*steps.slice_of(step, rank))).tolist()
+
+
+class DealtSampler(DistributedSampler):
+    """Stands in a loader's ``sampler`` for batches of indices that are dealt to ranks already.
+
+    Lightning and Ray look for this class there, and put one in where they find another. The
+    loader asks it for nothing.
+    """
+
+    def __init__(self, dataset: Sized):
+        rank, world_size = resolve_rank(None, None)
+        super().__init__(cast(Any, dataset), num_replicas=world_size, rank=rank)

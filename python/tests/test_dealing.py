@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loaders in the hands of Accelerate, Lightning and Ray: dealt once, and no epoch mistaken."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator, skip_first_batches
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+from torch.utils.data import DataLoader, DistributedSampler
+
+SCRIPT = Path(__file__).parent / "dealing_script.py"
+
+
+def streamed(table):
+    dataset = LanceIterableTorchDataset(
+        table, columns=["id"], format="torch", batch_size=48, shuffle=True
+    )
+    return LanceDataLoader(dataset)
+
+
+def mapped(table):
+    dataset = LanceTorchDataset(table, columns=["id"], format="torch")
+    return LanceDataLoader(dataset, batch_size=48, shuffle=True, drop_last=True)
+
+
+KINDS = pytest.mark.parametrize("make", [streamed, mapped])
+
+
+def ids(batches):
+    return [batch["id"].tolist() for batch in batches]
+
+
+def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, table):
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", SCRIPT, tmp_path / "db", tmp_path]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for kind in ("streamed", "mapped"):
+        assert first[f"{kind} is left alone"]
+        orders = []
+        for framework in ("accelerate", "fabric"):
+            parts = [found[f"{kind} by {framework}"] for found in (first, second)]
+            assert [len(part) for part in parts] == [500, 500]
+            assert sorted(parts[0] + parts[1]) == list(range(1000))
+            orders.append(parts)
+        assert orders[0] != orders[1]  # the next epoch, shuffled as the one before
+        assert all(order[0] != sorted(order[0]) for order in orders)
+    assert "DataLoaderDispatcher would deal" in first["dispatched"]
+    assert "DataLoaderShard would deal" in first["sharded"]
+    assert "DataLoaderShard would deal" in second["sharded"]
+
+
+@KINDS
+def test_accelerate_saves_and_loads_the_position(tmp_path, table, make):
+    loader = make(table)
+    whole = [ids(loader) for _ in range(2)]
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(make(table))
+    ids(loader)
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    accelerator.save_state(tmp_path / "saved")
+    accelerator.free_memory()
+    other = accelerator.prepare(make(table))
+    accelerator.load_state(tmp_path / "saved")
+    assert ids(other) == whole[1][5:]
+    accelerator.free_memory()
+
+
+@KINDS
+def test_skip_first_batches_skips_those_of_the_epoch_that_was_set(table, make):
+    loader = make(table)
+    whole = [ids(loader) for _ in range(3)]
+    loader = make(table)
+    loader.set_epoch(1)
+    assert ids(skip_first_batches(loader, 5)) == whole[1][5:]
+    loader.set_epoch(2)
+    assert ids(loader) == whole[2]
+
+
+@KINDS
+def test_skip_first_batches_of_no_known_epoch_is_refused(table, make):
+    with pytest.raises(RuntimeError, match="set_epoch"):
+        ids(skip_first_batches(make(table), 5))
+
+
+def test_a_batch_size_of_accelerates_is_refused(table):
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(DataLoader(streamed(table).dataset, batch_size=8))
+    with pytest.raises(RuntimeError, match="batches of 8 whole batches"):
+        next(iter(loader))
+    accelerator.free_memory()
+
+
+def test_the_order_of_a_loader_serves_no_other_loader(table):
+    taken = DataLoader(mapped(table).dataset, batch_sampler=mapped(table).batch_sampler)
+    with pytest.raises(RuntimeError, match="another loader has taken"):
+        next(iter(taken))
+
+
+@pytest.mark.parametrize("name", ["sampler", "batch_sampler"])
+def test_samplers_are_refused(table, name):
+    dataset = LanceTorchDataset(table, columns=["id"], format="torch")
+    given = DistributedSampler(dataset, num_replicas=2, rank=0)
+    with pytest.raises(ValueError, match=f"takes no {name} .DistributedSampler.*use_distributed"):
+        LanceDataLoader(dataset, **{name: given})
+
+
+def test_a_map_style_loader_shows_frameworks_that_rows_are_dealt(table):
+    assert isinstance(mapped(table).sampler, DistributedSampler)
+
+
+@KINDS
+def test_set_epoch_keeps_the_position_that_was_loaded(table, make):
+    loader = make(table)
+    whole = [ids(loader) for _ in range(2)]
+    other = make(table)
+    other.set_epoch(1)
+    under_way = iter(other)
+    for _ in range(4):
+        next(under_way)
+    state = other.state_dict()
+    other = make(table)
+    other.load_state_dict(state)
+    other.set_epoch(1)
+    assert ids(other) == whole[1][4:]
+    other.set_epoch(1)
+    assert ids(other) == whole[1]
+    other.load_state_dict(state)
+    other.set_epoch(0)
+    assert ids(other) == whole[0]
+
+
+def test_set_epoch_of_a_dataset_keeps_the_position_that_was_loaded(table):
+    dataset = streamed(table).dataset
+    whole = ids(dataset)
+    dataset.set_epoch(0)
+    batches = iter(dataset)
+    for _ in range(4):
+        next(batches)
+    state = dataset.state_dict()
+    dataset.load_state_dict(state)
+    dataset.set_epoch(0)
+    assert ids(dataset) == whole[4:]
+    dataset.set_epoch(0)
+    assert ids(dataset) == whole
+    dataset.load_state_dict(state)
+    dataset.set_epoch(0)
+    assert ids(DataLoader(dataset, batch_size=None, num_workers=2)) == whole[4:]
+    dataset.set_epoch(0)
+    assert ids(DataLoader(dataset, batch_size=None)) == whole
+
+
+def test_the_state_of_a_loader_is_plain_data(tmp_path, table):
+    loader = streamed(table)
+    next(iter(loader))
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == loader.state_dict()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples of training stacks, run as they are: a run that is cut off goes on exactly."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+QUIET = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
+
+
+def run(name, *arguments, ranks=None):
+    """Run an example in a process of its own, or as ranks; what it printed."""
+    launcher = [] if ranks is None else [*TORCHRUN, ranks]
+    done = subprocess.run(
+        list(map(str, [sys.executable, *launcher, EXAMPLES / name, *arguments])),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env={**os.environ, **QUIET},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def steps_of(out, ranks):
+    """The ids of each global step, from what each rank wrote down."""
+    files = [lines(out / f"rows-{rank}-of-{ranks}.jsonl") for rank in range(ranks)]
+    return [[id for batch in step for id in batch] for step in zip(*files, strict=True)]
+
+
+def two_epochs(out):
+    """The global steps as one process without workers delivers them."""
+    dataset = LanceIterableTorchDataset(
+        uri=out / "lancedb", table_name="digits", format="torch", batch_size=64, shuffle=True
+    )
+    loader = LanceDataLoader(dataset)
+    return [batch["id"].tolist() for _ in range(2) for batch in loader]
+
+
+def test_ddp_stops_on_two_ranks_and_goes_on_with_one(tmp_path):
+    run("ddp.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
+    state = torch.load(tmp_path / "ddp.pt")["loader"]
+    assert (state["epoch"], state["position"]) == (1, 12 * 64)
+    run("ddp.py", "--out", tmp_path, "--resume", ranks=1)
+    assert steps_of(tmp_path, 2) + steps_of(tmp_path, 1) == two_epochs(tmp_path)
+
+
+def test_lightning_resumes_in_mid_epoch(tmp_path):
+    printed = run("lightning_digits.py", "--out", tmp_path, "--stop-after", 40)
+    before = steps_of(tmp_path, 1)
+    printed += run("lightning_digits.py", "--out", tmp_path, "--resume")
+    assert printed.count("56 steps in all") == 2
+    assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
+
+
+def test_lightning_deals_rows_to_two_devices_once(tmp_path):
+    run("lightning_digits.py", "--out", tmp_path, "--devices", 2)
+    assert steps_of(tmp_path, 2) == two_epochs(tmp_path)
+
+
+def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path):
+    run("accelerate_digits.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
+    run("accelerate_digits.py", "--out", tmp_path, "--resume", ranks=1)
+    assert steps_of(tmp_path, 2) + steps_of(tmp_path, 1) == two_epochs(tmp_path)
+
+
+def test_transformers_trainer_resumes_to_the_same_weights(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run("trainer_digits.py", "--out", whole)
+    run("trainer_digits.py", "--out", cut, "--stop-after", 40)
+    assert len(lines(cut / "rows.jsonl")) == 40
+    run("trainer_digits.py", "--out", cut, "--resume")
+    steps = lines(whole / "rows.jsonl")
+    assert lines(cut / "rows.jsonl") == steps
+    epochs = steps[:29], steps[29:]
+    assert epochs[0] != epochs[1]
+    for epoch in epochs:
+        assert sorted(id for step in epoch for id in step) == list(range(1797))
+    trained = [folder / "trained" / "model.safetensors" for folder in (whole, cut)]
+    assert trained[0].read_bytes() == trained[1].read_bytes()
+
+
+def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path):
+    run("ray_digits.py", "--out", tmp_path, "--fail-after", 45)
+    files = [lines(tmp_path / f"rows-{rank}-of-2.jsonl") for rank in (0, 1)]
+    made = [line["step"] for line in files[0]]
+    assert made == [*range(1, 46), *range(43, 57)]
+    expected = two_epochs(tmp_path)
+    for first, second in zip(*files, strict=True):
+        assert first["step"] == second["step"]
+        assert first["ids"] + second["ids"] == expected[first["step"] - 1]
+
+
+def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run("stateful.py", "--out", whole)
+    run("stateful.py", "--out", cut, "--stop-after", 40)
+    run("stateful.py", "--out", cut, "--resume")
+    assert lines(whole / "rows.jsonl") == two_epochs(whole) == lines(cut / "rows.jsonl")
+    models = [torch.load(folder / "stateful.pt")["model"] for folder in (whole, cut)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
