@@ -14,7 +14,8 @@ from lancedb.table import Table
 
 from . import recipe as recipes
 from . import selection as selections
-from .reader import open_handle, read_schema, resolve_columns
+from .handle import open_rows, read_schema
+from .reader import resolve_columns
 from .recipe import Recipe, Source
 from .selection import Selection
 
@@ -193,6 +194,6 @@ def _columns(table: Table, permutation: Permutation | None, columns: Columns) ->
 
 def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
     try:
-        return read_schema(table, open_handle(table), columns)
+        return read_schema(table, open_rows(table), columns)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error

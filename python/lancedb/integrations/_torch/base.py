@@ -17,9 +17,10 @@ import torch
 from . import forking
 from .arguments import Given, View, resolve
 from .badrows import OnError, Partial, SkippedRows
+from .handle import empty_batch
 from .notes import add_note
 from .output import Output
-from .reader import Reader, empty_batch
+from .reader import Reader
 from .sample import fingerprint
 from .stats import Stats, shared_board
 from .topology import in_worker, process_number
@@ -49,6 +50,7 @@ class TableDataset:
         batch_size: int | None,
         on_error: OnError,
     ):
+        forking.refuse_while_importing_main()
         self._view: View = resolve(given)
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
@@ -64,12 +66,16 @@ class TableDataset:
         self._board: torch.Tensor | None = None
         self._counts: tuple[int, Stats] | None = None
         self._skipped = SkippedRows()
-        forking.prepare(self._new_reader())
+        forking.note_use()
 
     def __getstate__(self) -> dict[str, Any]:
         self._output.check_picklable()
         view = dataclasses.replace(self._view, schema=None)
         return {**self.__dict__, "_view": view, "_perm": None, "_counts": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        forking.note_use()
 
     @property
     def table_name(self) -> str:

@@ -70,7 +70,7 @@ class EpochClock:
 
     def is_within(self, epoch: int) -> bool:
         """Whether the next ``iter()`` was set to begin in the middle of this epoch."""
-        return self.is_set and self._shared[_EPOCH] == epoch and bool(self._shared[_POSITION])
+        return self.is_set and self.peek(0).epoch == epoch and self.peek(0).position > 0
 
     @property
     def ran_in_workers(self) -> bool:

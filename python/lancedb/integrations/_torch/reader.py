@@ -1,33 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows one process's open handle: rows of a selection in, a record batch out.
+"""Knows how rows of a selection are read in any process: positions in, a record batch out.
 
-The handle is Rust's. It is opened at the first read, again in every process that the reader is
-pickled into, and again after a fork; it never travels.
+The handle is opened at the first read, again in every process that the reader is pickled into,
+and again after a fork; it never travels.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
 import os
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from lancedb._lancedb import PermutationReader
-from lancedb.background_loop import LOOP
-from lancedb.table import Table
 
-from . import forking, gather, uring
+from . import forking, gather
+from .delegate import Delegate
+from .handle import Handle, OwnHandle
 from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
-
-# From this many rows on, one contiguous range read beats a list of offsets.
-_RANGE_ROWS = 2048
 
 
 class Reader:
@@ -47,36 +42,35 @@ class Reader:
         self.recipe = recipe
         self.selection = selection
         self.columns = dict(columns)
-        self._handle: PermutationReader | None = None
-        self._schema: pa.Schema | None = None
+        self._handle: Handle | None = None
         self._pid: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_schema": None, "_pid": None}
+        return {**self.__dict__, "_handle": None, "_pid": None}
 
     @property
     def schema(self) -> pa.Schema:
         """The schema of every batch that `read` returns."""
-        self.open()
-        assert self._schema is not None
-        return self._schema
+        return self.handle().schema
 
     def open(self) -> Reader:
         """Open the handle unless this process has done so already."""
-        if self._pid != os.getpid():
-            forking.note_use()
-            table = uring.open_table(self.recipe) or self.recipe.open()
-            self._handle = open_handle(table)
-            self._schema = read_schema(table, self._handle, self.columns)
-            self._pid = os.getpid()
+        self.handle()
         return self
+
+    def handle(self) -> Handle:
+        """This process's handle."""
+        if self._handle is None or self._pid != os.getpid():
+            kind = Delegate if forking.came_with_a_fork() else OwnHandle
+            self._handle, self._pid = kind(self.recipe, self.columns), os.getpid()
+        return self._handle
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
         """The rows at these positions of the base order, in that order; see `begin`."""
         return self.begin(rows).in_order()
 
     def begin(self, rows: np.ndarray, turn: asyncio.Semaphore | None = None) -> Reading:
-        """Start to read, on lancedb's own event loop; the rows are waited for in `Reading`.
+        """Start to read; the rows are waited for in `Reading`.
 
         A row asked for twice is read once. The offsets go to lancedb sorted, so that what is
         near in the table is read together.
@@ -86,30 +80,10 @@ class Reader:
         rows : numpy.ndarray of int64
             Positions in ``[0, selection.num_rows)``; checked by the caller.
         turn : asyncio.Semaphore, optional
-            Acquired while lancedb reads; it lets those through first that began first.
+            As in `Handle.submit`.
         """
-        self.open()
-        return Reading(self, *distinct(self.selection.offsets(rows)), turn)
-
-    async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
-        """Rows of the table by ascending offset, in one call to lancedb."""
-        if len(offsets) == 0:
-            return empty_batch(self.schema)
-        batch = await self._call(offsets)
-        names = list(self.columns)
-        # LanceDB Cloud's client asks for columns in alphabetical order.
-        return batch if batch.schema.names == names else batch.select(names)
-
-    async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
-        count = len(offsets)
-        first = int(offsets[0])
-        if count < _RANGE_ROWS or int(offsets[-1]) - first + 1 != count:
-            return await self._handle.take_offsets(  # type: ignore[union-attr]
-                offsets.tolist(), selection=self.columns
-            )
-        handle = await (await self._handle.with_offset(first)).with_limit(count)  # type: ignore
-        batches = [batch async for batch in await handle.read(self.columns, batch_size=count)]
-        return gather.concatenate(batches)
+        offsets, order = distinct(self.selection.offsets(rows))
+        return Reading(self.recipe, offsets, order, self.handle().submit(offsets, turn))
 
 
 class Reading:
@@ -117,36 +91,28 @@ class Reading:
 
     Parameters
     ----------
-    reader : Reader
-        Open in this process.
+    recipe : Recipe
+        Whose table it is, for errors.
     offsets : numpy.ndarray of int64
-        What to read, ascending.
+        What is read, ascending.
     order : numpy.ndarray of int64, optional
         Where in `offsets` each row asked for stands; None if they were asked for so.
-    turn : asyncio.Semaphore, optional
-        As in `Reader.begin`.
+    future : Future
+        The rows by ascending offset, and the seconds that reading them took.
     """
 
     def __init__(
         self,
-        reader: Reader,
+        recipe: Recipe,
         offsets: np.ndarray,
         order: np.ndarray | None,
-        turn: asyncio.Semaphore | None = None,
+        future: Future[tuple[pa.RecordBatch, float]],
     ):
         self.order = order
         self.seconds = 0.0
+        self._recipe = recipe
         self._offsets = offsets
-        self._reader = reader
-        self._turn = turn if turn is not None else contextlib.nullcontext()
-        self._future = asyncio.run_coroutine_threadsafe(self._read(), LOOP.loop)
-
-    async def _read(self) -> pa.RecordBatch:
-        async with self._turn:
-            started = time.perf_counter()
-            batch = await self._reader.request(self._offsets)
-            self.seconds = time.perf_counter() - started
-        return batch
+        self._future = future
 
     def rows(self) -> pa.RecordBatch:
         """Wait for the rows, ascending by offset.
@@ -157,7 +123,7 @@ class Reading:
             If the storage fails, or no longer has these rows.
         """
         try:
-            batch = self._future.result()
+            batch, self.seconds = self._future.result()
         except (RuntimeError, OSError, ValueError) as error:
             raise RuntimeError(self._failure(str(error))) from error
         if batch.num_rows != len(self._offsets):
@@ -190,35 +156,9 @@ class Reading:
             )
         ends = f" (offsets {self._offsets[0]} to {self._offsets[-1]})" if len(self._offsets) else ""
         return (
-            f"reading {len(self._offsets)} rows{ends} of {self._reader.recipe.describe()} "
+            f"reading {len(self._offsets)} rows{ends} of {self._recipe.describe()} "
             f"failed: {reason}{hint}"
         )
-
-
-def open_handle(table: Table) -> PermutationReader | None:
-    """lancedb's reader over every row of the table; None for a table without rows."""
-    if table.count_rows() == 0:
-        return None
-
-    async def identity() -> PermutationReader:
-        return await PermutationReader.from_tables(table, None, 0)  # type: ignore[attr-defined]
-
-    return LOOP.run(identity())
-
-
-def read_schema(
-    table: Table, handle: PermutationReader | None, columns: Mapping[str, str]
-) -> pa.Schema:
-    """The schema of the chosen columns, as they will be read."""
-    if handle is None:
-        found = table.search().select(dict(columns)).limit(1).to_arrow().schema
-        return pa.schema([found.field(name) for name in columns])
-
-    async def output() -> pa.Schema:
-        return await handle.output_schema(dict(columns))  # type: ignore[attr-defined]
-
-    found = LOOP.run(output())
-    return pa.schema([found.field(name) for name in columns], found.metadata)
 
 
 def resolve_columns(
@@ -261,8 +201,3 @@ def check_column(name: Any, schema: pa.Schema) -> None:
     near = difflib.get_close_matches(name, schema.names, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {schema.names}"
     raise ValueError(f"unknown column {name!r}: {hint}")
-
-
-def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    """A record batch without rows."""
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

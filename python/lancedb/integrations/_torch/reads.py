@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from . import gather
-from .forking import reads_at_once
 from .memory import WindowMemory
 from .plan import Piece, Plan
 from .reader import Reader, Reading
@@ -52,7 +51,7 @@ class Reads:
     """Starts the reads of windows, and counts what they bring."""
 
     def __init__(self, plan: Plan, reader: Reader, stats: Stats, at_once: int):
-        self._turn = asyncio.Semaphore(reads_at_once(at_once))
+        self._turn = asyncio.Semaphore(at_once)
         self._plan = plan
         self._reader = reader
         self._stats = stats

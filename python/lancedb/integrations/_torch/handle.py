@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows this process's open handle: offsets of one pinned table in, a record batch out.
+
+The handle is Rust's. It never travels, and must not be used in a process that was forked off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from lancedb._lancedb import PermutationReader
+from lancedb.background_loop import LOOP
+from lancedb.table import Table
+
+from . import forking, gather, uring
+from .recipe import Recipe
+
+# From this many rows on, one contiguous range read beats a list of offsets.
+_RANGE_ROWS = 2048
+
+
+class Handle(Protocol):
+    """Something that reads rows of one table."""
+
+    schema: pa.Schema
+
+    def submit(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+    ) -> Future[tuple[pa.RecordBatch, float]]:
+        """Start to read rows by ascending offset: the rows, and the seconds that it took.
+
+        `turn` is acquired while the rows are read; those are let through first that asked first.
+        """
+        ...
+
+
+class OwnHandle:
+    """Reads in this process, on lancedb's own event loop.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How to open the table.
+    columns : mapping of str to str
+        Output name -> column (or SQL expression) of the table.
+    """
+
+    def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
+        forking.note_use()
+        table = uring.open_table(recipe) or recipe.open()
+        self._columns = dict(columns)
+        self._rows = open_rows(table)
+        self.schema = read_schema(table, self._rows, columns)
+
+    def submit(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+    ) -> Future[tuple[pa.RecordBatch, float]]:
+        return asyncio.run_coroutine_threadsafe(self._timed(offsets, turn), LOOP.loop)
+
+    async def _timed(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None
+    ) -> tuple[pa.RecordBatch, float]:
+        async with turn if turn is not None else contextlib.nullcontext():
+            started = time.perf_counter()
+            batch = await self.request(offsets)
+            return batch, time.perf_counter() - started
+
+    async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
+        """Rows of the table by ascending offset, in one call to lancedb."""
+        if len(offsets) == 0:
+            return empty_batch(self.schema)
+        batch = await self._call(offsets)
+        names = list(self._columns)
+        # LanceDB Cloud's client asks for columns in alphabetical order.
+        return batch if batch.schema.names == names else batch.select(names)
+
+    async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
+        rows: Any = self._rows  # lancedb's stub leaves these methods out
+        count, first = len(offsets), int(offsets[0])
+        if count < _RANGE_ROWS or int(offsets[-1]) - first + 1 != count:
+            return await rows.take_offsets(offsets.tolist(), selection=self._columns)
+        part = await (await rows.with_offset(first)).with_limit(count)
+        batches = [batch async for batch in await part.read(self._columns, batch_size=count)]
+        return gather.concatenate(batches)
+
+
+def open_rows(table: Table) -> PermutationReader | None:
+    """lancedb's reader over every row of the table; None for a table without rows."""
+    if table.count_rows() == 0:
+        return None
+
+    async def identity() -> PermutationReader:
+        return await PermutationReader.from_tables(table, None, 0)  # type: ignore[attr-defined]
+
+    return LOOP.run(identity())
+
+
+def read_schema(
+    table: Table, rows: PermutationReader | None, columns: Mapping[str, str]
+) -> pa.Schema:
+    """The schema of the chosen columns, as they will be read."""
+    if rows is None:
+        found = table.search().select(dict(columns)).limit(1).to_arrow().schema
+        return pa.schema([found.field(name) for name in columns])
+
+    async def output() -> pa.Schema:
+        return await rows.output_schema(dict(columns))  # type: ignore[attr-defined]
+
+    found = LOOP.run(output())
+    return pa.schema([found.field(name) for name in columns], found.metadata)
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """A record batch without rows."""
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
