@@ -63,8 +63,7 @@ class Delegate:
         self._calls = ThreadPoolExecutor(1, "lance-delegate")
         self.close = weakref.finalize(self, _close, self._connection, process, self._calls)
         self._connection.send(_preparation(asked))
-        self._connection.send_bytes(asked)
-        self.schema: pa.Schema = self._answer().schema
+        self.schema: pa.Schema = self._ask(asked).schema
 
     def submit(
         self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
@@ -74,11 +73,11 @@ class Delegate:
 
     def _read(self, offsets: np.ndarray) -> tuple[pa.RecordBatch, float]:
         started = time.perf_counter()
-        self._connection.send_bytes(offsets.astype(np.int64).tobytes())
-        return self._answer(), time.perf_counter() - started
+        return self._ask(offsets.astype(np.int64).tobytes()), time.perf_counter() - started
 
-    def _answer(self) -> pa.RecordBatch:
+    def _ask(self, question: bytes) -> pa.RecordBatch:
         try:
+            self._connection.send_bytes(question)
             answer = self._connection.recv()
             if isinstance(answer, Exception):
                 raise answer
@@ -86,7 +85,7 @@ class Delegate:
             self._connection.recv_bytes_into(data)
         except (EOFError, ConnectionError) as error:
             raise RuntimeError("the process that reads for this forked one has ended") from error
-        return pa.ipc.open_stream(data).read_next_batch()
+        return unpacked(data)
 
 
 def serve(fd: int) -> None:
@@ -126,11 +125,21 @@ def _prepare(data: dict[str, Any]) -> None:
         forking.importing_main = False
 
 
-def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
+def packed(batch: pa.RecordBatch) -> pa.Buffer:
+    """A record batch with its schema, in Arrow's stream format."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    data = sink.getvalue()
+    return sink.getvalue()
+
+
+def unpacked(data: pa.Buffer) -> pa.RecordBatch:
+    """The record batch that `packed` made these bytes of; it shares their memory."""
+    return pa.ipc.open_stream(data).read_next_batch()
+
+
+def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
+    data = packed(batch)
     connection.send(data.size)
     connection.send_bytes(data)
 

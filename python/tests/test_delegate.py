@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forked workers read through a process of their own, and read what any process reads."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+
+import lancedb
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from arrow_strategies import record_batches
+from conftest import rows_of
+from hypothesis import given
+from lancedb.integrations._torch.delegate import Delegate, packed, unpacked
+from lancedb.integrations._torch.handle import OwnHandle
+from lancedb.integrations._torch.recipe import Recipe, UriSource
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+from torch.utils.data import DataLoader
+
+if not hasattr(os, "fork"):
+    pytest.fail("these tests are about fork, which this system does not have")
+
+
+def recipe_of(table):
+    return Recipe(UriSource(table._conn.uri), table.name, None, table.version)
+
+
+def delegates():
+    """The processes that read for forked ones, on this machine, of this process's family."""
+    mine = psutil.Process().children(recursive=True)
+    return [each for each in mine if any("delegate import serve" in arg for arg in each.cmdline())]
+
+
+def ids(batches):
+    return [i for batch in batches for i in batch["id"].tolist()]
+
+
+def test_a_delegate_reads_what_a_handle_reads(table):
+    columns = {name: name for name in table.schema.names}
+    mine, theirs = OwnHandle(recipe_of(table), columns), Delegate(recipe_of(table), columns)
+    assert theirs.schema.equals(mine.schema, check_metadata=True)
+    for offsets in ([], [0], [3, 4, 399, 400, 999], range(1000)):
+        wanted = np.array(offsets, dtype=np.int64)
+        assert theirs.submit(wanted).result()[0].equals(mine.submit(wanted).result()[0])
+
+
+@given(record_batches(nulls=True))
+def test_every_type_comes_through_as_it_is(batch):
+    received = unpacked(packed(batch))
+    assert received.schema.equals(batch.schema, check_metadata=True)
+    assert received.equals(batch)
+
+
+def test_forked_map_style_workers_read_every_row(table):
+    dataset = LanceTorchDataset(table, columns=["id", "vec", "text"], format="torch")
+    loader = DataLoader(dataset, batch_size=64, num_workers=3, multiprocessing_context="fork")
+    assert ids(loader) == list(range(1000))
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "global"])
+def test_forked_workers_make_the_same_batches(table, shuffle):
+    dataset = LanceIterableTorchDataset(
+        table, columns=["id"], format="torch", batch_size=50, shuffle=shuffle
+    )
+    alone = [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
+    forked = LanceDataLoader(dataset, num_workers=2, multiprocessing_context="fork")
+    forked.set_epoch(0)
+    assert [batch["id"].tolist() for batch in forked] == alone
+
+
+def test_they_end_with_the_workers_they_read_for(table):
+    dataset = LanceTorchDataset(table, columns=["id"], format="torch")
+    loader = DataLoader(dataset, batch_size=64, num_workers=2, multiprocessing_context="fork")
+    batches = iter(loader)
+    next(batches)
+    reading = delegates()
+    assert len(reading) == 2
+    del batches
+    assert psutil.wait_procs(reading, timeout=10)[1] == []
+
+
+def test_a_delegate_that_is_closed_ends(table):
+    before = {each.pid for each in delegates()}
+    delegate = Delegate(recipe_of(table), {"id": "id"})
+    (process,) = (each for each in delegates() if each.pid not in before)
+    delegate.close()
+    assert psutil.wait_procs([process], timeout=10)[1] == []
+
+
+def test_one_that_was_killed_is_an_error_and_no_hang(table):
+    before = {each.pid for each in delegates()}
+    delegate = Delegate(recipe_of(table), {"id": "id"})
+    (process,) = (each for each in delegates() if each.pid not in before)
+    process.kill()
+    process.wait()
+    with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
+        delegate.submit(np.arange(3)).result(timeout=10)
+
+
+def test_what_fails_there_is_raised_here(table):
+    with pytest.raises(ValueError, match="version 77 of table 'points' does not exist"):
+        Delegate(Recipe(UriSource(table._conn.uri), "points", None, 77), {"id": "id"})
+    delegate = Delegate(recipe_of(table), {"id": "id"})
+    shutil.rmtree(table._conn.uri)
+    with pytest.raises(Exception, match="(?i)not found|no such file"):
+        delegate.submit(np.array([900])).result(timeout=60)
+
+
+SCRIPT = """
+import sys
+import lancedb
+from lancedb.integrations.torch import LanceTorchDataset
+from torch.utils.data import DataLoader
+
+def connect(name):
+    return lancedb.connect(sys.argv[1]).open_table(name)
+
+def main():
+    dataset = LanceTorchDataset(
+        table_name="points", connection_factory=connect, columns=["id"], format="torch"
+    )
+    loader = DataLoader(dataset, batch_size=500, num_workers=1, multiprocessing_context="fork")
+    print(sum(len(batch["id"]) for batch in loader))
+
+"""
+
+
+def run_script(tmp_path, table, ending):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT + ending)
+    command = [sys.executable, str(script), table._conn.uri]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90)
+
+
+def test_a_factory_of_the_script_itself_is_found(tmp_path, table):
+    done = run_script(tmp_path, table, "if __name__ == '__main__':\n    main()\n")
+    assert done.stdout == "1000\n", done.stderr
+
+
+def test_a_script_that_would_train_once_more_where_it_is_imported_is_told(tmp_path, table):
+    done = run_script(tmp_path, table, "main()\n")
+    assert done.returncode != 0
+    assert "put what the script does under if __name__ == '__main__'" in done.stderr
+
+
+def test_a_factory_that_cannot_be_sent_says_what_to_do(table):
+    factory = lambda name: table  # noqa: E731
+    dataset = LanceTorchDataset(
+        table_name="points", connection_factory=factory, columns=["id"], format="torch"
+    )
+    loader = DataLoader(dataset, batch_size=64, num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(TypeError, match="def at the top level of a module"):
+        next(iter(loader))
+
+
+def test_a_process_forked_by_anyone_reads_too(table):
+    dataset = LanceTorchDataset(table, columns=["id"])
+    dataset[0]
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=lambda: theirs.send(dataset[[7, 900]]))
+    child.start()
+    assert ours.poll(60)
+    assert ours.recv() == [{"id": 7}, {"id": 900}]
+    child.join()
+
+
+def test_a_memory_table_goes_along(table):
+    memory = lancedb.connect("memory://").create_table("points", rows_of(30))
+    dataset = LanceTorchDataset(memory, columns=["id"], format="torch")
+    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
+    assert ids(loader) == list(range(30))
+
+
+def test_the_types_survive_in_batches(table):
+    assert pa.types.is_fixed_size_list(table.schema.field("vec").type)
+    dataset = LanceTorchDataset(table, columns=["vec"], format="torch")
+    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
+    batch = next(iter(loader))
+    batch["vec"] += 1  # what is handed out can be written to
+    assert batch["vec"].shape == (10, 4)
