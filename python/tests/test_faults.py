@@ -55,7 +55,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, 
         got.append(ids(next(batches)))
     victim = workers_of(batches)[1].pid
     os.kill(victim, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=rf"\(pid {victim}\) is|\(pid {victim}\) was killed by"):
+    with pytest.raises(RuntimeError, match=rf"\(pid(\(s\))? {victim}\)"):
         got.extend(map(ids, batches))
     assert len(got) < len(whole)
     state = json.loads(json.dumps(loader.state_dict()))
@@ -116,7 +116,8 @@ from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDatase
 
 
 def slow(columns):
-    print("inside", flush=True)
+    sys.stdout.write("inside\\n")  # in one piece, as several threads may write
+    sys.stdout.flush()
     threading.Event().wait(0.2)
     return columns
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lancedb.integrations._torch.reader import Reader
+from lancedb.integrations._torch.handle import OwnHandle
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import DataLoader
@@ -289,13 +289,13 @@ def test_strings_lists_and_nulls_stay_with_their_rows(table, order):
 def rows_asked(monkeypatch):
     """Counts the rows asked of lancedb, and those of each read."""
     asked = []
-    request = Reader.request
+    request = OwnHandle.request
 
     async def counted(self, offsets):
         asked.append(len(offsets))
         return await request(self, offsets)
 
-    monkeypatch.setattr(Reader, "request", counted)
+    monkeypatch.setattr(OwnHandle, "request", counted)
     return asked
 
 

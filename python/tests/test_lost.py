@@ -26,15 +26,16 @@ ORDERS = {
 }
 
 
-def iterable(table, order="block", workers=0, **options):
+def iterable(table, order="block", workers=0, started=None, **options):
     options = {"columns": ["id", "vec"], "format": "torch", "batch_size": 100, **options}
     dataset = LanceIterableTorchDataset(table, **ORDERS[order], **options)
-    return LanceDataLoader(dataset, num_workers=workers)
+    return LanceDataLoader(dataset, num_workers=workers, **(started or {}))
 
 
-def mapped(table, workers=0, **options):
+def mapped(table, workers=0, started=None, **options):
     dataset = LanceTorchDataset(table, columns=["id", "vec"], format="torch", **options)
-    return LanceDataLoader(dataset, batch_size=100, shuffle=True, num_workers=workers)
+    options = {"batch_size": 100, "shuffle": True, **(started or {})}
+    return LanceDataLoader(dataset, num_workers=workers, **options)
 
 
 def run(loader):
@@ -65,11 +66,14 @@ LOSSES = pytest.mark.parametrize("lose", [drop, delete_files, clean_up])
 @WORKERS
 @pytest.mark.parametrize("order", [*ORDERS, "mapped"])
 def test_a_table_lost_in_mid_epoch_is_named_with_its_version_and_rows(
-    db, wide_range, lose, workers, order
+    db, wide_range, lose, workers, order, monkeypatch
 ):
+    # Through io_uring files are kept open for a while, and what was lost can still be read.
+    monkeypatch.setenv("LANCEDB_TORCH_IO_URING", "0")
     make = mapped if order == "mapped" else iterable
     options = {} if order == "mapped" else {"order": order}
-    loader = make(wide_range, workers=workers, **options)
+    started = {"multiprocessing_context": "spawn"} if workers else {}
+    loader = make(wide_range, workers=workers, started=started, **options)
     whole = run(loader)
     loader.set_epoch(0)
     version, batches, got = wide_range.version, iter(loader), []

@@ -41,10 +41,10 @@ def kernel_permits() -> bool:
     return ring >= 0
 
 
-def ring_threads(table, script, **environment) -> int:
-    command = [sys.executable, "-c", script, table._conn.uri]
+def ring_threads(table, script, cwd=None, **environment) -> int:
+    command, environment = [sys.executable, "-c", script, table._conn.uri], os.environ | environment
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        command, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
@@ -52,6 +52,12 @@ def ring_threads(table, script, **environment) -> int:
 
 def test_a_local_table_is_read_through_io_uring_where_the_kernel_permits(table):
     assert (ring_threads(table, READ) > 0) == kernel_permits()
+
+
+def test_nothing_is_left_in_the_folder_that_a_program_runs_in(table, tmp_path):
+    (tmp_path / "here").mkdir()
+    assert (ring_threads(table, READ, cwd=tmp_path / "here") > 0) == kernel_permits()
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_io_uring_can_be_switched_off(table):

@@ -44,7 +44,10 @@ class UriSource:
                 f"there is no LanceDB database at uri={self.uri!r}; "
                 "check the path (a table lives in the folder <uri>/<table_name>.lance)"
             )
-        return open_table(lancedb.connect(self.uri, **self.connect_kwargs), name, (), branch)
+        return open_table(self.connect(), name, (), branch)
+
+    def connect(self) -> Any:
+        return lancedb.connect(self.uri, **self.connect_kwargs)
 
     def describe(self) -> str:
         return redact_uri(self.uri)
@@ -59,8 +62,10 @@ class ConnectionSource:
     namespace: tuple[str, ...] = ()
 
     def open(self, name: str, branch: str | None) -> Table:
-        db = lancedb.deserialize_conn(self.serialized, for_worker=True)
-        return open_table(db, name, self.namespace, branch)
+        return open_table(self.connect(), name, self.namespace, branch)
+
+    def connect(self) -> Any:
+        return lancedb.deserialize_conn(self.serialized, for_worker=True)
 
     def describe(self) -> str:
         return "/".join([redact_uri(self.uri), *self.namespace])
@@ -96,9 +101,7 @@ class FactorySource:
                 "connection_factory must return a LanceDB table when it is called with the "
                 f"table name {name!r}, and returned {type(table).__name__}"
             )
-        if branch is not None and current_branch(table) != branch:
-            return table.branches.checkout(branch)  # type: ignore[attr-defined]
-        return table
+        return on_branch(table, branch)
 
     def describe(self) -> str:
         return (
@@ -156,8 +159,8 @@ def naming(recipe: Recipe) -> Iterator[None]:
     except (TypeError, FileNotFoundError):
         raise
     except Exception as error:  # a namespace's and a server's errors are of many kinds
-        if repr(recipe.name) in str(error):
-            raise
+        if repr(recipe.name) in str(error) or isinstance(recipe.source, FactorySource):
+            raise  # what a factory raises is the user's, and has a note already
         raise RuntimeError(f"opening {recipe.describe()} failed: {error}") from error
 
 
@@ -206,6 +209,13 @@ def current_branch(table: Table) -> str | None:
     """The branch a handle is scoped to, None for main."""
     branch = getattr(table, "current_branch", None)
     return branch() if branch is not None else None
+
+
+def on_branch(table: Table, branch: str | None) -> Table:
+    """The handle, or one of its branch."""
+    if branch is None or current_branch(table) == branch:
+        return table
+    return table.branches.checkout(branch)  # type: ignore[attr-defined]
 
 
 def open_table(db: Any, name: str, namespace: tuple[str, ...], branch: str | None) -> Table:

@@ -15,10 +15,10 @@ import sys
 from urllib.parse import quote
 
 import lancedb
-from lancedb.table import Table
+from lancedb.table import LanceTable, Table
 
 from . import forking
-from .recipe import ConnectionSource, Recipe, UriSource, is_local
+from .recipe import ConnectionSource, Recipe, UriSource, is_local, on_branch
 
 SWITCH = "LANCEDB_TORCH_IO_URING"
 
@@ -58,17 +58,31 @@ def _may_be_used() -> bool:
 
 
 def _through_uring(recipe: Recipe) -> Recipe | None:
-    """The recipe with the same table's URI for io_uring; None if the table is not on a disk."""
+    """The recipe by the same table's location for io_uring; None if it is not on a disk."""
     source = recipe.source
     if not isinstance(source, (UriSource, ConnectionSource)) or not is_local(source.uri):
         return None
-    uri = "file+uring://" + quote(os.path.abspath(source.uri))
-    if isinstance(source, UriSource):
-        return dataclasses.replace(recipe, source=dataclasses.replace(source, uri=uri))
-    connection = json.loads(source.serialized)
-    if connection.get("connection_type") != "local":
-        return None
-    serialized = json.dumps({**connection, "uri": uri})
-    return dataclasses.replace(
-        recipe, source=dataclasses.replace(source, serialized=serialized, uri=uri)
-    )
+    if isinstance(source, ConnectionSource):
+        kind = json.loads(source.serialized).get("connection_type")
+        if kind != "local" or source.namespace:
+            return None
+    return dataclasses.replace(recipe, source=UringSource(source))
+
+
+@dataclasses.dataclass(frozen=True)
+class UringSource:
+    """Opens a table of a local connection by its location.
+
+    A connection to the database by such a URI would do as well, but lancedb makes folders for
+    it, named like the URI, in the folder it is called from.
+    """
+
+    plain: UriSource | ConnectionSource
+
+    def open(self, name: str, branch: str | None) -> Table:
+        folder = quote(os.path.abspath(self.plain.uri))
+        location = f"file+uring://{folder}/{quote(name)}.lance"
+        return on_branch(LanceTable(self.plain.connect(), name, location=location), branch)
+
+    def describe(self) -> str:
+        return self.plain.describe()
