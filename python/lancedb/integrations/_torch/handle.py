@@ -7,7 +7,8 @@ The handle is Rust's. It never travels, and must not be used in a process that w
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import multiprocessing
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb._lancedb import PermutationReader
 from lancedb.background_loop import LOOP
+from lancedb.remote.table import RemoteTable
 from lancedb.table import Table
 
 from . import forking, gather, uring
@@ -24,6 +26,11 @@ from .recipe import Recipe
 
 # From this many rows on, one contiguous range read beats a list of offsets.
 _RANGE_ROWS = 2048
+
+# lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from
+# so many rows on.
+_PART_ROWS = 128
+_MAX_PARTS = 4
 
 
 class Handle(Protocol):
@@ -37,6 +44,7 @@ class Handle(Protocol):
         """Start to read rows by ascending offset: the rows, and the seconds that it took.
 
         `turn` is acquired while the rows are read; those are let through first that asked first.
+        Without one nothing else is read meanwhile, and all processors may work for this.
         """
         ...
 
@@ -57,6 +65,9 @@ class OwnHandle:
         table = uring.open_table(recipe) or recipe.open()
         self._columns = dict(columns)
         self._rows = open_rows(table)
+        # Workers share the processors, and a server wants few requests.
+        shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
+        self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
         self.schema = read_schema(table, self._rows, columns)
 
     def submit(
@@ -67,10 +78,18 @@ class OwnHandle:
     async def _timed(
         self, offsets: np.ndarray, turn: asyncio.Semaphore | None
     ) -> tuple[pa.RecordBatch, float]:
-        async with turn if turn is not None else contextlib.nullcontext():
+        if turn is None:
+            started = time.perf_counter()
+            parts = np.array_split(offsets, self._parts(len(offsets)))
+            batches = await asyncio.gather(*map(self.request, parts))
+            return gather.concatenate(batches), time.perf_counter() - started
+        async with turn:
             started = time.perf_counter()
             batch = await self.request(offsets)
             return batch, time.perf_counter() - started
+
+    def _parts(self, rows: int) -> int:
+        return max(1, min(self._max_parts, rows // _PART_ROWS))
 
     async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
         """Rows of the table by ascending offset, in one call to lancedb."""
