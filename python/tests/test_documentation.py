@@ -17,7 +17,7 @@ import lancedb
 import pytest
 import s3_server
 import torch
-from lancedb.integrations._torch import plan
+from lancedb.integrations._torch import otel, plan
 from pages import (
     NOT_RUN,
     PROGRAMS,
@@ -65,6 +65,7 @@ def page(request, tmp_path, database, monkeypatch):
     if page.path in (ROOT / "README.md", OBJECT_STORES):
         page.main.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         page.main.train_step = _TrainStep(page.main.model)
+    monkeypatch.setattr(otel, "_instrumented", False)  # as in a process of the page's own
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "__main__", page.main)
