@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -12,9 +13,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import lancedb
 import pytest
+import s3_server
 import torch
-from lancedb.integrations._torch import plan
+from lancedb.integrations._torch import otel, plan
 from pages import (
     NOT_RUN,
     PROGRAMS,
@@ -31,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 ROOMS = ROOT / "python/lancedb/integrations/_torch"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
+OBJECT_STORES = ROOT / "docs/object-stores.md"
 LANGUAGES = {"python", "console", "text", ""}
 
 
@@ -56,9 +60,12 @@ def page(request, tmp_path, database, monkeypatch):
     page = Page(request.param, tmp_path)
     if page.path.name != "tutorial.md":
         shutil.copytree(database, tmp_path / "data")
-    if page.path == ROOT / "README.md":
+    if page.path == OBJECT_STORES:
+        request.getfixturevalue("bucket")
+    if page.path in (ROOT / "README.md", OBJECT_STORES):
         page.main.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         page.main.train_step = _TrainStep(page.main.model)
+    monkeypatch.setattr(otel, "_instrumented", False)  # as in a process of the page's own
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "__main__", page.main)
@@ -67,8 +74,27 @@ def page(request, tmp_path, database, monkeypatch):
         sys.modules.pop(Path(title_of(block) or "").stem, None)
 
 
+@pytest.fixture
+def bucket(database, tmp_path, monkeypatch):
+    """The tutorial's table in an object store, whose address and key are in the environment."""
+    digits = lancedb.connect(database).open_table("digits").to_arrow()
+    with s3_server.serving() as s3:
+        monkeypatch.setenv("AWS_ENDPOINT", s3.endpoint)
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret)
+        monkeypatch.setenv("SECRETS", str(tmp_path))
+        (tmp_path / "bucket.json").write_text(json.dumps(s3.storage_options))
+        lancedb.connect("s3://tables/db").create_table("images", digits)
+        names = lancedb.connect_namespace("dir", {"root": "s3://tables/names"})
+        for path in (["team"], ["team", "vision"]):
+            names.create_namespace(path)
+        names.create_table("images", digits, namespace_path=path)
+        yield
+
+
 class _TrainStep:
-    """What the README leaves to its reader."""
+    """What pages leave to their reader."""
 
     def __init__(self, model):
         self.model = model
