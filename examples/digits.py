@@ -18,13 +18,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 
-def make_table(uri: Path) -> lancedb.table.Table:
+def read_digits() -> pa.Table:
     """The 1,797 digits that ship with scikit-learn: id, 8x8 image, label."""
     digits = load_digits()
     pixels = pa.array((digits.images / 16).astype("float32").ravel())
     images = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pixels, 8), 8)
-    rows = pa.table({"id": range(len(images)), "image": images, "label": digits.target})
-    return lancedb.connect(uri).create_table("digits", rows, mode="overwrite")
+    return pa.table({"id": range(len(images)), "image": images, "label": digits.target})
+
+
+def make_table(uri: Path) -> lancedb.table.Table:
+    """The digits in a table of an embedded LanceDB."""
+    return lancedb.connect(uri).create_table("digits", read_digits(), mode="overwrite")
 
 
 def make_model() -> nn.Module:

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of training stacks, run as they are: a run that is cut off goes on exactly."""
+"""The examples, run as they are: they learn, and a run that is cut off goes on exactly."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-QUIET = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
+# One thread each, as torchrun has it: ranks and tests share the cores.
+QUIET = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(name, *arguments, ranks=None):
@@ -111,3 +114,48 @@ def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path):
     assert lines(whole / "rows.jsonl") == two_epochs(whole) == lines(cut / "rows.jsonl")
     models = [torch.load(folder / "stateful.pt")["model"] for folder in (whole, cut)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def numbers(pattern, printed):
+    """The numbers of the line that says so."""
+    (found,) = re.findall(pattern, printed)
+    return [float(number) for number in found]
+
+
+def test_images_are_decoded_and_told_apart(tmp_path):
+    printed = run("images.py", "--out", tmp_path)
+    accuracy, crops = numbers(r"accuracy ([\d.]+)% on (\d+) other crops", printed)
+    assert accuracy > 85
+    assert 350 < crops < 550
+
+
+@pytest.mark.parametrize(("options", "padding"), [([], (20, 80)), (["--packed"], (0, 3))])
+def test_a_language_model_learns_from_padded_and_packed_documents(tmp_path, options, padding):
+    printed = run("language_model.py", "--out", tmp_path, *options)
+    share, tokens = numbers(r"padding: ([\d.]+)% of (\d+) tokens", printed)
+    assert padding[0] < share < padding[1]
+    assert tokens > 100_000
+    first, last = numbers(r"loss ([\d.]+) at first, ([\d.]+) at last", printed)
+    assert first > 5
+    assert last < 3.6
+
+
+def test_each_row_is_held_out_of_one_fold(tmp_path):
+    printed = run("kfold.py", "--out", tmp_path)
+    assert "1797 rows tested, 1797 different ones" in printed
+    mean, spread = numbers(r"mean accuracy ([\d.]+)%, ([\d.]+)% from worst", printed)
+    assert mean > 88
+    assert spread < 8
+
+
+def test_each_epoch_of_a_growing_table_is_one_version(tmp_path):
+    printed = run("growing.py", "--out", tmp_path)
+    epochs = lines(tmp_path / "epochs.jsonl")
+    versions = [epoch["version"] for epoch in epochs]
+    assert versions == sorted(set(versions))
+    for number, epoch in enumerate(epochs):
+        assert sorted(epoch["ids"]) == list(range(300 * (number + 1)))
+        assert epoch["ids"] != sorted(epoch["ids"])
+    accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)%", printed)]
+    assert len(accuracies) == 4
+    assert accuracies[-1] > 80
