@@ -3,11 +3,14 @@
 
     python examples/ray_digits.py --fail-after 45
 
-Each of Ray's workers finds its rank by itself and takes its rows; ``prepare_data_loader`` is not
-needed, though it does no harm, as it sees that the rows are dealt. The loader's state is the same
-on every worker, so it goes into the checkpoint that the first one reports. The dataset is made in
-the workers, from where the table is: a table object of the driver would not be on their machines.
-``rows-*.jsonl`` has the ids of every step; those between checkpoint and failure come twice.
+Each of Ray's workers finds its rank by itself and takes its rows: there is no
+``prepare_data_loader``. It would deal nothing twice, but asks for one batch ahead, so that a state
+would leave a batch out; the loader refuses to give one then. Move batches to the device yourself.
+
+The loader's state is the same on every worker, so it goes into the checkpoint that the first one
+reports. The dataset is made in the workers, from where the table is: a table object of the driver
+would not be on their machines. ``rows-*.jsonl`` has the ids of every step; those between checkpoint
+and failure come twice.
 """
 
 from __future__ import annotations

@@ -4,17 +4,21 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator, skip_first_batches
+from accelerate.utils import DataLoaderConfiguration
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from ray.train.torch.train_loop_utils import _WrappedDataLoader
 from torch.utils.data import DataLoader, DistributedSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 SCRIPT = Path(__file__).parent / "dealing_script.py"
 
@@ -168,3 +172,72 @@ def test_the_state_of_a_loader_is_plain_data(tmp_path, table):
     next(iter(loader))
     torch.save(loader.state_dict(), tmp_path / "state.pt")
     assert torch.load(tmp_path / "state.pt", weights_only=True) == loader.state_dict()
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4}])
+@pytest.mark.parametrize("kind", [DataLoader, StatefulDataLoader])
+def test_batches_of_whole_batches_are_warned_of(table, kind, options):
+    with pytest.warns(UserWarning, match="batches of whole batches.*batch_size=None"):
+        next(iter(kind(streamed(table).dataset, **options)))
+
+
+def test_a_loader_that_makes_the_batches_is_not_warned_of(table):
+    rows = LanceIterableTorchDataset(
+        table, columns=["id"], format="torch", batch_size=1, unwrap=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(iter(streamed(table)))
+        next(iter(DataLoader(streamed(table).dataset, batch_size=None)))
+        next(iter(DataLoader(streamed(table).dataset, batch_size=4, collate_fn=list)))
+        assert next(iter(DataLoader(rows, batch_size=8)))["id"].tolist() == list(range(8))
+
+
+@KINDS
+def test_a_state_that_rays_loader_has_run_past_is_refused(table, make):
+    loader = make(table)
+    ahead = _WrappedDataLoader(loader, torch.device("cpu"), auto_transfer=False)
+    whole, state = [], None
+    for batch in ahead:
+        whole.append(batch["id"].tolist())
+        if len(whole) < len(loader):
+            with pytest.raises(RuntimeError, match="one batch more"):
+                loader.state_dict()
+    assert whole == ids(make(table))
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (1, 0)
+    next(iter(loader))
+    assert loader.state_dict()["position"] == 48
+
+
+@KINDS
+def test_accelerates_stateful_loader_does_not_replace_ours(tmp_path, table, make):
+    settings = DataLoaderConfiguration(use_stateful_dataloader=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=settings)
+    loader = make(table)
+    whole = ids(make(table))
+    assert accelerator.prepare(loader) is loader
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    accelerator.save_state(tmp_path / "saved")
+    accelerator.load_state(tmp_path / "saved")
+    assert ids(loader) == whole[5:]
+    accelerator.free_memory()
+
+
+def test_accelerates_stateful_loader_goes_on_with_the_dataset(tmp_path, table):
+    settings = DataLoaderConfiguration(use_stateful_dataloader=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=settings)
+    whole = ids(streamed(table))
+    loader = accelerator.prepare(DataLoader(streamed(table).dataset, batch_size=None))
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    state = loader.state_dict()
+    del batches
+    accelerator.free_memory()
+    other = accelerator.prepare(DataLoader(streamed(table).dataset, batch_size=None))
+    other.load_state_dict(state)
+    assert ids(other) == whole[5:]
+    accelerator.free_memory()

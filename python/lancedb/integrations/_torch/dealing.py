@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how Accelerate takes a dataset out of its loader, and would deal its batches once more.
+"""Knows how other loaders would deal batches once more, batch them once more, or run ahead.
 
 ``Accelerator.prepare``, which `transformers.Trainer` calls too, puts a loader of its own in place
 of a plain ``DataLoader``. With several processes one of them then reads for all, or each keeps
-its part of every stream, while the streams of this package are parts already.
+its part of every stream, while the streams of this package are parts already. torch's loader makes
+batches unless it is told not to, and Ray's asks for a batch before the one in hand is used. None of
+them says so: who it is that iterates is read off the frame that asks for an iterator.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
+from types import FrameType
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
 
 def refuse_second_deal(dataset: IterableDataset) -> None:
@@ -62,6 +66,39 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
             "set_epoch() on the LanceDataLoader before it, or, better, load_state_dict(), which "
             "reads nothing of what is skipped"
         )
+
+
+def warn_of_second_batching(asking: FrameType) -> None:
+    """Warn if the method that asks for whole batches is of a loader that will stack them."""
+    fetcher = asking.f_locals.get("self")
+    stacks = type(fetcher).__name__ == "_IterableDatasetFetcher" and fetcher.auto_collation
+    if stacks and fetcher.collate_fn is default_collate:
+        warnings.warn(
+            "this DataLoader makes batches of whole batches, as it has a batch_size (1 if none is "
+            "given): a LanceIterableTorchDataset yields batches, so use LanceDataLoader(dataset), "
+            "or DataLoader(dataset, batch_size=None)",
+            stacklevel=3,
+        )
+
+
+def runs_ahead(asking: FrameType) -> bool:
+    """Whether the method that asks for a loader's batches is of Ray's ``prepare_data_loader``."""
+    return type(asking.f_locals.get("self")).__name__ == "_WrappedDataLoader"
+
+
+def refuse_state_ahead() -> None:
+    """Raise, as a state that Ray's loader has run past would leave a batch out.
+
+    Raises
+    ------
+    RuntimeError
+        Always.
+    """
+    raise RuntimeError(
+        "Ray's prepare_data_loader() has asked for one batch more than it has handed out, so a "
+        "state in mid-epoch would leave that batch out: iterate the LanceDataLoader itself, which "
+        "deals rows to Ray's workers already, or use prepare_data_loader(move_to_device=False)"
+    )
 
 
 def _loader_of_accelerate() -> Any:

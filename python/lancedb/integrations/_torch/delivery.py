@@ -42,6 +42,7 @@ class Progress:
         self.spent = spent
         self.pace = Pace()
         self.superseded = False
+        self.ahead = False  # whether batches are asked for before they are used
         self._rank = rank
 
     @property

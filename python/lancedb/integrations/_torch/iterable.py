@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from .arguments import Given
 from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
-from .dealing import refuse_blind_skip, refuse_second_deal
+from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_second_batching
 from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
@@ -218,6 +219,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
 
     def __iter__(self) -> Iterator[Any]:
         self._refuse_foreign_loader()
+        if not self.unwrap:
+            warn_of_second_batching(sys._getframe(1))
         worker, workers = this_worker()
         at = self._clock.begin(process_number())
         steps = self.steps(at.position)

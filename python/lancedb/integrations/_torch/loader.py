@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader
 
 from . import otel
+from .dealing import refuse_state_ahead, runs_ahead
 from .delivery import Delivery, Progress
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
@@ -141,7 +143,10 @@ class LanceDataLoader(DataLoader):
             self.__dict__["sampler"] = DealtSampler(dataset)
 
     def __iter__(self) -> Iterator[Any]:
-        return Delivery(self)
+        batches = Delivery(self)
+        if self._now is not None:
+            self._now.ahead = runs_ahead(sys._getframe(1))
+        return batches
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -164,7 +169,15 @@ class LanceDataLoader(DataLoader):
         dict
             ``format_version``, ``epoch``, ``position`` (rows of the epoch's sequence that were
             delivered to all ranks) and ``plan`` (all that the order depends on).
+
+        Raises
+        ------
+        RuntimeError
+            In mid-epoch, if Ray's ``prepare_data_loader`` iterates this loader: it is one batch
+            ahead.
         """
+        if self._now is not None and self._now.ahead:
+            refuse_state_ahead()
         at = self._now.position if self._now is not None else self._next
         return self._resumable.state_at(at)
 
@@ -268,6 +281,7 @@ class LanceDataLoader(DataLoader):
 
     def end_epoch(self, progress: Progress) -> None:
         """Log, once each, who waited for whom in an epoch and what to do about it."""
+        progress.ahead = False
         now = self.dataset.stats()  # type: ignore[attr-defined]
         spent = {name: now[name] - progress.spent[name] for name in SECONDS}
         advice = hint(progress.pace, spent, self._resumable.shuffle, self.num_workers)
