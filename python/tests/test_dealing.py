@@ -176,8 +176,8 @@ def test_the_state_of_a_loader_is_plain_data(tmp_path, table):
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 4}])
 @pytest.mark.parametrize("kind", [DataLoader, StatefulDataLoader])
-def test_batches_of_whole_batches_are_warned_of(table, kind, options):
-    with pytest.warns(UserWarning, match="batches of whole batches.*batch_size=None"):
+def test_batches_of_batches_are_warned_of(table, kind, options):
+    with pytest.warns(UserWarning, match="makes batches of batches.*batch_size=None"):
         next(iter(kind(streamed(table).dataset, **options)))
 
 

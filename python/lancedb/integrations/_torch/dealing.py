@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how other loaders would deal batches once more, batch them once more, or run ahead.
+"""Knows which other loaders would deal a dataset's batches once more, or make batches of them.
 
 ``Accelerator.prepare``, which `transformers.Trainer` calls too, puts a loader of its own in place
 of a plain ``DataLoader``. With several processes one of them then reads for all, or each keeps
-its part of every stream, while the streams of this package are parts already. torch's loader makes
-batches unless it is told not to, and Ray's asks for a batch before the one in hand is used. None of
-them says so: who it is that iterates is read off the frame that asks for an iterator.
+its part of every stream, while the streams of this package are parts already. And Ray's loader
+asks for a batch before the one in hand is used.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from types import FrameType
 from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate
+from torch.utils.data._utils.fetch import _BaseDatasetFetcher
 
 
 def refuse_second_deal(dataset: IterableDataset) -> None:
@@ -68,22 +67,26 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
         )
 
 
-def warn_of_second_batching(asking: FrameType) -> None:
-    """Warn if the method that asks for whole batches is of a loader that will stack them."""
-    fetcher = asking.f_locals.get("self")
-    stacks = type(fetcher).__name__ == "_IterableDatasetFetcher" and fetcher.auto_collation
-    if stacks and fetcher.collate_fn is default_collate:
+def warn_of_batches_of_batches() -> None:
+    """Warn if a plain ``DataLoader`` begins to iterate, and would collate whole batches.
+
+    torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
+    and knows it.
+    """
+    fetcher: Any = sys._getframe(2).f_locals.get("self")
+    collates = isinstance(fetcher, _BaseDatasetFetcher) and fetcher.auto_collation
+    if collates and fetcher.collate_fn is default_collate:
         warnings.warn(
-            "this DataLoader makes batches of whole batches, as it has a batch_size (1 if none is "
-            "given): a LanceIterableTorchDataset yields batches, so use LanceDataLoader(dataset), "
-            "or DataLoader(dataset, batch_size=None)",
+            "a LanceIterableTorchDataset yields whole batches, and this DataLoader makes batches "
+            "of batches of them: use LanceDataLoader(dataset), or DataLoader(dataset, "
+            "batch_size=None)",
             stacklevel=3,
         )
 
 
-def runs_ahead(asking: FrameType) -> bool:
-    """Whether the method that asks for a loader's batches is of Ray's ``prepare_data_loader``."""
-    return type(asking.f_locals.get("self")).__name__ == "_WrappedDataLoader"
+def runs_ahead() -> bool:
+    """Whether it is the loader of Ray's ``prepare_data_loader`` that begins to iterate a loader."""
+    return type(sys._getframe(2).f_locals.get("self")).__name__ == "_WrappedDataLoader"
 
 
 def refuse_state_ahead() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from .arguments import Given
 from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
-from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_second_batching
+from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
 from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
@@ -220,7 +219,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def __iter__(self) -> Iterator[Any]:
         self._refuse_foreign_loader()
         if not self.unwrap:
-            warn_of_second_batching(sys._getframe(1))
+            warn_of_batches_of_batches()
         worker, workers = this_worker()
         at = self._clock.begin(process_number())
         steps = self.steps(at.position)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from typing import Any, Protocol
@@ -145,7 +144,7 @@ class LanceDataLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         batches = Delivery(self)
         if self._now is not None:
-            self._now.ahead = runs_ahead(sys._getframe(1))
+            self._now.ahead = runs_ahead()
         return batches
 
     def __len__(self) -> int:
