@@ -108,7 +108,7 @@ def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path):
 
 def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run("stateful.py", "--out", whole)
+    run("stateful.py", "--out", whole, "--workers", 0)
     run("stateful.py", "--out", cut, "--stop-after", 40)
     run("stateful.py", "--out", cut, "--resume")
     assert lines(whole / "rows.jsonl") == two_epochs(whole) == lines(cut / "rows.jsonl")
