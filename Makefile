@@ -8,8 +8,8 @@ WHEEL := $(VENV)/.package
 BENCH := .venv-bench
 PEERS := $(BENCH)/.peers
 # All three parts in less than 20 minutes on two cores; with QUICK=1 in less than 3.
-MAP_STYLE := $(if $(QUICK),--rows 200000 --rounds 1 --seconds 0.5,--rounds 3 --seconds 2)
-STREAMING := $(if $(QUICK),--quick,--rounds 3 --seconds 2)
+MAP_STYLE := $(if $(QUICK),--rows 200000 --rounds 1 --seconds 0.5,--rounds 2 --seconds 1.5)
+STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1.5)
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick)
 SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.pyi' -o -type d \
 	| grep -v __pycache__)

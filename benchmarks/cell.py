@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from peers import Job, Loader, Way, load
+from peers import Job, Loader, Source, Way, load
 from peers.batches import jagged
 from workloads import LABELS, SIDE
 
 MIXING_BATCHES = 16 * 20
-MIXING_SECONDS = 2.5
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,27 @@ class Task:
     way: int
     job: Job
     warm_up: float = 0.4
-    seconds: float = 1.2
+    seconds: float = 1.0
+    mixing_seconds: float = 2.5
     resume: bool = True
     mixing: bool = False
 
 
-def prepare(task: Task, results: Connection) -> None:
-    """Write the peer's own form of the rows."""
-    results.send(load(task.module).prepare(task.job.source))
+@dataclass(frozen=True)
+class Forms:
+    """Rows that a peer is to write in its own form."""
+
+    module: str
+    sources: tuple[Source, ...]
+
+
+def write_forms(forms: Forms, results: Connection) -> None:
+    """Write the peer's own form of all that is asked for; one that fails stops no other."""
+    for source in forms.sources:
+        try:
+            results.send({source.name: load(forms.module).prepare(source)})
+        except Exception as error:
+            results.send({source.name: {"error": f"{type(error).__name__}: {error}"[:200]}})
     results.send(None)
 
 
@@ -48,14 +60,13 @@ def measure(task: Task, results: Connection) -> None:
     way = load(task.module).ways[task.way]
     if task.job.workload.ragged:
         jagged([[0], [0, 0]])  # torch imports much at the first one; imports are not counted
-    results.send({"ready": True})
     run = Run(way, task.job)
     results.send({"first_batch": run.first_batch})
     check(task.job, run.batch)
     run.for_seconds(task.warm_up)
     results.send(speed(run, task.seconds))
     if task.mixing:
-        results.send(mixing(run))
+        results.send(mixing(run, task.mixing_seconds))
     run.close()
     if task.resume and way.state is not None:
         results.send(resume(way, task.job))
@@ -137,9 +148,9 @@ def processor_seconds() -> float:
     return total
 
 
-def mixing(run: Run) -> dict[str, float | None]:
+def mixing(run: Run, seconds: float) -> dict[str, float | None]:
     """Label counts per batch, and per 16 batches in a row, against those of a true shuffle."""
-    run.for_seconds(MIXING_SECONDS, MIXING_BATCHES - len(run.labels))
+    run.for_seconds(seconds, MIXING_BATCHES - len(run.labels))
     labels = run.labels[:MIXING_BATCHES]
     return {
         "mixing_1": variance_ratio(labels, 1, run.job.source.rows),

@@ -6,18 +6,19 @@ A crash or a hang of one loader is a line in the results and nothing more.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
-from cell import Task
 
 SAMPLE_SECONDS = 0.2
 GRACE_SECONDS = 1.0
@@ -26,10 +27,10 @@ CONTEXT = multiprocessing.get_context("forkserver" if sys.platform != "win32" el
 if sys.platform != "win32":
     CONTEXT.set_forkserver_preload(["PIL.Image", "lancedb.integrations._torch.preload"])
 
-Cell = Callable[[Task, Connection], None]
+Cell = Callable[[Any, Connection], None]
 
 
-def run(cell: Cell, task: Task, limit: float) -> dict[str, Any]:
+def run(cell: Cell, task: Any, limit: float) -> dict[str, Any]:
     """Everything that a cell sent within the limit, its peak memory, and what went wrong."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=guarded, args=(cell, task, sender))
@@ -44,8 +45,10 @@ def run(cell: Cell, task: Task, limit: float) -> dict[str, Any]:
         process.join()
 
 
-def guarded(cell: Cell, task: Task, results: Connection) -> None:
-    """Run a cell; an exception is a result."""
+def guarded(cell: Cell, task: Any, results: Connection) -> None:
+    """Run a cell; an exception is a result, a warning is not."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     try:
         cell(task, results)
     except BaseException as error:

@@ -70,15 +70,16 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     """One row for each cell, over its rounds: medians, and the spread of the speeds."""
     cells: dict[tuple, list[dict[str, Any]]] = {}
     for cell in found["cells"]:
-        key = tuple(cell[name] for name in ("group", "kind", "rows", "way", "workers", "batch_size"))
+        key = tuple(
+            cell[name] for name in ("group", "kind", "rows", "way", "workers", "batch_size")
+        )
         cells.setdefault(key, []).append(cell)
     return [summary(rounds) for rounds in cells.values()]
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     row = {
-        name: rounds[0][name]
-        for name in ("group", "kind", "rows", "way", "workers", "batch_size")
+        name: rounds[0][name] for name in ("group", "kind", "rows", "way", "workers", "batch_size")
     }
     figures = ("speed", "cpu", "first_batch", "resume", "resumed_at", "mixing_1", "mixing_16")
     for name in figures:

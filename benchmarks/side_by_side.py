@@ -17,16 +17,15 @@ from typing import Any
 
 import cells
 import report
-from cell import Task, measure, prepare
+from cell import Forms, Task, measure, write_forms
 from peers import MODULES, Job, Peer, Source, load
 from workloads import WORKLOADS
 
-SLOW_WRITERS_ROWS = 200_000
 # All rows and numbers of what is looked at as the table and the batches grow.
 GROWN = ("ours", "memmap", "lancedb_permutation", "lancedb_streaming", "hf_datasets")
 GROWTH_KIND = "tabular"
 BATCH_KIND = "embeddings"
-PREPARE_LIMIT = 240.0
+PREPARE_LIMIT = 300.0
 CELL_LIMIT = 20.0
 
 
@@ -35,19 +34,26 @@ class Scale:
     """How much of everything."""
 
     share: float = 1.0  # of each workload's rows
-    slow_writers_rows: int = SLOW_WRITERS_ROWS
+    slow_writers_rows: int = 200_000
     rounds: int = 2
     warm_up: float = 0.4
     seconds: float = 1.0
+    mixing_seconds: float = 2.5
     workers: tuple[int, ...] = (0, 2)
     sizes: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
     batch_sizes: tuple[int, ...] = (64, 1024, 4096)
 
+    def rows(self, kind: str) -> int:
+        """Of a table of so few rows there would be no second batch to come."""
+        least = 2_560 if kind == "images" else 20_000
+        return max(round(least * min(1, self.share * 50)), round(WORKLOADS[kind].rows * self.share))
 
-FULL = Scale()
-QUICK = Scale(0.02, 20_000, 1, 0.1, 0.3, (0,), (10_000,), (1024,))
-TINY = Scale(0.001, 5_000, 1, 0.0, 0.05, (0,), (5_000,), (64,))
-SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
+
+SCALES = {
+    "full": Scale(),
+    "quick": Scale(0.02, 20_000, 1, 0.1, 0.3, 0.5, (0,), (), ()),
+    "tiny": Scale(0.004, 5_000, 1, 0.0, 0.05, 0.1, (0,), (5_000,), (64,)),
+}
 
 
 @dataclass
@@ -61,27 +67,28 @@ class Bench:
     found: dict[str, Any] = field(default_factory=dict)
 
     def source(self, module: str, kind: str, rows: int | None = None) -> Source:
-        # A batch of full length, and a second one, at the least.
-        least = 2 * 256 if kind == "images" else 5_000
-        rows = rows or max(least, round(WORKLOADS[kind].rows * self.scale.share))
+        rows = rows or self.scale.rows(kind)
         if self.peers[module].row_by_row:
             rows = min(rows, self.scale.slow_writers_rows)
         return Source(kind, rows, self.root)
 
-    def prepare(self, module: str, source: Source) -> bool:
-        """Whether the peer's form of the rows is there, made now if need be."""
-        print(f"{source.name} for {module} ...", flush=True)
-        form = cells.run(prepare, Task(module, 0, Job(source)), PREPARE_LIMIT)
-        kept = {name: form.get(name) for name in ("bytes", "seconds", "error")}
-        note = {"peer": module, "kind": source.kind, "rows": source.rows, **kept}
-        if note not in self.found["forms"]:
-            self.found["forms"].append(note)
-        return "error" not in form
+    def prepare(self, module: str, sources: list[Source]) -> list[Source]:
+        """Those of the sources that are there in this peer's form, made now if need be."""
+        print(f"rows for {module} ...", flush=True)
+        made = cells.run(write_forms, Forms(module, tuple(sources)), PREPARE_LIMIT)
+        for source in sources:
+            form = made.get(source.name, {"error": made.get("error")})
+            note = {"peer": module, "kind": source.kind, "rows": source.rows, **form}
+            if note not in self.found["forms"]:
+                self.found["forms"].append(note)
+            if "error" in form:
+                print(f"  {source.name}: {form['error']}", flush=True)
+        return [source for source in sources if "bytes" in made.get(source.name, {})]
 
     def measure(self, task: Task, group: str, number: int) -> None:
         job, way = task.job, self.peers[task.module].ways[task.way]
+        started = time.perf_counter()
         found = cells.run(measure, task, CELL_LIMIT)
-        found.pop("ready", None)
         cell = {
             "group": group,
             "way": way.name,
@@ -90,6 +97,7 @@ class Bench:
             "workers": job.workers,
             "batch_size": job.batch_size,
             "round": number,
+            "wall": time.perf_counter() - started,
             **found,
         }
         self.found["cells"].append(cell)
@@ -97,9 +105,9 @@ class Bench:
         print(f"  {way.name}, {job.workers} workers: {speed} {cell.get('error', '')}", flush=True)
 
     def tasks(self, module: str, source: Source, workers: tuple[int, ...]) -> list[Task]:
-        times = {"warm_up": self.scale.warm_up, "seconds": self.scale.seconds}
+        times = self.scale.warm_up, self.scale.seconds, self.scale.mixing_seconds
         return [
-            Task(module, number, Job(source, count), **times)
+            Task(module, number, Job(source, count), *times)
             for number, way in enumerate(self.peers[module].ways)
             if source.kind in way.kinds
             for count in workers
@@ -108,44 +116,41 @@ class Bench:
 
     def side_by_side(self, kinds: list[str]) -> None:
         """Every way on every workload: one round after the other, in each all ways in turn."""
-        ready = {
-            kind: [
-                task
-                for module in self.peers
-                if self.wanted(module, kind) and self.prepare(module, self.source(module, kind))
-                for task in self.tasks(module, self.source(module, kind), self.scale.workers)
-            ]
-            for kind in kinds
-        }
+        ready: dict[str, list[Task]] = {kind: [] for kind in kinds}
+        for module in self.peers:
+            wanted = [self.source(module, kind) for kind in kinds if self.reads(module, kind)]
+            for source in self.prepare(module, wanted):
+                ready[source.kind] += self.tasks(module, source, self.scale.workers)
         for number in range(self.scale.rounds):
             for kind, tasks in ready.items():
                 print(f"round {number + 1} of {self.scale.rounds}: {kind}", flush=True)
                 for task in tasks:
                     # With workers once: most of such a cell is their start.
                     if number == 0 or task.job.workers == 0:
-                        first = number == 0 and kind == "embeddings" and task.job.workers == 0
-                        task = replace(task, mixing=first, resume=number == 0)
-                        self.measure(task, "workloads", number)
+                        first = number == 0 and task.job.workers == 0
+                        mixing = first and kind == "embeddings"
+                        self.measure(
+                            replace(task, mixing=mixing, resume=first), "workloads", number
+                        )
                 self.save()
 
-    def wanted(self, module: str, kind: str) -> bool:
+    def reads(self, module: str, kind: str) -> bool:
         return any(kind in way.kinds for way in self.peers[module].ways)
 
     def growth(self) -> None:
         """As tables and batches grow, without workers."""
         modules = [module for module in GROWN if module in self.peers]
-        for rows in self.scale.sizes:
-            for module in modules:
-                source = self.source(module, GROWTH_KIND, rows)
-                if self.prepare(module, source):
-                    for task in self.tasks(module, source, (0,)):
-                        self.measure(replace(task, resume=False), "sizes", 0)
+        for module in modules:
+            sources = [self.source(module, GROWTH_KIND, rows) for rows in self.scale.sizes]
+            for source in self.prepare(module, sources) if sources else []:
+                for task in self.tasks(module, source, (0,)):
+                    self.measure(replace(task, resume=False), "sizes", 0)
         for batch_size in self.scale.batch_sizes:
             for module in modules:
-                source = self.source(module, BATCH_KIND)
-                for task in self.tasks(module, source, (0,)):
-                    job = Job(source, 0, batch_size)
-                    self.measure(replace(task, job=job, resume=False), "batches", 0)
+                for source in self.prepare(module, [self.source(module, BATCH_KIND)]):
+                    for task in self.tasks(module, source, (0,)):
+                        job = Job(source, 0, batch_size)
+                        self.measure(replace(task, job=job, resume=False), "batches", 0)
         self.save()
 
     def save(self) -> None:

@@ -111,9 +111,7 @@ WORKLOADS = {
     "images": Workload(
         "b", "images: JPEG files of 20 KB, decoded", 20_000, images, ("id", "label", "image")
     ),
-    "tokens": Workload(
-        "c", "tokens: 50 to 800 int32", 200_000, tokens, ("id", "label", "tokens")
-    ),
+    "tokens": Workload("c", "tokens: 50 to 800 int32", 200_000, tokens, ("id", "label", "tokens")),
     "tabular": Workload(
         "d", "tabular: 4 of 20 columns", 5_000_000, tabular, ("id", "label", "f0", "i0")
     ),

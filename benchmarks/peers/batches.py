@@ -78,7 +78,8 @@ def _stack(values: Sequence[Any]) -> torch.Tensor:
 def of_arrow(batch: pa.RecordBatch) -> dict[str, torch.Tensor]:
     """An Arrow batch as a batch of tensors, without a step per row where there need be none."""
     return {
-        name: _of_array(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        name: _of_array(column)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
     }
 
 

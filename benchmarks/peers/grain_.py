@@ -14,6 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+
 from peers import Job, Peer, Source, Way, advance
 from peers.batches import of_rows, rows_of
 from peers.webdataset_ import APART, numbers_of

@@ -14,9 +14,10 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import torch
+from torch.utils.data import DataLoader
+
 from peers import Job, Peer, Source, Way, advance, row_as_state
 from peers.batches import ShuffledLists, of_arrow, of_lists
-from torch.utils.data import DataLoader
 
 FORM = "hf_datasets"
 SHARDS = 64

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lancedb
 import pyarrow as pa
+
 from peers import Source
 
 FORM = "lance"

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from lancedb.permutation import Permutation
+from torch.utils.data import DataLoader
+
 from peers import Job, Peer, Way, lance_table, row_as_state
 from peers.batches import ShuffledLists, of_arrow, of_rows
-from torch.utils.data import DataLoader
 
 
 def as_it_is(batch: Any) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 from lancedb.streaming import StreamingDataset
+from torch.utils.data import DataLoader
+
 from peers import Job, Peer, Way, lance_table, row_as_state
 from peers.batches import decode, of_rows, rows_of
-from torch.utils.data import DataLoader
 
 
 def numpy_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -27,6 +28,8 @@ def numpy_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 DEFAULTS: dict[str, Any] = {}
 FAST = {"read_batch_size": 1024, "shuffle_clump_size": 64, "transform": numpy_rows}
+# Decoding in reads of 1024 rows would keep everything else waiting.
+FAST_IMAGES = {**FAST, "read_batch_size": 64}
 
 
 class Epochs:
@@ -68,7 +71,7 @@ def open_defaults(job: Job) -> Epochs:
 
 
 def open_fast(job: Job) -> Epochs:
-    return Epochs(job, FAST)
+    return restore_fast(job, 0)
 
 
 def restore_defaults(job: Job, row: int) -> Epochs:
@@ -76,7 +79,7 @@ def restore_defaults(job: Job, row: int) -> Epochs:
 
 
 def restore_fast(job: Job, row: int) -> Epochs:
-    return Epochs(job, FAST, row)
+    return Epochs(job, FAST_IMAGES if job.workload.encoded else FAST, row)
 
 
 PEER = Peer(
@@ -94,7 +97,7 @@ PEER = Peer(
         ),
         Way(
             "lancedb StreamingDataset, clumps",
-            "reads of 1024 rows, clumps of 64, numpy rows",
+            "reads of 1024 rows (images: 64), clumps of 64, numpy rows",
             open_fast,
             row_as_state,
             restore_fast,

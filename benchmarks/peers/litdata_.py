@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import litdata
+
 from peers import Job, Peer, Source, Way, advance
 from peers.batches import Chosen, rows_of
 

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.lib.format import open_memmap
+from torch.utils.data import DataLoader, Dataset
+
 from peers import Job, Peer, Source, Way, row_as_state
 from peers.batches import ShuffledBatches, decode, jagged_of
-from torch.utils.data import DataLoader, Dataset
 
 FORM = "npy"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from peers import Job, Peer, Source, Way, row_as_state
 from peers.batches import Chosen, rows_of
 

@@ -13,6 +13,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+
 from peers import Job, Peer, Way, lance_table, row_as_state
 from peers.batches import decode_column
 
@@ -30,9 +31,7 @@ def options(job: Job) -> dict[str, Any]:
 
 
 def iterable(job: Job, shuffle: str) -> LanceDataLoader:
-    dataset = LanceIterableTorchDataset(
-        **options(job), batch_size=job.batch_size, shuffle=shuffle
-    )
+    dataset = LanceIterableTorchDataset(**options(job), batch_size=job.batch_size, shuffle=shuffle)
     return LanceDataLoader(dataset, num_workers=job.workers)
 
 

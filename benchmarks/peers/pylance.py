@@ -15,9 +15,10 @@ import torch
 from lance.sampler import ShardedBatchSampler
 from lance.torch.data import LanceDataset, SafeLanceDataset
 from lance.torch.dist import get_global_rank, get_global_world_size
+from torch.utils.data import DataLoader, IterableDataset
+
 from peers import Job, Peer, Way, lance_table, row_as_state
 from peers.batches import Chosen, ShuffledLists, of_arrow
-from torch.utils.data import DataLoader, IterableDataset
 
 ALL_COLUMNS = ("embeddings", "images", "tokens", "fragments")
 
@@ -95,6 +96,7 @@ PEER = Peer(
             row_as_state,
             restore_mapped,
             kinds=ALL_COLUMNS,
+            workers=(0,),
         ),
     ),
 )

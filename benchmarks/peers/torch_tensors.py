@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, TensorDataset
+
 from peers import Job, Peer, Way, memmap, row_as_state
 from peers.batches import ShuffledBatches
-from torch.utils.data import DataLoader, TensorDataset
 
 
 class Named:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import webdataset as wds
+
 from peers import Job, Peer, Source, Way
 from peers.batches import Chosen, rows_of
 
