@@ -53,6 +53,17 @@ def test_what_cannot_be_right_is_refused_by_name(kind, table, arguments, message
 
 
 @BOTH
+def test_a_closed_table_is_refused_with_how_to_open_it_again(kind, db, table):
+    handle = db.open_table("points")
+    permutation = Permutation.identity(handle)
+    handle._table.close()
+    for closed in (handle, permutation):
+        with pytest.raises(ValueError, match=r"'points' is closed.*db\.open_table\('points'\)"):
+            kind(closed)
+    assert kind(table).num_rows == 1000
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

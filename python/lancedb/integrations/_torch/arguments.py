@@ -141,6 +141,7 @@ def _base_of(
     """The version and branch to pin: those the permutation's row ids are of, else the handle's."""
     version, branch = given.version, None
     if base is not None:
+        recipes.check_open(base)
         branch = recipes.current_branch(base)
         version = base.version if version is None else version
     if permutation_table is None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import lancedb
 import pyarrow as pa
-from lancedb.table import LanceTable, Table
+from lancedb.table import AsyncTable, LanceTable, Table
 
 from .notes import add_note
 
@@ -203,6 +203,15 @@ def source_of(table: Table, version: int | str | None) -> Source:
     if uri.startswith("memory://"):
         return MemorySource(_at_version(table, version))
     return ConnectionSource(connection.serialize(), uri, _namespace(table))
+
+
+def check_open(table: Table) -> None:
+    """Raise if the handle has been closed: it can no longer say what to reopen."""
+    handle = getattr(table, "_table", None)
+    if isinstance(handle, AsyncTable) and not handle.is_open():
+        raise ValueError(
+            f"table {table.name!r} is closed; open it again: db.open_table({table.name!r})"
+        )
 
 
 def current_branch(table: Table) -> str | None:
