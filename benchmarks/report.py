@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import charts
+import overview
 from measure import machine
 from peers import Peer
 from workloads import WORKLOADS
@@ -63,7 +64,11 @@ def save(out: Path, found: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(found, indent=1))
     out.with_suffix(".md").write_text(markdown(found))
-    charts.save(out, found, [row for row in rows(found) if row["group"] == "workloads"])
+    charts.save(out, found, of_workloads(rows(found)))
+
+
+def of_workloads(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in every if row["group"] == "workloads"]
 
 
 def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,6 +100,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def markdown(found: dict[str, Any]) -> str:
     parts = ["# Side by side with other loaders", "", described(found), ""]
     every = rows(found)
+    parts += ["## The best of each", "", overview.table(of_workloads(every)), ""]
     for kind, workload in WORKLOADS.items():
         group = [row for row in every if row["group"] == "workloads" and row["kind"] == kind]
         if group:

@@ -57,7 +57,7 @@ KINDS: dict[str, Callable[[int], Iterator[pa.RecordBatch]]] = {
 }
 
 
-def open_table(folder: Path | str, kind: str, rows: int) -> lancedb.table.Table:
+def open_table(folder: Path, kind: str, rows: int) -> lancedb.table.Table:
     """The table of a kind and size, made at the first call."""
     db = lancedb.connect(folder)
     name = f"{kind}_{rows}"
