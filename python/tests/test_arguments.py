@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a careless user passes is refused where it is passed, by name, with the way out."""
 
+import subprocess
+import sys
+
 import lancedb
 import pytest
 from conftest import rows_of
@@ -142,6 +145,48 @@ def test_a_transform_that_cannot_be_pickled_says_so_before_any_worker_starts(tab
     with pytest.raises(TypeError, match=r"cannot be sent to worker processes.*top level"):
         iter(loader)
     assert len(next(iter(DataLoader(dataset, batch_size=4)))["id"]) == 4
+
+
+SESSION = """
+import functools, pickle, sys
+import lancedb
+from lancedb.integrations.torch import LanceTorchDataset
+from torch.utils.data import DataLoader
+
+def here(given, *_):
+    return given
+
+def connect(name):
+    return lancedb.connect(sys.argv[1]).open_table(name)
+
+table = connect("points")
+for options in (
+    {"transform": functools.partial(here)},
+    {"transform": sorted, "on_error": here},
+    {"connection_factory": connect},
+):
+    dataset = LanceTorchDataset(table, format="torch", **options)
+    pickle.dumps(dataset)  # only a new process cannot import the session
+    try:
+        iter(DataLoader(dataset, num_workers=1, multiprocessing_context="spawn"))
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_what_an_interactive_session_defines_is_refused_before_any_worker_starts(table):
+    command = [sys.executable, "-c", SESSION, table._conn.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["transform", "on_error", "connection_factory"]
+    assert all("interactive session, which they cannot import" in line for line in lines), lines
+
+
+def test_a_factory_that_cannot_be_pickled_says_so_before_any_worker_starts(table):
+    dataset = LanceTorchDataset(table, connection_factory=lambda name: table)
+    loader = DataLoader(dataset, batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(TypeError, match=r"connection_factory .* cannot be sent to worker"):
+        iter(loader)
 
 
 def three_rows(columns):

@@ -21,7 +21,9 @@ from .handle import empty_batch
 from .notes import add_note
 from .output import Output
 from .reader import Reader
+from .recipe import FactorySource
 from .sample import fingerprint
+from .sending import check_sendable
 from .stats import Stats, shared_board
 from .topology import in_worker, process_number
 from .watch import follow_parent
@@ -69,7 +71,9 @@ class TableDataset:
         forking.note_use()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._output.check_picklable()
+        self._output.check_sendable()
+        if isinstance(self._view.recipe.source, FactorySource):
+            check_sendable("connection_factory", self._view.recipe.source.factory)
         view = dataclasses.replace(self._view, schema=None)
         return {**self.__dict__, "_view": view, "_perm": None, "_counts": None}
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from . import convert
 from .badrows import OnError, check_policy, make_what_can_be
+from .sending import check_sendable
 from .stats import Stats
 
 
@@ -71,18 +71,10 @@ class Output:
         """Raise if the format cannot carry the columns of an (empty) batch."""
         self._convert(batch)
 
-    def check_picklable(self) -> None:
+    def check_sendable(self) -> None:
         """Raise a TypeError that says how to mend it if a callable cannot reach a worker."""
         for name, function in (("transform", self.transform), ("on_error", self.on_error)):
-            try:
-                pickle.dumps(function)
-            except Exception as error:
-                raise TypeError(
-                    f"{name} {function!r} cannot be sent to worker processes: {error}. "
-                    "Define it with def at the top level of a module (functools.partial of such a "
-                    "function works too), use num_workers=0, or pass "
-                    "multiprocessing_context='fork'."
-                ) from error
+            check_sendable(name, function)
 
 
 def count_rows(batch: Any) -> int | None:
