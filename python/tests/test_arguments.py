@@ -83,6 +83,7 @@ def test_a_table_has_to_be_named_in_one_way(kind, tmp_path, table):
 
 
 @BOTH
+@pytest.mark.filterwarnings("error")  # none of lancedb's deprecations reaches the user
 def test_a_table_or_database_that_is_not_there_is_named_with_the_near_ones(kind, tmp_path, table):
     with pytest.raises(ValueError, match=r"there is no table 'point' at .*did you mean 'points'"):
         kind(uri=tmp_path / "db", table_name="point")

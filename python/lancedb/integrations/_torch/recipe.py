@@ -238,7 +238,7 @@ def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
     message = f"there is no table {name!r} at {redact_uri(str(uri))}"
     try:
         options = {"namespace_path": list(namespace)} if namespace else {}
-        known = list(db.table_names(**options, limit=1000))
+        known = db.list_tables(**options, limit=1000).tables
     except Exception:  # the names are a courtesy: listing them may not be allowed
         return message
     near = difflib.get_close_matches(name, known, n=3)
