@@ -94,7 +94,7 @@ class TableDataset:
 
     @property
     def num_rows(self) -> int:
-        """How many rows the dataset has, over all ranks and workers."""
+        """How many rows the dataset has, over all ranks and workers, after `filter` and `split`."""
         return self._view.selection.num_rows
 
     @property
@@ -131,6 +131,10 @@ class TableDataset:
 
         Each is listed once, ascending; at most the first 1,000 of each worker process. Rows left
         out in workers are known here only with `LanceDataLoader`.
+
+        Returns
+        -------
+        list of int
         """
         return self._skipped.offsets()
 

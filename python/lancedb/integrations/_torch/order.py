@@ -58,7 +58,7 @@ class Order:
 
     @property
     def job_rows(self) -> int:
-        """Rows that are put together at once: at most about 2 MB."""
+        """Rows that are put together at once: at most about 4 MB."""
         return max(1, min(_JOB_ROWS, _JOB_BYTES // self.row_bytes))
 
     def layout(self, global_batch: int) -> Layout:
