@@ -17,6 +17,7 @@ import lancedb
 import pytest
 import s3_server
 import torch
+from lancedb.integrations import torch as face
 from lancedb.integrations._torch import otel, plan
 from pages import (
     NOT_RUN,
@@ -33,6 +34,7 @@ from pages import (
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 ROOMS = ROOT / "python/lancedb/integrations/_torch"
+ROOMS_PACKAGE = "lancedb.integrations._torch"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 OBJECT_STORES = ROOT / "docs/object-stores.md"
 LANGUAGES = {"python", "console", "text", ""}
@@ -133,6 +135,15 @@ def test_every_block_is_one_that_is_run_or_plain_text(path):
             assert programs <= {*PROGRAMS, *NOT_RUN}
 
 
+def test_links_of_the_pages_beside_the_code_lead_somewhere():
+    contents = (ROOT / "mkdocs.yml").read_text()  # mkdocs finds out whether these are there
+    pages = [path.read_text() for path in ROOT.glob("*.md")]
+    links = {link for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page)}
+    assert links
+    gone = {link for link in links if not (ROOT / link).exists()}
+    assert not {link for link in gone if Path(link).name not in contents}
+
+
 def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
@@ -182,6 +193,35 @@ def test_every_error_that_is_raised_is_explained(page):
     assert {place[:2] for place in raised} >= NOT_PROVOKED.keys()
     missing = [place for place in sorted(raised - shown) if place[:2] not in NOT_PROVOKED]
     assert not missing, f"docs/troubleshooting.md does not show {missing}"
+
+
+# What the rooms ask of each other, and what torch's classes have already.
+NOT_IN_THE_REFERENCE = {
+    "describe_data",
+    "share_counts",
+    "steps",
+    "begin_at",
+    "state_at",
+    "adopt_state",
+    "resume",
+    "forget_workers",
+    "batches",
+    "end_epoch",
+    "use_stateful_dataloader",
+}
+
+
+def test_the_reference_lists_every_public_member():
+    reference = (ROOT / "docs/api.md").read_text()
+    entries = dict(re.findall(r"^::: (\S+)\n((?:    .*\n)*)", reference, re.MULTILINE))
+    assert {name.rpartition(".")[2] for name in entries} == {*face.__all__, "RowBatch", "fetch"}
+    for kind in (face.LanceTorchDataset, face.LanceIterableTorchDataset, face.LanceDataLoader):
+        ours = [base for base in kind.__mro__ if base.__module__.startswith(ROOMS_PACKAGE)]
+        members = {name for base in ours for name in vars(base) if not name.startswith("_")}
+        listed = entries[f"lancedb.integrations.torch.{kind.__name__}"]
+        shown = set(re.search(r"members: \[(.*)\]", listed)[1].split(", "))
+        assert members - NOT_IN_THE_REFERENCE <= shown
+        assert shown <= set(dir(kind))
 
 
 def test_the_picture_of_the_plan_is_the_plans_own():
