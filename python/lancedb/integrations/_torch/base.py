@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import reprlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,10 @@ class TableDataset:
         self._counts: tuple[int, Stats] | None = None
         self._skipped = SkippedRows()
         forking.note_use()
+        if self.num_rows == 0:
+            selected = self._view.selection.describe()
+            words = f"{self._view.recipe.describe()} has no rows for this dataset: {selected}"
+            warnings.warn(words, stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
         self._output.check_picklable()

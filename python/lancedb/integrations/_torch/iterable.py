@@ -19,7 +19,7 @@ from .arguments import Given
 from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
-from .dealing import refuse_blind_skip, refuse_second_deal
+from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
 from .memory import WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
@@ -87,7 +87,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     Warns
     -----
     UserWarning
-        If ``drop_last=True`` leaves all rows out, as there are fewer than one step has.
+        If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
+        one step has. At ``iter()``: if a plain ``DataLoader`` would make batches of batches.
 
     Examples
     --------
@@ -240,6 +241,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of one, for this rank and worker."""
         self._refuse_foreign_loader()
+        if not self.unwrap:
+            warn_of_batches_of_batches()
         worker, workers = this_worker()
         at = self._clock.begin(process_number())
         steps = self.steps(at.position)

@@ -174,6 +174,8 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
     """
     if version is not None and (isinstance(version, bool) or not isinstance(version, (int, str))):
         raise TypeError(f"version must be a number or a tag, not {version!r}")
+    if isinstance(version, int) and version < 1:
+        raise ValueError(f"version must be a number from 1 on, or a tag, not {version}")
     if isinstance(source, MemorySource):
         return Recipe(source, name)
     with naming(Recipe(source, name, branch)):
@@ -255,6 +257,11 @@ def checkout(table: Table, name: str, version: int | str) -> None:
         message = str(error).lower()
         if "no longer exists" not in message and "not found" not in message:
             raise
+        if isinstance(version, str):
+            raise ValueError(
+                f"table {name!r} has no tag {version!r}: table.tags.list() shows those it has, and "
+                f"table.tags.create({version!r}, table.version) makes it"
+            ) from error
         raise ValueError(
             f"version {version!r} of table {name!r} does not exist: it was cleaned up, or never "
             "made. A dataset reads the version it was made from; to keep that version through "
