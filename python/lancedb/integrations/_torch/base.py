@@ -69,9 +69,8 @@ class TableDataset:
         self._skipped = SkippedRows()
         forking.note_use()
         if self.num_rows == 0:
-            selected = self._view.selection.describe()
-            words = f"{self._view.recipe.describe()} has no rows for this dataset: {selected}"
-            warnings.warn(words, stacklevel=3)
+            rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
+            warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
         self._output.check_picklable()

@@ -73,8 +73,9 @@ def warn_of_batches_of_batches() -> None:
     and knows it.
     """
     fetcher = sys._getframe(2).f_locals.get("self")
-    collates = isinstance(fetcher, _BaseDatasetFetcher) and fetcher.auto_collation
-    if collates and fetcher.collate_fn is default_collate:
+    if not isinstance(fetcher, _BaseDatasetFetcher):
+        return
+    if fetcher.auto_collation and fetcher.collate_fn is default_collate:
         warnings.warn(
             "a LanceIterableTorchDataset yields whole batches, and this DataLoader makes batches "
             "of batches of them: use LanceDataLoader(dataset), or DataLoader(dataset, "

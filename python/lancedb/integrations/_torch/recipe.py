@@ -259,7 +259,8 @@ def checkout(table: Table, name: str, version: int | str) -> None:
             raise
         if isinstance(version, str):
             raise ValueError(
-                f"table {name!r} has no tag {version!r}: table.tags.list() shows those it has, and "
+                f"version {version!r} of table {name!r} does not exist: there is no such tag. "
+                "table.tags.list() shows those there are, and "
                 f"table.tags.create({version!r}, table.version) makes it"
             ) from error
         raise ValueError(
