@@ -63,7 +63,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
     block_rows, window_rows, lanes : int or "auto", default "auto"
         The layout of ``shuffle=True``: rows of a run that is read together, rows of one lane's
-        window (a multiple of `block_rows`), and the number of lanes. ``"auto"`` chooses by the
+        window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
         bytes of a row and the rows of a step.
     readahead : int, default 2
         Reads under way beyond the one whose rows come next, of up to 8 MB each.
