@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -18,7 +19,8 @@ import pytest
 import s3_server
 import torch
 from lancedb.integrations import torch as face
-from lancedb.integrations._torch import otel, plan
+from lancedb.integrations._torch import collate, otel, plan
+from lancedb.permutation import Permutation
 from pages import (
     NOT_RUN,
     PROGRAMS,
@@ -222,6 +224,29 @@ def test_the_reference_lists_every_public_member():
         shown = set(re.search(r"members: \[(.*)\]", listed)[1].split(", "))
         assert members - NOT_IN_THE_REFERENCE <= shown
         assert shown <= set(dir(kind))
+
+
+PUBLIC = {
+    **{name: getattr(face, name) for name in face.__all__},
+    "fetch": Permutation.fetch,
+    "RowBatch": collate.RowBatch,
+    **{
+        f"{kind.__name__}.{name}": getattr(kind, name)
+        for kind in (face.LanceTorchDataset, face.LanceIterableTorchDataset, face.LanceDataLoader)
+        for name in ("__getitem__", "__getitems__", "set_epoch", "load_state_dict")
+        if getattr(getattr(kind, name, None), "__module__", "").startswith(ROOMS_PACKAGE)
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_parameter_is_in_the_docstring(name):
+    takes = inspect.signature(PUBLIC[name]).parameters.values()
+    stars = {inspect.Parameter.VAR_KEYWORD: "**"}
+    names = {stars.get(each.kind, "") + each.name for each in takes} - {"self"}
+    section = inspect.getdoc(PUBLIC[name]).partition("Parameters\n----------\n")[2]
+    heads = re.findall(r"^([\w*][^:\n]*)", section.partition("\n\n")[0], re.MULTILINE)
+    assert {each.strip() for head in heads for each in head.split(",")} == names
 
 
 def test_the_picture_of_the_plan_is_the_plans_own():
