@@ -177,10 +177,20 @@ def test_numbers_of_numpys_are_whole_numbers(table):
     options = {"columns": ["id"], "batch_size": np.int64(4), "shuffle": True}
     ours, theirs = (
         LanceIterableTorchDataset(
-            table, seed=number(3), rank=number(1), world_size=number(2), **options
+            table,
+            version=number(table.version),
+            seed=number(3),
+            rank=number(1),
+            world_size=number(2),
+            block_rows=number(2),
+            window_rows=number(16),
+            lanes=number(2),
+            **options,
         )
         for number in (int, np.int64)
     )
+    ours.set_epoch(5)
+    theirs.set_epoch(np.int64(5))
     assert next(iter(ours)) == next(iter(theirs))
     assert json.dumps(ours.state_dict()) == json.dumps(theirs.state_dict())
 

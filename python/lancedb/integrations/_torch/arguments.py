@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
@@ -166,7 +167,7 @@ def _base_of(
     recorded = selections.base_version(permutation_table)
     if recorded is None:
         return version, branch
-    if isinstance(given.version, int) and given.version != recorded:
+    if isinstance(given.version, (int, np.integer)) and given.version != recorded:
         raise ValueError(
             f"version={given.version} contradicts the permutation_table, whose row ids are of "
             f"version {recorded}; leave version out"

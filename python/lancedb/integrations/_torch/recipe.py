@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import lancedb
+import numpy as np
 import pyarrow as pa
 from lancedb.table import LanceTable, Table
 
@@ -172,6 +173,8 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
     ValueError
         If there is no such table, version or tag.
     """
+    if isinstance(version, np.integer):
+        version = int(version)
     if version is not None and (isinstance(version, bool) or not isinstance(version, (int, str))):
         raise TypeError(f"version must be a number or a tag, not {version!r}")
     if isinstance(version, int) and version < 1:
