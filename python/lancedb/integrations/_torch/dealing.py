@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how Accelerate takes a dataset out of its loader, and would deal its batches once more.
+"""Knows which other loaders would deal a dataset's batches once more, or make batches of them.
 
 ``Accelerator.prepare``, which `transformers.Trainer` calls too, puts a loader of its own in place
 of a plain ``DataLoader``. With several processes one of them then reads for all, or each keeps
@@ -9,9 +9,11 @@ its part of every stream, while the streams of this package are parts already.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
+from torch.utils.data._utils.fetch import _BaseDatasetFetcher
 
 
 def refuse_second_deal(dataset: IterableDataset) -> None:
@@ -61,6 +63,24 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
             "skip_first_batches() makes a loader that knows nothing of epochs: call "
             "set_epoch() on the LanceDataLoader before it, or, better, load_state_dict(), which "
             "reads nothing of what is skipped"
+        )
+
+
+def warn_of_batches_of_batches() -> None:
+    """Warn if a plain ``DataLoader`` begins to iterate, and would collate whole batches.
+
+    torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
+    and knows it.
+    """
+    fetcher = sys._getframe(2).f_locals.get("self")
+    if not isinstance(fetcher, _BaseDatasetFetcher):
+        return
+    if fetcher.auto_collation and fetcher.collate_fn is default_collate:
+        warnings.warn(
+            "a LanceIterableTorchDataset yields whole batches, and this DataLoader makes batches "
+            "of batches of them: use LanceDataLoader(dataset), or DataLoader(dataset, "
+            "batch_size=None)",
+            stacklevel=3,
         )
 
 

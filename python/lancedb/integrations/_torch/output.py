@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,7 +61,11 @@ class Output:
         if self.transform is None:
             return value
         with stats.timed("transforming"):
-            return self.transform(value)
+            made = self.transform(value)
+        if made is None:
+            name = getattr(self.transform, "__qualname__", repr(self.transform))
+            warnings.warn(f"transform {name} returned None, and that is the batch", stacklevel=2)
+        return made
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
         """Consecutive slices of a batch in their format; there must be no transform."""
