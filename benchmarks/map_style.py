@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import torch
 from lancedb.background_loop import LOOP
 from lancedb.integrations.torch import LanceTorchDataset
 from lancedb.permutation import Permutation
+from lancedb.table import LanceTable
 from measure import Way, race, save, table_of
 from tables import open_table
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -121,7 +123,8 @@ def main() -> None:
     args = parser.parse_args()
     np.random.seed(0)
     table = open_table(args.data, "embeddings", args.rows)
-    ring = open_table(f"file+uring://{args.data.resolve()}", "embeddings", args.rows)
+    location = f"file+uring://{quote(str(args.data.resolve()))}/{table.name}.lance"
+    ring = LanceTable(table._conn, table.name, location=location)
     tables, results = {}, {}
     for batch in args.batches:
         name = f"batches of {batch}"

@@ -13,18 +13,18 @@ import pyarrow as pa
 ROWS_PER_CHUNK = 50_000
 
 
-def embeddings(rows: int) -> Iterator[pa.RecordBatch]:
-    """id int64, label int32 (ascending), vec float32[128], text: 524 bytes and a short string."""
+def embeddings(rows: int, width: int = 128) -> Iterator[pa.RecordBatch]:
+    """id int64, label int32 (ascending), vec float32[width], text: a short string."""
     rng = np.random.default_rng(0)
     for start in range(0, rows, ROWS_PER_CHUNK):
         count = min(ROWS_PER_CHUNK, rows - start)
         ids = np.arange(start, start + count)
-        vectors = pa.array(rng.standard_normal(count * 128, dtype=np.float32))
+        vectors = pa.array(rng.standard_normal(count * width, dtype=np.float32))
         yield pa.record_batch(
             {
                 "id": ids,
                 "label": (ids * 10 // rows).astype(np.int32),
-                "vec": pa.FixedSizeListArray.from_arrays(vectors, 128),
+                "vec": pa.FixedSizeListArray.from_arrays(vectors, width),
                 "text": pa.array([f"row {i} of the table" for i in ids]),
             }
         )
@@ -57,7 +57,7 @@ KINDS: dict[str, Callable[[int], Iterator[pa.RecordBatch]]] = {
 }
 
 
-def open_table(folder: Path | str, kind: str, rows: int) -> lancedb.table.Table:
+def open_table(folder: Path, kind: str, rows: int) -> lancedb.table.Table:
     """The table of a kind and size, made at the first call."""
     db = lancedb.connect(folder)
     name = f"{kind}_{rows}"

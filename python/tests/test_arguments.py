@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a careless user passes is refused where it is passed, by name, with the way out."""
 
+import json
+import subprocess
+import sys
+
 import lancedb
+import numpy as np
 import pytest
 from conftest import rows_of
-from lancedb.integrations.torch import LanceIterableTorchDataset, LanceTorchDataset
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import DataLoader
 
@@ -39,7 +48,11 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
         ({"filter": "no_such = 1"}, "filter 'no_such = 1' cannot be evaluated.*no_such"),
         ({"filter": " "}, "filter must be an SQL condition"),
         ({"version": 999}, r"version 999 of table 'points' does not exist"),
-        ({"version": "no_tag"}, "no_tag"),
+        ({"version": -1}, "version must be a number from 1 on, or a tag, not -1"),
+        (
+            {"version": "no_tag"},
+            r"'no_tag' of table 'points' .*no such tag\. table\.tags\.list\(\)",
+        ),
         ({"uri": "x"}, "give either table or uri and table_name"),
         ({"connect_kwargs": {"api_key": "x"}}, "connect_kwargs belongs to uri"),
         ({"batch_size": 0}, "batch_size must be a positive whole number, not 0"),
@@ -53,11 +66,25 @@ def test_what_cannot_be_right_is_refused_by_name(kind, table, arguments, message
 
 
 @BOTH
+def test_a_closed_table_is_refused_with_how_to_open_it_again(kind, db, table):
+    handle = db.open_table("points")
+    permutation = Permutation.identity(handle)
+    handle._table.close()
+    for closed in (handle, permutation):
+        with pytest.raises(ValueError, match=r"'points' is closed.*db\.open_table\('points'\)"):
+            kind(closed)
+    assert kind(table).num_rows == 1000
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"columns": "id"}, r"did you mean columns=\['id'\]"),
         ({"columns": [1]}, "columns must hold names, not 1"),
+        ({"columns": 1}, "columns must be a list of names, or a mapping, not 1"),
+        ({"columns": {"x": 1}}, "columns must map names to SQL expressions, not 'x' to 1"),
+        ({"columns": {1: "id"}}, "columns must map names to SQL expressions, not 1 to 'id'"),
         ({"transform": 5}, "transform must be callable"),
         ({"version": 1.5}, "version must be a number or a tag"),
         ({"fill_null": [0]}, "fill_null must be a value, or a dict"),
@@ -80,9 +107,14 @@ def test_a_table_has_to_be_named_in_one_way(kind, tmp_path, table):
         kind(str(tmp_path / "db"))
     with pytest.raises(TypeError, match="not DataFrame"):
         kind(table.to_pandas())
+    with pytest.raises(TypeError, match=r"a connection opens one with open_table\(name\)"):
+        kind(lancedb.connect(tmp_path / "db"))
+    with pytest.raises(TypeError, match=r"connect_kwargs must be a dict.*not list"):
+        kind(uri=tmp_path / "db", table_name="points", connect_kwargs=["region"])
 
 
 @BOTH
+@pytest.mark.filterwarnings("error")  # none of lancedb's deprecations reaches the user
 def test_a_table_or_database_that_is_not_there_is_named_with_the_near_ones(kind, tmp_path, table):
     with pytest.raises(ValueError, match=r"there is no table 'point' at .*did you mean 'points'"):
         kind(uri=tmp_path / "db", table_name="point")
@@ -112,11 +144,87 @@ def test_splits_are_checked_against_those_there_are(kind, table, splits):
 def test_a_permutation_table_has_to_belong_to_the_table(kind, db, table, splits):
     with pytest.raises(ValueError, match=r"no column 'row_id'.*permutation_builder"):
         kind(table, permutation_table=table)
+    with pytest.raises(TypeError, match=r"not PermutationBuilder; .*execute\(\)"):
+        kind(table, permutation_table=permutation_builder(table))
     other = db.create_table("other", rows_of(10))
     with pytest.raises(ValueError, match="other"):
         kind(other, permutation_table=splits)
     with pytest.raises(ValueError, match="a Permutation has its own permutation_table"):
         kind(Permutation.identity(table), permutation_table=splits)
+
+
+@BOTH
+def test_no_rows_at_all_are_pointed_out(kind, table):
+    with pytest.warns(UserWarning, match="is empty: filter 'id < 0' of table 'points'"):
+        assert len(kind(table, filter="id < 0")) == 0
+
+
+@pytest.mark.parametrize("size", [8, 1])
+def test_batches_of_batches_are_pointed_out(table, size):
+    dataset = LanceIterableTorchDataset(table, columns=["id"], format="torch", batch_size=4)
+    loader = DataLoader(dataset, batch_size=size)
+    with pytest.warns(UserWarning, match=r"makes batches of batches.*LanceDataLoader\(dataset\)"):
+        assert next(iter(loader))["id"].shape == (size, 4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_batches_and_rows_that_are_collated_as_they_should_be_are_not(table):
+    options = {"columns": ["id"], "format": "torch"}
+    whole = LanceIterableTorchDataset(table, batch_size=4, **options)
+    for loader in (
+        LanceDataLoader(whole),
+        DataLoader(whole, batch_size=None),
+        DataLoader(whole, batch_size=2, collate_fn=list),
+        DataLoader(LanceIterableTorchDataset(table, batch_size=1, unwrap=True, **options), 2),
+    ):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("value", ["block", "none", 2])
+def test_a_map_style_dataset_has_no_shuffle_but_the_true_one(table, value):
+    with pytest.raises(ValueError, match=f"shuffle={value!r} is for LanceIterableTorchDataset"):
+        LanceDataLoader(LanceTorchDataset(table), shuffle=value)
+
+
+def test_numbers_of_numpys_are_whole_numbers(table):
+    options = {"columns": ["id"], "batch_size": np.int64(4), "shuffle": True}
+    ours, theirs = (
+        LanceIterableTorchDataset(
+            table,
+            version=number(table.version),
+            seed=number(3),
+            rank=number(1),
+            world_size=number(2),
+            block_rows=number(2),
+            window_rows=number(16),
+            lanes=number(2),
+            **options,
+        )
+        for number in (int, np.int64)
+    )
+    ours.set_epoch(5)
+    theirs.set_epoch(np.int64(5))
+    assert next(iter(ours)) == next(iter(theirs))
+    assert json.dumps(ours.state_dict()) == json.dumps(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"rank": "0", "world_size": 2}, {"rank": 0, "world_size": 2.0}]
+)
+def test_ranks_are_whole_numbers(table, numbers):
+    with pytest.raises(TypeError, match="(rank|world_size) must be a whole number"):
+        LanceIterableTorchDataset(table, **numbers)
+
+
+def forgetful(columns):
+    columns["id"] += 1
+
+
+@BOTH
+def test_a_transform_that_returns_nothing_is_pointed_out(kind, table):
+    dataset = kind(table, columns=["id"], format="torch", transform=forgetful)
+    with pytest.warns(UserWarning, match="transform forgetful returned None"):
+        assert next(iter(LanceDataLoader(dataset))) is None
 
 
 def test_a_memory_database_cannot_be_reached_by_uri():
@@ -131,6 +239,48 @@ def test_a_transform_that_cannot_be_pickled_says_so_before_any_worker_starts(tab
     with pytest.raises(TypeError, match=r"cannot be sent to worker processes.*top level"):
         iter(loader)
     assert len(next(iter(DataLoader(dataset, batch_size=4)))["id"]) == 4
+
+
+SESSION = """
+import functools, pickle, sys
+import lancedb
+from lancedb.integrations.torch import LanceTorchDataset
+from torch.utils.data import DataLoader
+
+def here(given, *_):
+    return given
+
+def connect(name):
+    return lancedb.connect(sys.argv[1]).open_table(name)
+
+table = connect("points")
+for options in (
+    {"transform": functools.partial(here)},
+    {"transform": sorted, "on_error": here},
+    {"connection_factory": connect},
+):
+    dataset = LanceTorchDataset(table, format="torch", **options)
+    pickle.dumps(dataset)  # only a new process cannot import the session
+    try:
+        iter(DataLoader(dataset, num_workers=1, multiprocessing_context="spawn"))
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_what_an_interactive_session_defines_is_refused_before_any_worker_starts(table):
+    command = [sys.executable, "-c", SESSION, table._conn.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["transform", "on_error", "connection_factory"]
+    assert all("interactive session, which they cannot import" in line for line in lines), lines
+
+
+def test_a_factory_that_cannot_be_pickled_says_so_before_any_worker_starts(table):
+    dataset = LanceTorchDataset(table, connection_factory=lambda name: table)
+    loader = DataLoader(dataset, batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(TypeError, match=r"connection_factory .* cannot be sent to worker"):
+        iter(loader)
 
 
 def three_rows(columns):

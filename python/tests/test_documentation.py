@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -17,7 +18,9 @@ import lancedb
 import pytest
 import s3_server
 import torch
-from lancedb.integrations._torch import otel, plan
+from lancedb.integrations import torch as face
+from lancedb.integrations._torch import collate, otel, plan
+from lancedb.permutation import Permutation
 from pages import (
     NOT_RUN,
     PROGRAMS,
@@ -33,6 +36,7 @@ from pages import (
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 ROOMS = ROOT / "python/lancedb/integrations/_torch"
+ROOMS_PACKAGE = "lancedb.integrations._torch"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 OBJECT_STORES = ROOT / "docs/object-stores.md"
 LANGUAGES = {"python", "console", "text", ""}
@@ -133,6 +137,15 @@ def test_every_block_is_one_that_is_run_or_plain_text(path):
             assert programs <= {*PROGRAMS, *NOT_RUN}
 
 
+def test_links_of_the_pages_beside_the_code_lead_somewhere():
+    contents = (ROOT / "mkdocs.yml").read_text()  # mkdocs finds out whether these are there
+    pages = [path.read_text() for path in ROOT.glob("*.md")]
+    links = {link for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page)}
+    assert links
+    gone = {link for link in links if not (ROOT / link).exists()}
+    assert not {link for link in gone if Path(link).name not in contents}
+
+
 def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
@@ -161,6 +174,11 @@ NOT_PROVOKED = {
     ("plan", "_whole"): "what a user may give is checked before",
     ("clock", "peek"): "more than a thousand worker processes",
     ("finish", "end"): "hands on what went wrong elsewhere",
+    ("dealing", "refuse_second_deal"): "one of its two errors needs several processes",
+    ("delegate", "__init__"): "raised in a forked worker",
+    ("delegate", "_ask"): "hands on what went wrong elsewhere, or its process was killed",
+    ("forking", "refuse_while_importing_main"): "raised in the process of a forked worker",
+    ("otel", "instrument_loader_metrics"): "needs an environment without OpenTelemetry",
     ("reader", "rows"): "a pinned version cannot lose rows; kept as a defence",
     ("extend", "_take"): "lancedb 0.40 reads the version a permutation was made from",
     ("recipe", "source_of"): "a kind of table that lancedb does not have yet",
@@ -177,6 +195,58 @@ def test_every_error_that_is_raised_is_explained(page):
     assert {place[:2] for place in raised} >= NOT_PROVOKED.keys()
     missing = [place for place in sorted(raised - shown) if place[:2] not in NOT_PROVOKED]
     assert not missing, f"docs/troubleshooting.md does not show {missing}"
+
+
+# What the rooms ask of each other, and what torch's classes have already.
+NOT_IN_THE_REFERENCE = {
+    "describe_data",
+    "share_counts",
+    "steps",
+    "begin_at",
+    "state_at",
+    "adopt_state",
+    "resume",
+    "forget_workers",
+    "batches",
+    "end_epoch",
+    "use_stateful_dataloader",
+}
+
+
+def test_the_reference_lists_every_public_member():
+    reference = (ROOT / "docs/api.md").read_text()
+    entries = dict(re.findall(r"^::: (\S+)\n((?:    .*\n)*)", reference, re.MULTILINE))
+    assert {name.rpartition(".")[2] for name in entries} == {*face.__all__, "RowBatch", "fetch"}
+    for kind in (face.LanceTorchDataset, face.LanceIterableTorchDataset, face.LanceDataLoader):
+        ours = [base for base in kind.__mro__ if base.__module__.startswith(ROOMS_PACKAGE)]
+        members = {name for base in ours for name in vars(base) if not name.startswith("_")}
+        listed = entries[f"lancedb.integrations.torch.{kind.__name__}"]
+        shown = set(re.search(r"members: \[(.*)\]", listed)[1].split(", "))
+        assert members - NOT_IN_THE_REFERENCE <= shown
+        assert shown <= set(dir(kind))
+
+
+PUBLIC = {
+    **{name: getattr(face, name) for name in face.__all__},
+    "fetch": Permutation.fetch,
+    "RowBatch": collate.RowBatch,
+    **{
+        f"{kind.__name__}.{name}": getattr(kind, name)
+        for kind in (face.LanceTorchDataset, face.LanceIterableTorchDataset, face.LanceDataLoader)
+        for name in ("__getitem__", "__getitems__", "set_epoch", "load_state_dict")
+        if getattr(getattr(kind, name, None), "__module__", "").startswith(ROOMS_PACKAGE)
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_parameter_is_in_the_docstring(name):
+    takes = inspect.signature(PUBLIC[name]).parameters.values()
+    stars = {inspect.Parameter.VAR_KEYWORD: "**"}
+    names = {stars.get(each.kind, "") + each.name for each in takes} - {"self"}
+    section = inspect.getdoc(PUBLIC[name]).partition("Parameters\n----------\n")[2]
+    heads = re.findall(r"^([\w*][^:\n]*)", section.partition("\n\n")[0], re.MULTILINE)
+    assert {each.strip() for head in heads for each in head.split(",")} == names
 
 
 def test_the_picture_of_the_plan_is_the_plans_own():

@@ -106,6 +106,8 @@ def leave_suddenly(columns):
 def test_a_worker_that_ends_by_itself_is_named_with_its_exit_code(table):
     with pytest.raises(RuntimeError, match=r"worker 0 \(pid \d+\) ended with exit code 7, after 0"):
         run(loader_of(table, workers=1, transform=leave_suddenly))
+    with pytest.raises(RuntimeError, match="put what starts workers under if __name__"):
+        run(loader_of(table, workers=1, transform=leave_suddenly))
 
 
 # -- the process that trains is killed or interrupted ------------------------------------------

@@ -13,7 +13,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from lancedb.integrations.torch import LanceTorchDataset
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import (
     BatchSampler,
@@ -234,6 +238,30 @@ def test_samplers_and_wrappers_of_torch(table):
     assert min(load(sampler=WeightedRandomSampler(weights, 200))) >= 500
     shards = [DistributedSampler(dataset, 2, rank, shuffle=True) for rank in (0, 1)]
     assert sorted(load(sampler=shards[0]) + load(sampler=shards[1])) == list(range(1000))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but")  # without a GPU
+def test_batches_are_the_same_through_pinned_memory(table, workers):
+    mapped = LanceTorchDataset(table, columns=["id", "vec", "text"], format="torch")
+    streamed = LanceIterableTorchDataset(
+        table, columns=["id", "vec", "text"], format="torch", batch_size=64
+    )
+    for make in (
+        lambda **options: DataLoader(mapped, batch_size=64, drop_last=True, **options),
+        lambda **options: LanceDataLoader(streamed, **options),
+    ):
+        plain = make()
+        pinned = make(
+            num_workers=workers,
+            pin_memory=True,
+            multiprocessing_context="forkserver" if workers else None,
+        )
+        for batch, expected in zip(pinned, plain, strict=True):
+            assert batch["vec"].is_pinned() == torch.accelerator.is_available()
+            assert batch["id"].equal(expected["id"])
+            assert batch["vec"].equal(expected["vec"])
+            assert batch["text"] == expected["text"]
 
 
 def test_concatenated_and_stacked_datasets_collate(table):

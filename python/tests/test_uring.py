@@ -41,6 +41,11 @@ def kernel_permits() -> bool:
     return ring >= 0
 
 
+def expected() -> bool:
+    """Whether tables are to be read through io_uring here."""
+    return kernel_permits() and tuple(map(int, lancedb.__version__.split(".")[:2])) >= (0, 39)
+
+
 def ring_threads(table, script, cwd=None, **environment) -> int:
     command, environment = [sys.executable, "-c", script, table._conn.uri], os.environ | environment
     done = subprocess.run(
@@ -51,12 +56,12 @@ def ring_threads(table, script, cwd=None, **environment) -> int:
 
 
 def test_a_local_table_is_read_through_io_uring_where_the_kernel_permits(table):
-    assert (ring_threads(table, READ) > 0) == kernel_permits()
+    assert (ring_threads(table, READ) > 0) == expected()
 
 
 def test_nothing_is_left_in_the_folder_that_a_program_runs_in(table, tmp_path):
     (tmp_path / "here").mkdir()
-    assert (ring_threads(table, READ, cwd=tmp_path / "here") > 0) == kernel_permits()
+    assert (ring_threads(table, READ, cwd=tmp_path / "here") > 0) == expected()
     assert list((tmp_path / "here").iterdir()) == []
 
 

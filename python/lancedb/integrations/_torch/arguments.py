@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
@@ -100,8 +102,17 @@ def check_arguments(given: Given) -> None:
     if given.table is not None and not isinstance(given.table, (Table, Permutation)):
         raise TypeError(
             "table must be a LanceTable, a RemoteTable or a Permutation, not "
-            f"{type(given.table).__name__}"
-            + ("; a path goes into uri, with table_name" if isinstance(given.table, str) else "")
+            f"{type(given.table).__name__}{_way_to_a_table(given.table)}"
+        )
+    if given.connect_kwargs is not None and not isinstance(given.connect_kwargs, Mapping):
+        raise TypeError(
+            "connect_kwargs must be a dict of arguments for lancedb.connect, not "
+            f"{type(given.connect_kwargs).__name__}"
+        )
+    if not isinstance(given.permutation_table, (Table, type(None))):
+        raise TypeError(
+            f"permutation_table must be a table, not {type(given.permutation_table).__name__}; "
+            "a builder makes one with permutation_builder(table).split_random(...).execute()"
         )
     if isinstance(given.table, Permutation) and given.permutation_table is not None:
         raise ValueError("a Permutation has its own permutation_table; pass its base table instead")
@@ -115,6 +126,14 @@ def check_arguments(given: Given) -> None:
             "connection_factory must be a callable from table name to table, not "
             f"{type(given.connection_factory).__name__}"
         )
+
+
+def _way_to_a_table(given: Any) -> str:
+    if isinstance(given, (str, os.PathLike)):
+        return "; a path goes into uri, with table_name"
+    if hasattr(given, "open_table"):
+        return "; a connection opens one with open_table(name)"
+    return ""
 
 
 def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., Any] | None]:
@@ -141,6 +160,7 @@ def _base_of(
     """The version and branch to pin: those the permutation's row ids are of, else the handle's."""
     version, branch = given.version, None
     if base is not None:
+        recipes.check_open(base)
         branch = recipes.current_branch(base)
         version = base.version if version is None else version
     if permutation_table is None:
@@ -148,7 +168,7 @@ def _base_of(
     recorded = selections.base_version(permutation_table)
     if recorded is None:
         return version, branch
-    if isinstance(given.version, int) and given.version != recorded:
+    if isinstance(given.version, (int, np.integer)) and given.version != recorded:
         raise ValueError(
             f"version={given.version} contradicts the permutation_table, whose row ids are of "
             f"version {recorded}; leave version out"

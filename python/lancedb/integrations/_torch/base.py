@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import reprlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ from .handle import empty_batch
 from .notes import add_note
 from .output import Output
 from .reader import Reader
+from .recipe import FactorySource
 from .sample import fingerprint
+from .sending import check_sendable
 from .stats import Stats, shared_board
 from .topology import in_worker, process_number
 from .watch import follow_parent
@@ -67,9 +70,14 @@ class TableDataset:
         self._counts: tuple[int, Stats] | None = None
         self._skipped = SkippedRows()
         forking.note_use()
+        if self.num_rows == 0:
+            rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
+            warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._output.check_picklable()
+        self._output.check_sendable()
+        if isinstance(self._view.recipe.source, FactorySource):
+            check_sendable("connection_factory", self._view.recipe.source.factory)
         view = dataclasses.replace(self._view, schema=None)
         return {**self.__dict__, "_view": view, "_perm": None, "_counts": None}
 
@@ -94,7 +102,7 @@ class TableDataset:
 
     @property
     def num_rows(self) -> int:
-        """How many rows the dataset has, over all ranks and workers."""
+        """How many rows the dataset has, over all ranks and workers, after `filter` and `split`."""
         return self._view.selection.num_rows
 
     @property
@@ -131,6 +139,10 @@ class TableDataset:
 
         Each is listed once, ascending; at most the first 1,000 of each worker process. Rows left
         out in workers are known here only with `LanceDataLoader`.
+
+        Returns
+        -------
+        list of int
         """
         return self._skipped.offsets()
 

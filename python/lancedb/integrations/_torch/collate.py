@@ -55,6 +55,11 @@ class RowBatch(Sequence):
     num_rows : int
         How many rows there are.
 
+    Attributes
+    ----------
+    columns : dict of str to batched column
+        As given: what ``default_collate`` makes of this sequence.
+
     Examples
     --------
     >>> rows = RowBatch({"x": torch.arange(3), "s": ["a", "b", "c"]}, 3)
@@ -69,9 +74,19 @@ class RowBatch(Sequence):
         self._num_rows = num_rows
 
     def __len__(self) -> int:
+        """How many rows there are."""
         return self._num_rows
 
     def __getitem__(self, index: Any) -> Any:
+        """One row as a dict of its values, or a list of the rows of a slice.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        TypeError
+            If `index` is a column's name.
+        """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if isinstance(index, str):

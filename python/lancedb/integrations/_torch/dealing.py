@@ -73,9 +73,10 @@ def warn_of_batches_of_batches() -> None:
     torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
     and knows it.
     """
-    fetcher: Any = sys._getframe(2).f_locals.get("self")
-    collates = isinstance(fetcher, _BaseDatasetFetcher) and fetcher.auto_collation
-    if collates and fetcher.collate_fn is default_collate:
+    fetcher = sys._getframe(2).f_locals.get("self")
+    if not isinstance(fetcher, _BaseDatasetFetcher):
+        return
+    if fetcher.auto_collation and fetcher.collate_fn is default_collate:
         warnings.warn(
             "a LanceIterableTorchDataset yields whole batches, and this DataLoader makes batches "
             "of batches of them: use LanceDataLoader(dataset), or DataLoader(dataset, "

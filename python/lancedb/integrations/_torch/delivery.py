@@ -128,8 +128,7 @@ class Delivery:
         self._end()
         if dead is not None:
             raise RuntimeError(
-                f"{dead}, {self._delivered()}. If memory ran out, the system's log says so. "
-                f"{_GO_ON}"
+                f"{dead.worker}, {self._delivered()}. {dead.advice} {_GO_ON}"
             ) from error
 
     def _delivered(self) -> str:

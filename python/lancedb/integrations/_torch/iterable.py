@@ -47,36 +47,48 @@ class LanceIterableTorchDataset(TableDataset, IterableDataset):
     table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
 filter, version, columns, format, transform, fill_null, ragged : optional
         As for `LanceTorchDataset`.
-    batch_size : int
-        Rows of one rank's batch.
-    drop_last : bool
+    batch_size : int, default 100
+        Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
+    drop_last : bool, default True
         True leaves out the rows of an epoch that fill no full step of all ranks. False delivers
         every row: the last step may be short, and is dealt evenly.
-    shuffle : {False, True, "block", "global"}
+    shuffle : {False, True, "block", "global"}, default False
         False keeps the base order. True or ``"block"`` reads short runs of consecutive rows and
-        mixes rows from all over the table in memory, nearly as fast as reading in order.
-        ``"global"`` is a true shuffle of single rows, slower to read.
-    seed : int
+        mixes rows from all over the table in memory, several times as fast as ``"global"``, a
+        true shuffle of single rows.
+    seed : int, default 0
         With the epoch, decides the order.
     rank, world_size : int, optional
-        Default: from `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``.
-    block_rows, window_rows, lanes : int or "auto"
-        The shuffle's layout: rows of a run that is read together, rows of one lane's window,
-        and the number of lanes. ``"auto"`` chooses by the size of a row.
-    readahead : int
-        Reads under way beyond the one whose rows come next.
+        This process's number, from 0 on, and how many there are: both or neither. Default: from
+        `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
+    block_rows, window_rows, lanes : int or "auto", default "auto"
+        The layout of ``shuffle=True``: rows of a run that is read together, rows of one lane's
+        window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
+        bytes of a row and the rows of a step.
+    readahead : int, default 2
+        Reads under way beyond the one whose rows come next, of up to 8 MB each.
     transform_threads : int, optional
-        Threads that convert and transform. Default: one, or up to four with a `transform`.
-    unwrap : bool
+        Threads that convert and transform. Default: one without a `transform` or in a worker
+        process, else one for each processor, up to four.
+    unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
-    on_error : {"raise", "skip"} or callable
+    on_error : {"raise", "skip"} or callable, default "raise"
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
 
     Raises
     ------
     ValueError
-        As for `LanceTorchDataset`, and if there are fewer rows than ranks.
+        As for `LanceTorchDataset`, for a batch size or layout that cannot be, and, with
+        ``drop_last=False``, if there are fewer rows than ranks.
+    TypeError, FileNotFoundError, RuntimeError
+        As for `LanceTorchDataset`.
+
+    Warns
+    -----
+    UserWarning
+        If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
+        one step has. At ``iter()``: if a plain ``DataLoader`` would make batches of batches.
 
     Examples
     --------
@@ -204,6 +216,16 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         """Let the next ``iter()`` be this epoch, from its beginning.
 
         Where a state in the middle of this very epoch was loaded just before, it goes on there.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0 on.
+
+        Raises
+        ------
+        ValueError
+            If `epoch` is no such number.
         """
         at = start_of(epoch)
         refuse_second_deal(self)
@@ -217,6 +239,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:
+        """The batches of the next epoch, or of the rest of one, for this rank and worker."""
         self._refuse_foreign_loader()
         if not self.unwrap:
             warn_of_batches_of_batches()
@@ -260,6 +283,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         In a DataLoader worker the state is that of the worker alone, as
         `torchdata.stateful_dataloader.StatefulDataLoader` collects it from each.
 
+        Returns
+        -------
+        dict
+            As of `LanceDataLoader.state_dict`.
+
         Raises
         ------
         RuntimeError
@@ -281,10 +309,16 @@ filter, version, columns, format, transform, fill_null, ragged : optional
 
         The number of ranks and workers and the batch size may be others.
 
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict`, of this dataset or of a `LanceDataLoader`.
+
         Raises
         ------
         TypeError, ValueError
-            If `state` is none, or belongs to other data or another order.
+            If `state` is none, or belongs to other data or another order; every difference is
+            named.
         """
         made = steps_of_worker(state, *this_worker())
         at = self.adopt_state(state)

@@ -56,25 +56,38 @@ class LanceDataLoader(DataLoader):
     dataset : LanceIterableTorchDataset or LanceTorchDataset
         What to load. An iterable dataset has its own batch size, order, seed and shards.
     batch_size : int, optional
-        Rows of one rank's batch, for a map-style dataset. Default: the dataset's.
+        Rows of one rank's batch, for a map-style dataset. Default: the dataset's, which is 100 if
+        it was given none.
     shuffle : bool, optional
         For a map-style dataset: whether to shuffle all rows anew each epoch. Default: False.
-    seed : int
+    seed : int, default 0
         For a map-style dataset: with the epoch, decides the order.
-    num_workers : int
-        Worker processes. With 0, reading and converting still run ahead in threads, which is
-        the fast way for an iterable dataset unless `transform` is heavy Python.
+    num_workers : int, default 0
+        Worker processes. With 0, an iterable dataset still reads and converts ahead in threads,
+        which is the fast way unless `transform` is heavy Python.
     **dataloader_kwargs
-        As for `torch.utils.data.DataLoader`. ``drop_last`` belongs here for a map-style dataset.
-        The start method of workers is ``"forkserver"`` where there is one, else ``"spawn"``,
-        unless ``multiprocessing_context`` says otherwise.
+        As for `torch.utils.data.DataLoader`, but for samplers. ``drop_last`` (False if not given)
+        belongs here for a map-style dataset. The start method of workers is ``"forkserver"`` where
+        there is one, else ``"spawn"``, unless ``multiprocessing_context`` says otherwise.
+
+    Attributes
+    ----------
+    metric_attributes : dict
+        ``table`` and ``loader``, a number in this process: what tells this loader apart among
+        those of `instrument_loader_metrics`.
 
     Raises
     ------
     TypeError
         If `dataset` is neither of the two.
     ValueError
-        If an argument belongs to the dataset.
+        If an argument belongs to the dataset, or is a sampler.
+
+    Notes
+    -----
+    An iterator raises whatever reading, converting or `transform` raised, in whichever process; a
+    RuntimeError that names the worker if one has died; and a RuntimeError if it is asked for more
+    after that. The state stays that of the last batch delivered.
 
     Examples
     --------
@@ -142,6 +155,7 @@ class LanceDataLoader(DataLoader):
             self.__dict__["sampler"] = DealtSampler(dataset)
 
     def __iter__(self) -> Iterator[Any]:
+        """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
         batches = Delivery(self)
         if self._now is not None:
             self._now.ahead = runs_ahead()
@@ -155,6 +169,16 @@ class LanceDataLoader(DataLoader):
         """Let the next ``iter()`` be this epoch, from its beginning.
 
         Where a state in the middle of this very epoch was loaded just before, it goes on there.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0 on.
+
+        Raises
+        ------
+        ValueError
+            If `epoch` is no such number.
         """
         at = start_of(epoch)
         if self._next.epoch != epoch or not self._next.position:
@@ -185,6 +209,12 @@ class LanceDataLoader(DataLoader):
 
         That batch may come from the next ``iter()``, or from an iterator that is under way.
 
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict`, of a loader or of an iterable dataset, on any number of ranks and
+            workers.
+
         Raises
         ------
         TypeError, ValueError
@@ -206,6 +236,17 @@ class LanceDataLoader(DataLoader):
             ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
             and ``steps``: the epoch under way, its batches handed out, and all it has on this
             rank.
+
+        Examples
+        --------
+        >>> import lancedb
+        >>> table = lancedb.connect("memory://").create_table("t", [{"x": i} for i in range(100)])
+        >>> loader = LanceDataLoader(LanceIterableTorchDataset(table, batch_size=10))
+        >>> for batch in loader:
+        ...     pass
+        >>> stats = loader.stats()
+        >>> stats["delivered"], stats["step"], stats["steps"], 0 <= stats["wait_share"] <= 1
+        (100, 10, 10, True)
         """
         return {
             **self.dataset.stats(),  # type: ignore[attr-defined]
@@ -242,7 +283,13 @@ class LanceDataLoader(DataLoader):
         }
 
     def skipped_rows(self) -> list[int]:
-        """As the dataset's ``skipped_rows()``, of all worker processes."""
+        """As the dataset's ``skipped_rows()``, of all worker processes.
+
+        Returns
+        -------
+        list of int
+            Offsets in the table version that is read.
+        """
         return self.dataset.skipped_rows()  # type: ignore[attr-defined]
 
     def _place(self) -> dict[str, int]:

@@ -38,15 +38,17 @@ class LanceTorchDataset(TableDataset, Dataset):
         how long lancedb tries again when an object store fails (``client_max_retries``,
         ``timeout``; by default about ten seconds of refusals). They are pickled into workers;
         see `connection_factory` to avoid that.
-    connection_factory : callable, optional
+    connection_factory : callable of str to Table, optional
         Called with the table's name in every process, returns the table. Must be picklable.
-        With it no connection, and so no credential, is pickled.
+        With it no connection, and so no credential, is pickled. Goes with `table`, or with
+        `table_name` alone.
     permutation_table : LanceTable, optional
         Made by ``lancedb.permutation.permutation_builder``: which rows, in which order.
     split : str or int, optional
         A split of `permutation_table`, by name or number; the first one if not given.
     filter : str, optional
-        An SQL condition; only rows for which it is true are in the dataset.
+        An SQL condition; only rows for which it is true are in the dataset. It is evaluated once,
+        where the dataset is made.
     version : int or str, optional
         A version number or a tag, resolved once. Default: the version of `table`, or the newest.
     columns : sequence of str, or mapping of str to str, optional
@@ -58,18 +60,21 @@ class LanceTorchDataset(TableDataset, Dataset):
         ``collate_fn``: the loader's batches are ``dict[str, Tensor]``.
     transform : callable, optional
         Called once a batch: with the batch in `format`, or with the ``pyarrow.RecordBatch`` if
-        no format is given. For ``"torch"`` that is the dict of batched columns.
+        no format is given. For ``"torch"`` that is the dict of batched columns. What it returns
+        is the batch.
     batch_size : int, optional
         Rows in a batch of ``iter(dataset)``; 100 if not given. A `DataLoader` brings its own.
-    fill_null : scalar or dict, optional
-        What stands in for nulls in tensors: for every column, or by column name.
-    ragged : {"jagged", "pad", "list"}
-        What a column of variable-length lists becomes in ``"torch"``: a nested tensor, a padded
-        tensor and ``<name>_length``, or a list of tensors.
-    unwrap : bool
+    fill_null : scalar or dict of str to scalar, optional
+        What stands in for nulls in tensors: for every column, or by column name (fields of structs
+        as ``"struct.field"``). Default: a null among numbers is a ValueError.
+    ragged : {"jagged", "pad", "list"}, default "jagged"
+        What a column of variable-length lists becomes in ``"torch"``: a nested tensor; a tensor
+        ``(rows, longest)`` padded with zeros, and the lengths as int64 in ``<name>_length``; or a
+        list of tensors.
+    unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it.
-    on_error : {"raise", "skip"} or callable
+    on_error : {"raise", "skip"} or callable, default "raise"
         What happens where `transform` fails on single rows. "skip" leaves them out of their
         batch, which is that much shorter, logs a warning for each, and lists them in
         ``skipped_rows()``. A callable is called with the exception and the row's offset instead
@@ -80,8 +85,14 @@ class LanceTorchDataset(TableDataset, Dataset):
     Raises
     ------
     ValueError
-        If no table is named, arguments contradict each other, or a column, split, version or
-        format is unknown.
+        If no table is named, arguments contradict each other, or a table, column, split, version
+        or format is unknown.
+    TypeError
+        If an argument is of a wrong type.
+    FileNotFoundError
+        If there is no database at a local `uri`.
+    RuntimeError
+        If the storage or the server fails; the message names the table.
 
     Examples
     --------
@@ -143,10 +154,24 @@ class LanceTorchDataset(TableDataset, Dataset):
         )
 
     def __len__(self) -> int:
+        """How many rows there are."""
         return self.num_rows
 
     def __getitem__(self, index: Any) -> Any:
-        """A batch of one row, or that row itself with ``unwrap``; a slice or list gives a batch."""
+        """A batch of one row, or that row itself with ``unwrap``; a slice or list gives a batch.
+
+        Parameters
+        ----------
+        index : int, or what `__getitems__` takes
+            Negatives count from the end.
+
+        Raises
+        ------
+        IndexError
+            If an index is out of range.
+        TypeError
+            If an index is not a whole number.
+        """
         if not _is_one(index):
             return self.__getitems__(index)
         batch = self.__getitems__([index])
@@ -157,12 +182,25 @@ class LanceTorchDataset(TableDataset, Dataset):
 
         `torch.utils.data.DataLoader` calls this once a batch.
 
+        Parameters
+        ----------
+        indices : int sequence, range, slice, numpy array or torch tensor
+            In ``[-len(self), len(self))``; negatives count from the end.
+
+        Returns
+        -------
+        batch
+            In the dataset's format; for ``"torch"`` a `RowBatch`, whose ``columns`` are what
+            ``default_collate`` makes of it.
+
         Raises
         ------
         IndexError
             If an index is out of range.
         TypeError
             If an index is not a whole number.
+        RuntimeError
+            If the storage fails; the message names table, version and rows.
         """
         rows = normalize_indices(indices, len(self))
         batch = self._read(rows)

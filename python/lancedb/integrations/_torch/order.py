@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .plan import Plan
 from .sizing import Layout, auto_layout
 
@@ -47,8 +49,9 @@ class Order:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shuffle", _shuffle_name(self.shuffle))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
             raise TypeError(f"seed must be a whole number, not {self.seed!r}")
+        object.__setattr__(self, "seed", int(self.seed))  # numpy's is not JSON
         self.layout(global_batch=1)  # raises for sizes that cannot be
 
     @property
@@ -58,7 +61,7 @@ class Order:
 
     @property
     def job_rows(self) -> int:
-        """Rows that are put together at once: at most about 2 MB."""
+        """Rows that are put together at once: at most about 4 MB."""
         return max(1, min(_JOB_ROWS, _JOB_BYTES // self.row_bytes))
 
     def layout(self, global_batch: int) -> Layout:

@@ -62,7 +62,8 @@ def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bo
     Parameters
     ----------
     meter_provider : opentelemetry.metrics.MeterProvider, optional
-        Where the instruments go. Default: the global provider.
+        Where the instruments go. Default: the global provider. Later calls leave the instruments
+        where they are.
 
     Returns
     -------

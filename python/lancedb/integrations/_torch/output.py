@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from . import convert
 from .badrows import OnError, check_policy, make_what_can_be
+from .sending import check_sendable
 from .stats import Stats
 
 
@@ -60,7 +61,11 @@ class Output:
         if self.transform is None:
             return value
         with stats.timed("transforming"):
-            return self.transform(value)
+            made = self.transform(value)
+        if made is None:
+            name = getattr(self.transform, "__qualname__", repr(self.transform))
+            warnings.warn(f"transform {name} returned None, and that is the batch", stacklevel=2)
+        return made
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
         """Consecutive slices of a batch in their format; there must be no transform."""
@@ -71,18 +76,10 @@ class Output:
         """Raise if the format cannot carry the columns of an (empty) batch."""
         self._convert(batch)
 
-    def check_picklable(self) -> None:
+    def check_sendable(self) -> None:
         """Raise a TypeError that says how to mend it if a callable cannot reach a worker."""
         for name, function in (("transform", self.transform), ("on_error", self.on_error)):
-            try:
-                pickle.dumps(function)
-            except Exception as error:
-                raise TypeError(
-                    f"{name} {function!r} cannot be sent to worker processes: {error}. "
-                    "Define it with def at the top level of a module (functools.partial of such a "
-                    "function works too), use num_workers=0, or pass "
-                    "multiprocessing_context='fork'."
-                ) from error
+            check_sendable(name, function)
 
 
 def count_rows(batch: Any) -> int | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 FORMAT_VERSION = 1
 # The order's own parameters follow the state; everything else must be what it was.
 ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
@@ -32,9 +34,9 @@ class Position(NamedTuple):
 
 def start_of(epoch: Any) -> Position:
     """Where an epoch begins; ValueError unless `epoch` is a whole number from 0 on."""
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+    if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or epoch < 0:
         raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
-    return Position(epoch)
+    return Position(int(epoch))
 
 
 def make_state(at: Position, plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class MappedProgress:
         seed: int,
         drop_last: bool,
     ):
+        if shuffle not in (None, False, True, "global"):
+            raise ValueError(
+                f"shuffle={shuffle!r} is for LanceIterableTorchDataset: LanceTorchDataset is read "
+                "row by row, and shuffled as a whole with shuffle=True"
+            )
         size = dataset.batch_size if batch_size is None else positive("batch_size", batch_size)
         order = Order(
             rows=dataset.num_rows,

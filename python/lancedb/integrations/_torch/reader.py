@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -176,6 +176,8 @@ def resolve_columns(
         return {name: name for name in known}
     if isinstance(columns, str):
         raise TypeError(f"columns must be a list of names; did you mean columns=[{columns!r}]?")
+    if not isinstance(columns, Iterable):
+        raise TypeError(f"columns must be a list of names, or a mapping, not {columns!r}")
     if not isinstance(columns, Mapping):
         names = list(columns)
         twice = sorted({str(name) for name in names if names.count(name) > 1})
@@ -186,6 +188,11 @@ def resolve_columns(
             check_column(name, schema)
     if not columns:
         raise ValueError(f"columns is empty; leave it out for all of {known}, or name at least one")
+    for name, column in columns.items():
+        if not isinstance(name, str) or not isinstance(column, str):
+            raise TypeError(
+                f"columns must map names to SQL expressions, not {name!r} to {column!r}"
+            )
     return dict(columns)
 
 

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import lancedb
+import numpy as np
 import pyarrow as pa
-from lancedb.table import LanceTable, Table
+from lancedb.table import AsyncTable, LanceTable, Table
 
 from .notes import add_note
 
@@ -172,8 +173,12 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
     ValueError
         If there is no such table, version or tag.
     """
+    if isinstance(version, np.integer):
+        version = int(version)
     if version is not None and (isinstance(version, bool) or not isinstance(version, (int, str))):
         raise TypeError(f"version must be a number or a tag, not {version!r}")
+    if isinstance(version, int) and version < 1:
+        raise ValueError(f"version must be a number from 1 on, or a tag, not {version}")
     if isinstance(source, MemorySource):
         return Recipe(source, name)
     with naming(Recipe(source, name, branch)):
@@ -203,6 +208,15 @@ def source_of(table: Table, version: int | str | None) -> Source:
     if uri.startswith("memory://"):
         return MemorySource(_at_version(table, version))
     return ConnectionSource(connection.serialize(), uri, _namespace(table))
+
+
+def check_open(table: Table) -> None:
+    """Raise if the handle has been closed: it can no longer say what to reopen."""
+    handle = getattr(table, "_table", None)
+    if isinstance(handle, AsyncTable) and not handle.is_open():
+        raise ValueError(
+            f"table {table.name!r} is closed; open it again: db.open_table({table.name!r})"
+        )
 
 
 def current_branch(table: Table) -> str | None:
@@ -238,7 +252,7 @@ def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
     message = f"there is no table {name!r} at {redact_uri(str(uri))}"
     try:
         options = {"namespace_path": list(namespace)} if namespace else {}
-        known = list(db.table_names(**options, limit=1000))
+        known = db.list_tables(**options, limit=1000).tables
     except Exception:  # the names are a courtesy: listing them may not be allowed
         return message
     near = difflib.get_close_matches(name, known, n=3)
@@ -255,6 +269,12 @@ def checkout(table: Table, name: str, version: int | str) -> None:
         message = str(error).lower()
         if "no longer exists" not in message and "not found" not in message:
             raise
+        if isinstance(version, str):
+            raise ValueError(
+                f"version {version!r} of table {name!r} does not exist: there is no such tag. "
+                "table.tags.list() shows those there are, and "
+                f"table.tags.create({version!r}, table.version) makes it"
+            ) from error
         raise ValueError(
             f"version {version!r} of table {name!r} does not exist: it was cleaned up, or never "
             "made. A dataset reads the version it was made from; to keep that version through "

@@ -15,6 +15,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 Auto = int | Literal["auto"]
 
 BLOCK_BYTES = 16 << 10
@@ -67,9 +69,9 @@ def auto_layout(
     >>> auto_layout(1_000, 524, 256, "block")
     Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
     """
-    _check("block_rows", block_rows)
-    _check("window_rows", window_rows)
-    _check("lanes", lanes)
+    block_rows = _whole("block_rows", block_rows)
+    window_rows = _whole("window_rows", window_rows)
+    lanes = _whole("lanes", lanes)
     if shuffle != "block":
         return Layout(1, 1, 1, 1)
     budget = max(1, WINDOWS_BYTES // 2 // row_bytes)
@@ -129,8 +131,9 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _check(name: str, value: Auto) -> None:
+def _whole(name: str, value: Auto) -> Auto:
     if value == "auto":
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be 'auto' or a whole number above 0, not {value!r}")
+    return int(value)

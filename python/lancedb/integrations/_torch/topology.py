@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch.distributed
 from torch.utils.data import get_worker_info
 
@@ -17,9 +18,14 @@ def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     ------
     ValueError
         If only one of the two is given, or the rank is not below the world size.
+    TypeError
+        If one of them is no whole number.
     """
     if (rank is None) != (world_size is None):
         raise ValueError("rank and world_size belong together: give both, or neither")
+    for name, number in (("rank", rank), ("world_size", world_size)):
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer, type(None))):
+            raise TypeError(f"{name} must be a whole number, not {number!r}")
     if rank is None or world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -27,7 +33,7 @@ def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size), not rank={rank} of {world_size}")
-    return rank, world_size
+    return int(rank), int(world_size)
 
 
 def this_worker() -> tuple[int, int]:

@@ -17,12 +17,19 @@ import sys
 import threading
 import weakref
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data._utils import signal_handling
 
 _NOTICED_WITHIN = 2.0
 _follows_in: int | None = None
+
+
+class Death(NamedTuple):
+    """Which worker has died and how, and where to look for the reason."""
+
+    worker: str
+    advice: str
 
 
 class WorkerWatch:
@@ -59,7 +66,7 @@ class WorkerWatch:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def dead_worker(self) -> str | None:
+    def dead_worker(self) -> Death | None:
         """Which worker has died, and how, once a message of the workers could not be read.
 
         Called by the thread that asks for batches. The end of a process is seen a little later
@@ -71,7 +78,8 @@ class WorkerWatch:
             return None
         worker = batches._workers[self._dead]
         worker.join(_NOTICED_WITHIN)
-        return f"DataLoader worker {self._dead} (pid {worker.pid}) {_ended(worker.exitcode)}"
+        ended, advice = _ended(worker.exitcode)
+        return Death(f"DataLoader worker {self._dead} (pid {worker.pid}) {ended}", advice)
 
     def _run(self) -> None:
         while self._sentinels and self._dead is None:
@@ -125,7 +133,11 @@ def _end_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _ended(code: int | None) -> str:
+def _ended(code: int | None) -> tuple[str, str]:
     if code is not None and code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+        name = signal.Signals(-code).name
+        return f"was killed by {name}", "If memory ran out, the system's log says so."
+    return f"ended with exit code {code}", (
+        "What it printed stands above; if it ended as it started, put what starts workers under "
+        "if __name__ == '__main__'."
+    )
