@@ -214,6 +214,24 @@ def _columns(table: Table, permutation: Permutation | None, columns: Columns) ->
 
 def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
     try:
-        return read_schema(table, open_rows(table), columns)
+        schema = read_schema(table, open_rows(table), columns)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error
+    _refuse_empty_structs(schema)
+    return schema
+
+
+def _refuse_empty_structs(schema: pa.Schema) -> None:
+    """Raise for what Lance does not store well: it gives nulls for the columns beside it."""
+    empty = [field.name for field in schema if _has_empty_struct(field.type)]
+    if empty:
+        others = [name for name in schema.names if name not in empty]
+        raise ValueError(
+            f"column {empty[0]!r} is or holds a struct without fields, beside which Lance loses "
+            f"other values: leave it out, with columns={others}"
+        )
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    children = [kind.field(number).type for number in range(kind.num_fields)]
+    return any(map(_has_empty_struct, children)) or (pa.types.is_struct(kind) and not children)

@@ -81,11 +81,21 @@ def _take_lists_as_bytes(column: pa.Array, indices: pa.Array, width: int) -> pa.
     picked = rows.take(indices)
     _, ends, content = picked.buffers()
     edges = np.frombuffer(ends, np.int64)[picked.offset : picked.offset + len(picked) + 1]
-    edges = (edges // width).astype(np.int32 if pa.types.is_list(column.type) else np.int64)
+    edges = edges // width
     content = content if content is not None else pa.py_buffer(b"")
     numbers = pa.Array.from_buffers(
         values.type, int(edges[-1]) if len(edges) else 0, [None, content]
     )
-    return pa.Array.from_buffers(
-        column.type, len(picked), [None, pa.py_buffer(edges)], children=[numbers]
-    )
+    offsets = offsets_of(column.type, edges).buffers()[1]
+    return pa.Array.from_buffers(column.type, len(picked), [None, offsets], children=[numbers])
+
+
+def offsets_of(kind: pa.DataType, edges: np.ndarray) -> pa.Array:
+    """Where the lists of a column begin and end, in as many bits as its type has for it.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        If they do not fit: a list type of 32 bits ends at 2**31 elements.
+    """
+    return pa.array(edges).cast(pa.int32() if pa.types.is_list(kind) else pa.int64())

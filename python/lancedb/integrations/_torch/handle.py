@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -65,6 +66,7 @@ class OwnHandle:
         table = uring.open_table(recipe) or recipe.open()
         self._columns = dict(columns)
         self._rows = open_rows(table)
+        self._range_rows = _RANGE_ROWS if _are_ranges_fast(table) else sys.maxsize
         # Workers share the processors, and a server wants few requests.
         shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
@@ -103,11 +105,19 @@ class OwnHandle:
     async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
         rows: Any = self._rows  # lancedb's stub leaves these methods out
         count, first = len(offsets), int(offsets[0])
-        if count < _RANGE_ROWS or int(offsets[-1]) - first + 1 != count:
+        if count < self._range_rows or int(offsets[-1]) - first + 1 != count:
             return await rows.take_offsets(offsets.tolist(), selection=self._columns)
         part = await (await rows.with_offset(first)).with_limit(count)
         batches = [batch async for batch in await part.read(self._columns, batch_size=count)]
         return gather.concatenate(batches)
+
+
+def _are_ranges_fast(table: Table) -> bool:
+    """Whether fragments are large: a range costs, for each, a look at all there are."""
+    if isinstance(table, RemoteTable):
+        return True
+    fragments = table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[attr-defined]
+    return table.count_rows() >= fragments * _RANGE_ROWS
 
 
 def open_rows(table: Table) -> PermutationReader | None:

@@ -42,7 +42,7 @@ def normalize_indices(indices: Any, length: int) -> np.ndarray:
         return np.arange(length, dtype=np.int64)[indices]
     if isinstance(indices, range):
         _check_ends(indices, length)
-        values = np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
+        values = _of_range(indices)
     else:
         values = _as_integers(indices)
     outside = (values < -length) | (values >= length)
@@ -96,6 +96,14 @@ def _from_iterable(indices: Iterable[Any]) -> np.ndarray:
         return np.array(numbers, dtype=object)
 
 
+def _of_range(indices: range) -> np.ndarray:
+    """A range whose ends are row numbers; where it stops, or its step, may be beyond 64 bits."""
+    if len(indices) < 2:
+        return np.array(list(indices), dtype=np.int64)
+    beyond = 1 if indices.step > 0 else -1
+    return np.arange(indices[0], indices[-1] + beyond, indices.step, dtype=np.int64)
+
+
 def _check_ends(indices: range, length: int) -> None:
     for end in (indices[0], indices[-1]) if indices else ():
         if not -length <= end < length:
@@ -103,4 +111,9 @@ def _check_ends(indices: range, length: int) -> None:
 
 
 def _out_of_range(index: int, length: int) -> IndexError:
-    return IndexError(f"index {index} is out of range for {length} rows")
+    try:
+        return IndexError(f"index {index} is out of range for {length} rows")
+    except ValueError:  # a number of more digits than Python prints
+        return IndexError(
+            f"an index of {index.bit_length()} bits is out of range for {length} rows"
+        )

@@ -339,7 +339,10 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def adopt_state(self, state: Mapping[str, Any]) -> Position:
         """Check a state against this dataset, and take over the layout of its order."""
         at, layout = read_state(state, self._described_order())
-        self._order = self._order.with_layout(layout)
+        order = self._order.with_layout(layout)
+        steps = self.steps(at.position)
+        order.plan(at.epoch, steps.global_batch)  # what cannot be iterated is refused here
+        self._order = order
         return at
 
     def _described_order(self) -> dict[str, Any]:
@@ -369,7 +372,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
 
     def _window_memory(self, plan: Plan) -> WindowMemory:
         """Memory for windows, kept from epoch to epoch."""
-        segment_rows = segment_size(plan.window_rows)
+        segment_rows = segment_size(min(plan.window_rows, plan.rows))
         if self._memory is None or self._memory.segment_rows != segment_rows:
             self._memory = WindowMemory(segment_rows)
         return self._memory

@@ -183,7 +183,7 @@ class Plan:
     def _window_at(self, lane: int, block: int) -> tuple[int, int, int]:
         """The window of a lane in which its `block`-th block stands: number, first block, end."""
         size, latest = self._window_blocks, self._latest_start
-        first, second = self._early_ends[lane]
+        first, second = self._early_ends(lane)
         block = min(block, latest)
         if block < first:
             number, start, end = 0, 0, first
@@ -202,7 +202,7 @@ class Plan:
             stop = min(start + self._tail_unit, self.rows - self.body_rows)
             return self.lanes, start, stop
         number, lane = divmod(window, self.lanes)
-        first, second = self._early_ends[lane]
+        first, second = self._early_ends(lane)
         start = (0, first)[number] if number < 2 else second + (number - 2) * self._window_blocks
         end = self._window_at(lane, start)[2]
         return lane, start * self.block_rows, min(end * self.block_rows, self.lane_rows)
@@ -215,18 +215,17 @@ class Plan:
         """
         return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
 
-    @cached_property
-    def _early_ends(self) -> tuple[tuple[int, int], ...]:
-        """For each lane, where its first and its second window end, in blocks.
+    def _early_ends(self, lane: int) -> tuple[int, int]:
+        """Where a lane's first and its second window end, in blocks.
 
         From there on windows are of full size, so that these ends decide how far apart in time
         the lanes come to their next windows. No window before is smaller than half a size.
         """
         size = self._window_blocks
         if size < _LEAST_BLOCKS_TO_STAGGER:
-            return ((size, size),) * self.lanes
-        staggers = ((lane * _GOLDEN % 2**64) * size >> 64 for lane in range(self.lanes))
-        return tuple(((size + stagger) // 2, size + stagger) for stagger in staggers)
+            return size, size
+        stagger = (lane * _GOLDEN % 2**64) * size >> 64
+        return (size + stagger) // 2, size + stagger
 
     # -- rows ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ the same on every rank, and loading one runs no code.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ import numpy as np
 FORMAT_VERSION = 1
 # The order's own parameters follow the state; everything else must be what it was.
 ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
+_MOST = 2**62
+# No table has as many rows, and products of two of the layout's numbers stay below 2**63.
+_MOST_IN_LAYOUT = 2**50
 
 
 class Position(NamedTuple):
@@ -34,8 +38,9 @@ class Position(NamedTuple):
 
 def start_of(epoch: Any) -> Position:
     """Where an epoch begins; ValueError unless `epoch` is a whole number from 0 on."""
-    if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or epoch < 0:
-        raise ValueError(f"epoch must be a whole number from 0 on, not {epoch!r}")
+    whole = isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool)
+    if not whole or not 0 <= epoch <= _MOST:
+        raise ValueError(f"epoch must be a whole number from 0 on, not {_shown(epoch)}")
     return Position(int(epoch))
 
 
@@ -68,12 +73,13 @@ def steps_of_worker(state: Any, worker: int, workers: int) -> int:
     theirs = state.get("worker") if isinstance(state, Mapping) else None
     if theirs is None:
         return 0
-    if not isinstance(theirs, Mapping) or (theirs.get("id"), theirs.get("of")) != (worker, workers):
+    ours = {"id": worker, "of": workers}
+    if not isinstance(theirs, Mapping) or any(_differs(theirs.get(n), ours[n]) for n in ours):
         raise ValueError(
-            f"this state is of one worker ({theirs!r}) and this is worker {worker} of {workers}: "
-            "take states of LanceDataLoader to change the number of workers"
+            f"this state is of one worker ({_shown(theirs)}) and this is worker {worker} of "
+            f"{workers}: take states of LanceDataLoader to change the number of workers"
         )
-    return _whole(theirs, "steps", 0, 2**62)
+    return _whole(theirs, "steps", 0, _MOST)
 
 
 def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str, int]]:
@@ -99,9 +105,9 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
     missing = [key for key in ("format_version", "epoch", "position", "plan") if key not in state]
     if missing:
         raise ValueError(f"state lacks {', '.join(missing)}: it is no state of this loader")
-    if state["format_version"] != FORMAT_VERSION:
+    if _differs(state["format_version"], FORMAT_VERSION):
         raise ValueError(
-            f"state has format_version {state['format_version']!r}, and this version of "
+            f"state has format_version {_shown(state['format_version'])}, and this version of "
             f"lancedb-torch reads {FORMAT_VERSION}; load it with the version that wrote it"
         )
     theirs = state["plan"]
@@ -109,16 +115,15 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
         raise ValueError(f"state's plan must be a dict, not {type(theirs).__name__}")
     _refuse_other_data(theirs, plan)
     position = _whole(state, "position", 0, int(plan["rows"]))
-    layout = {name: _whole(theirs, name, 1, 2**62) for name in ADOPTED}
-    return Position(_whole(state, "epoch", 0, 2**62), position), layout
+    layout = {name: _whole(theirs, name, 1, _MOST_IN_LAYOUT) for name in ADOPTED}
+    return Position(_whole(state, "epoch", 0, _MOST), position), layout
 
 
 def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    missing = object()
     differences = [
-        f"{name} was {theirs.get(name, '(missing)')!r} and is {ours[name]!r}"
+        f"{name} was {_shown(theirs.get(name, '(missing)'))} and is {ours[name]!r}"
         for name in ours
-        if name not in ADOPTED and theirs.get(name, missing) != ours[name]
+        if name not in ADOPTED and (name not in theirs or _differs(theirs[name], ours[name]))
     ]
     if differences:
         raise ValueError(
@@ -132,6 +137,20 @@ def _whole(values: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(
-            f"state is damaged: {name} must be a whole number from {low} to {high}, is {value!r}"
+            f"state is damaged: {name} must be a whole number from {low} to {high}, is "
+            f"{_shown(value)}"
         )
     return value
+
+
+def _differs(value: Any, own: Any) -> bool:
+    """Whether `value` is not `own`; one of another type, such as a tensor, is not compared."""
+    return type(value) is not type(own) or value != own
+
+
+def _shown(value: Any) -> str:
+    """`value` for a message: cut short, as it may be nested deeply or be of megabytes."""
+    try:
+        return repr(value) if isinstance(value, str) and len(value) < 100 else reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        return f"a {type(value).__name__} too long to print"

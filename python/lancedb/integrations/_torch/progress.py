@@ -62,7 +62,9 @@ class MappedProgress:
         return make_state(at, self._described_order())
 
     def adopt_state(self, state: Mapping[str, Any]) -> Position:
-        return read_state(state, self._described_order())[0]
+        at = read_state(state, self._described_order())[0]
+        self.steps(at.position)  # what cannot be iterated is refused here
+        return at
 
     def _described_order(self) -> dict[str, Any]:
         order = self.sampler.order

@@ -160,9 +160,13 @@ def naming(recipe: Recipe) -> Iterator[None]:
     except (TypeError, FileNotFoundError):
         raise
     except Exception as error:  # a namespace's and a server's errors are of many kinds
-        if repr(recipe.name) in str(error) or isinstance(recipe.source, FactorySource):
+        message = redact(str(error), getattr(recipe.source, "uri", ""))
+        open_about_it = message == str(error)
+        named = repr(recipe.name) in message or isinstance(recipe.source, FactorySource)
+        if named and open_about_it:
             raise  # what a factory raises is the user's, and has a note already
-        raise RuntimeError(f"opening {recipe.describe()} failed: {error}") from error
+        cause = error if open_about_it else None
+        raise RuntimeError(f"opening {recipe.describe()} failed: {message}") from cause
 
 
 def pin(source: Source, name: str, branch: str | None, version: int | str | None) -> Recipe:
@@ -304,6 +308,15 @@ def redact_uri(uri: str) -> str:
         return uri
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def redact(message: str, uri: str) -> str:
+    """Somebody's message about `uri`, without what `redact_uri` leaves out."""
+    parts = urlsplit(uri)
+    for hidden in (parts.netloc.rpartition("@")[0], parts.password, parts.query, parts.fragment):
+        if hidden and not is_local(uri):
+            message = message.replace(hidden, "...")
+    return message
 
 
 def _namespace(table: Any) -> tuple[str, ...]:

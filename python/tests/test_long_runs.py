@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hundreds of epochs, thousands of them broken off: what a run holds on to levels off.
+
+A run is cut in thirds. The first warms up; in the others what the processes hold is looked at
+several times, and the last third must hold no more than the middle one did.
+"""
+
+import gc
+import threading
+from typing import NamedTuple
+
+import psutil
+import pytest
+from conftest import rows_of
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+
+WINDOWS = {"shuffle": True, "block_rows": 2, "window_rows": 16, "lanes": 2}
+ROWS = 48
+MEGABYTE = 1 << 20
+LOOKS = 4
+
+
+class Held(NamedTuple):
+    """What the processes of a run hold on to together."""
+
+    memory: int
+    native: int
+    threads: int
+    files: int
+    shared: int
+
+
+def held(processes):
+    gc.collect()
+    maps = [each.path for process in processes for each in process.memory_maps(grouped=False)]
+    return Held(
+        # Memory of its own: what processes share would be counted several times.
+        memory=sum(process.memory_full_info().uss for process in processes),
+        native=sum(process.num_threads() for process in processes),
+        threads=threading.active_count(),
+        files=sum(process.num_fds() for process in processes),
+        shared=sum(path.startswith(("/dev/shm", "/torch_")) for path in maps),
+    )
+
+
+def assert_levels_off(rounds, run, processes):
+    """Run `rounds` in thirds, and compare the last one with the one before.
+
+    `run` makes so many rounds, `processes` says whom to look at after them.
+    """
+    third = rounds // 3
+    run(rounds - 2 * third)
+    middle, late = [
+        [look(run, count, processes) for count in portions(third)] for _ in ("middle", "late")
+    ]
+    # The least, as an allocator's noise and garbage only add to it.
+    slack = 8 * MEGABYTE * len(processes())
+    assert min(each.memory for each in late) <= min(each.memory for each in middle) + slack
+    # lancedb's pools end idle threads and start them again, so what they come to varies a little.
+    assert most(late, "native") <= most(middle, "native") + 2
+    for name in ("threads", "files", "shared"):
+        assert most(late, name) <= most(middle, name), name
+
+
+def portions(count):
+    return [count // LOOKS] * (LOOKS - 1) + [count - count // LOOKS * (LOOKS - 1)]
+
+
+def look(run, count, processes):
+    run(count)
+    return held(processes())
+
+
+def most(looks, name):
+    return max(getattr(each, name) for each in looks)
+
+
+def alone():
+    return [psutil.Process()]
+
+
+class Family:
+    """This process, and the workers that a loader keeps."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __call__(self):
+        workers = getattr(self._loader._iterator, "_workers", [])
+        return [*alone(), *(psutil.Process(worker.pid) for worker in workers)]
+
+
+@pytest.fixture
+def small(db):
+    """A few rows of id, vec and text."""
+    return db.create_table("small", rows_of(ROWS).select(["id", "vec", "text"]))
+
+
+def iterable(table, workers=0, **options):
+    dataset = LanceIterableTorchDataset(table, format="torch", batch_size=12, **WINDOWS)
+    return LanceDataLoader(dataset, num_workers=workers, **options)
+
+
+def mapped(table, workers=0, **options):
+    dataset = LanceTorchDataset(table, format="torch")
+    return LanceDataLoader(dataset, batch_size=12, shuffle=True, num_workers=workers, **options)
+
+
+KINDS = pytest.mark.parametrize("make", [iterable, mapped])
+
+
+class Rounds:
+    """A way to use a loader, any number of times."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __call__(self, count):
+        for _ in range(count):
+            self.once()
+
+
+class WholeEpochs(Rounds):
+    """From the first batch to the last."""
+
+    def once(self):
+        assert sum(len(batch["id"]) for batch in self.loader) == ROWS
+
+
+class Broken(Rounds):
+    """``iter()`` and ``break``."""
+
+    def once(self):
+        for batch in self.loader:
+            assert len(batch["id"]) == 12
+            break
+
+
+class Resumed(Rounds):
+    """Broken off at another batch each time, and resumed from there."""
+
+    def __init__(self, loader):
+        super().__init__(loader)
+        self.number = 0
+        self.whole = [[batch["id"].tolist() for batch in loader] for _ in range(2)]
+
+    def once(self):
+        epoch, done = self.number % 2, self.number % 4
+        self.number += 1
+        self.loader.set_epoch(epoch)
+        batches = iter(self.loader)
+        for _ in range(done):
+            next(batches)
+        self.loader.load_state_dict(self.loader.state_dict())
+        assert next(batches)["id"].tolist() == self.whole[epoch][done]
+        del batches
+        assert self.loader.state_dict()["epoch"] == epoch + (done == 3)
+
+
+@KINDS
+def test_two_hundred_epochs_without_workers(small, make):
+    assert_levels_off(200, WholeEpochs(make(small)), alone)
+
+
+@KINDS
+def test_two_hundred_epochs_with_workers_that_stay(small, make):
+    loader = make(small, 2, persistent_workers=True)
+    family = Family(loader)
+    WholeEpochs(loader)(1)
+    workers = family()
+    assert len(workers) == 3
+    assert_levels_off(199, WholeEpochs(loader), family)
+    assert family() == workers
+
+
+# Starting a worker takes a good part of a second: these are 24 epochs and not 200.
+@KINDS
+def test_two_dozen_epochs_with_new_workers_each(small, make):
+    loader = make(small, 1)
+    WholeEpochs(loader)(1)
+    servers = psutil.Process().children(recursive=True)  # the fork server, the resource tracker
+    assert_levels_off(23, WholeEpochs(loader), alone)
+    assert psutil.Process().children(recursive=True) == servers
+
+
+@KINDS
+def test_ten_thousand_epochs_broken_off(small, make):
+    """5,000 of either dataset."""
+    loader = make(small)
+    assert_levels_off(5000, Broken(loader), alone)
+    assert loader.state_dict()["epoch"] == 4999
+
+
+@KINDS
+def test_epochs_broken_off_and_resumed(small, make):
+    assert_levels_off(300, Resumed(make(small)), alone)
+
+
+def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small):
+    loader = iterable(small, 2, persistent_workers=True, prefetch_factor=4)
+    assert_levels_off(150, Resumed(loader), Family(loader))
