@@ -190,7 +190,7 @@ def test_an_error_in_a_connection_factory_comes_with_its_traceback_and_table(db,
     text = "".join(traceback.format_exception(caught.value))
     assert "no credentials in this process" in text
     assert "in __call__" in text
-    assert "connection_factory OpensHere was asked for table 'points'" in text
+    assert f"'points', version {table.version} at connection_factory OpensHere" in text
 
 
 def test_a_plain_data_loader_shows_them_as_well(table):

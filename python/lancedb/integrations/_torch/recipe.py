@@ -92,11 +92,7 @@ class FactorySource:
     factory: Callable[[str], Table]
 
     def open(self, name: str, branch: str | None) -> Table:
-        try:
-            table = self.factory(name)
-        except Exception as error:
-            add_note(error, f"{self.describe()} was asked for table {name!r}")
-            raise
+        table = self.factory(name)
         if not isinstance(table, Table):
             raise TypeError(
                 "connection_factory must return a LanceDB table when it is called with the "
@@ -157,14 +153,16 @@ def naming(recipe: Recipe) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, FileNotFoundError):
-        raise
     except Exception as error:  # a namespace's and a server's errors are of many kinds
+        if isinstance(recipe.source, FactorySource):  # what a factory raises is the user's
+            add_note(error, f"while opening {recipe.describe()}")
+            raise
+        if isinstance(error, (TypeError, FileNotFoundError)):
+            raise
         message = redact(str(error), getattr(recipe.source, "uri", ""))
         open_about_it = message == str(error)
-        named = repr(recipe.name) in message or isinstance(recipe.source, FactorySource)
-        if named and open_about_it:
-            raise  # what a factory raises is the user's, and has a note already
+        if repr(recipe.name) in message and open_about_it:
+            raise
         cause = error if open_about_it else None
         raise RuntimeError(f"opening {recipe.describe()} failed: {message}") from cause
 
