@@ -47,6 +47,8 @@ def run(cell: Cell, task: Any, limit: float) -> dict[str, Any]:
 
 def guarded(cell: Cell, task: Any, results: Connection) -> None:
     """Run a cell; an exception is a result, a warning is not."""
+    # A process has the start method of the one that started it; peers are to have Python's own.
+    multiprocessing.set_start_method(None, force=True)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
