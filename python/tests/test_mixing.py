@@ -31,8 +31,8 @@ def mixing(plan, batch):
     return variance_ratio(labels, batch), variance_ratio(labels, 16 * batch)
 
 
-def auto_plan(rows, batch, epoch=0):
-    return Plan(rows, 0, epoch, "block", **vars(auto_layout(rows, EMBEDDING_ROW, batch, "block")))
+def auto_plan(rows, batch, epoch=0, row_bytes=EMBEDDING_ROW):
+    return Plan(rows, 0, epoch, "block", **vars(auto_layout(rows, row_bytes, batch, "block")))
 
 
 def test_the_measure_is_one_for_a_random_order_and_large_for_a_sorted_one():
@@ -44,6 +44,14 @@ def test_the_measure_is_one_for_a_random_order_and_large_for_a_sorted_one():
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_block_shuffle_with_auto_settings_mixes_nearly_as_well_as_sampling(epoch):
     one, sixteen = mixing(auto_plan(10**6, 256, epoch), 256)
+    assert one <= 1.2
+    assert sixteen <= 2
+
+
+@pytest.mark.parametrize("row_bytes", [4, 20, 140])
+def test_rows_of_a_few_bytes_mix_as_well(row_bytes):
+    epochs = [mixing(auto_plan(10**6, 256, epoch, row_bytes), 256) for epoch in range(3)]
+    one, sixteen = np.mean(epochs, axis=0)
     assert one <= 1.2
     assert sixteen <= 2
 

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.plan import Plan
-from lancedb.integrations._torch.sizing import WINDOWS_BYTES, Layout, auto_chunk, auto_layout
+from lancedb.integrations._torch.sizing import (
+    WINDOWS_BYTES,
+    WINDOWS_ROWS,
+    Layout,
+    auto_chunk,
+    auto_layout,
+)
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**7), st.integers(1, 10**5))
@@ -24,6 +30,17 @@ def test_every_layout_makes_a_plan_and_keeps_windows_within_the_budget(rows, row
 def test_ranks_cut_a_step_between_chunks(batch, ranks):
     if batch % ranks == 0:
         assert batch // ranks % auto_chunk(batch) == 0
+
+
+@given(st.integers(0, 10**12), st.integers(1, 500), st.sampled_from([1, 8, 256, 2048]))
+def test_windows_of_small_rows_are_bounded_by_rows(rows, row_bytes, batch):
+    layout = auto_layout(rows, row_bytes, batch, "block")
+    assert layout.lanes * layout.window_rows <= max(WINDOWS_ROWS, 1536 * batch)
+
+
+def test_rows_of_a_few_bytes_have_the_windows_of_wider_ones():
+    assert auto_layout(10**7, 20, 256, "block") == Layout(64, 12_288, 32, 32)
+    assert auto_layout(10**7, 524, 256, "block") == Layout(32, 8_192, 32, 32)
 
 
 def test_large_rows_need_no_windows():

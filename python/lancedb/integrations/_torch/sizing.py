@@ -7,6 +7,9 @@ G * block / W`` for steps of G rows and W rows in all windows, and ``1 + 16 * G 
 16 batches in a row: `_STEPS_IN_WINDOWS` blocks' worth of steps keeps both below the promise.
 
 A window is given back while it is handed out, so that about half of `WINDOWS_BYTES` is held.
+
+Rows of a few bytes would make windows of millions of rows, and the first batches wait until they
+are read. So windows are bounded by rows, too, and blocks with them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ Auto = int | Literal["auto"]
 BLOCK_BYTES = 16 << 10
 LEAST_BLOCK_BYTES = 4 << 10
 WINDOWS_BYTES = 256 << 20
+# A block of so many rows is read well, however small they are.
+LEAST_BLOCK_ROWS = 64
+# In all windows; or rows of so many steps, if these are more.
+WINDOWS_ROWS = 6 << 16
 MOST_CHUNK = 32
 TURNS = 4
 _STEPS_IN_WINDOWS = 24
@@ -74,7 +81,8 @@ def auto_layout(
     lanes = _whole("lanes", lanes)
     if shuffle != "block":
         return Layout(1, 1, 1, 1)
-    budget = max(1, WINDOWS_BYTES // 2 // row_bytes)
+    most_rows = max(WINDOWS_ROWS, _STEPS_IN_WINDOWS * LEAST_BLOCK_ROWS * global_batch)
+    budget = max(1, min(WINDOWS_BYTES // row_bytes, most_rows) // 2)
     mixed = min(rows, 2 * budget)
     block = _auto_block(row_bytes, global_batch, mixed) if block_rows == "auto" else block_rows
     if _fits_one_window(rows, block, global_batch, window_rows, lanes):
@@ -104,7 +112,7 @@ def auto_chunk(global_batch: int) -> int:
 def _auto_block(row_bytes: int, global_batch: int, mixed: int) -> int:
     """Enough bytes to read well, few enough rows that `mixed` rows are mixed well."""
     block = _power_of_two(max(1, BLOCK_BYTES // row_bytes))
-    least = _power_of_two(max(1, LEAST_BLOCK_BYTES // row_bytes))
+    least = min(_power_of_two(max(1, LEAST_BLOCK_BYTES // row_bytes)), LEAST_BLOCK_ROWS)
     while block > least and _STEPS_IN_WINDOWS * global_batch * block > mixed:
         block //= 2
     return block
