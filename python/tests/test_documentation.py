@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import re
 import runpy
@@ -120,7 +121,8 @@ RUN = [path for path in PAGES if list(parse(path)) and path != TROUBLESHOOTING]
 
 
 @pytest.mark.parametrize("page", RUN, indirect=True, ids=_name)
-def test_every_block_runs(page):
+def test_every_block_runs(page, caplog):
+    caplog.set_level(logging.WARNING, "lancedb.integrations.torch")  # a page may silence it
     page.run()
 
 
