@@ -209,6 +209,7 @@ NOT_IN_THE_REFERENCE = {
     "adopt_state",
     "resume",
     "forget_workers",
+    "end_workers",
     "batches",
     "end_epoch",
     "use_stateful_dataloader",

@@ -9,11 +9,13 @@ import sys
 
 import psutil
 import pytest
+from lancedb.integrations._torch.watch import WorkerWatch
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 WINDOWS = {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8}
 KINDS = pytest.mark.parametrize("kind", ["iterable", "mapped"])
@@ -66,6 +68,21 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, 
     assert got + run(other) == whole
 
 
+def test_a_dead_worker_that_torch_finds_before_we_do_is_named_and_replaced(wide_range, monkeypatch):
+    monkeypatch.setattr(WorkerWatch, "_note_end", lambda self, number: None)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+    whole = run(loader_of(wide_range, workers=0))
+    loader = loader_of(wide_range, persistent_workers=True)
+    batches = iter(loader)
+    got = [ids(next(batches))]
+    victim = workers_of(batches)[1].pid
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=rf"\(pid {victim}\) was killed by SIGKILL"):
+        got.extend(map(ids, batches))
+    loader.load_state_dict(loader.state_dict())
+    assert got + run(loader) == whole
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_worker_killed_in_the_middle_of_a_message_does_not_hang_the_loader(wide_range, method):
     dataset = LanceIterableTorchDataset(
@@ -97,6 +114,19 @@ def test_an_iterator_that_failed_does_not_end_as_if_it_were_done(wide_range):
         next(batches)
     loader.load_state_dict(loader.state_dict())
     assert ids(next(batches))
+
+
+def refuse(columns):
+    raise ValueError("not these")
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_end_with_an_error_of_one_of_them_unless_they_persist(wide_range, persistent):
+    batches = iter(loader_of(wide_range, transform=refuse, persistent_workers=persistent))
+    workers = workers_of(batches)
+    with pytest.raises(ValueError, match="not these"):
+        next(batches)
+    assert [worker.is_alive() for worker in workers] == [persistent] * 2
 
 
 def leave_suddenly(columns):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from lancedb.integrations.torch import LanceIterableTorchDataset
 
-ROWS, BATCH, WIDTH = 100_000, 256, 128
+ROWS, BATCH, WIDTH = 400_000, 256, 128
 LATENCY = 0.02
 PROMISED = 0.6
 ROUNDS = 6
@@ -19,7 +19,7 @@ ROUNDS = 6
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory):
-    """One store with 52 MB of rows, which answers at once at the first, later at the second."""
+    """One store with 208 MB of rows, which answers at once at the first, later at the second."""
     folder = tmp_path_factory.mktemp("store")
     values = pa.array(np.random.default_rng(0).random(ROWS * WIDTH, dtype=np.float32))
     rows = {"id": np.arange(ROWS), "vec": pa.FixedSizeListArray.from_arrays(values, WIDTH)}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import psutil
 import pytest
@@ -25,11 +26,11 @@ def breaks(columns):
     return columns
 
 
-def loader_of(table, order, workers=0, **options):
+def loader_of(table, order, workers=0, started=None, **options):
     dataset = LanceIterableTorchDataset(
         table, columns=["id"], format="torch", batch_size=32, **order, **options
     )
-    return LanceDataLoader(dataset, num_workers=workers)
+    return LanceDataLoader(dataset, num_workers=workers, **(started or {}))
 
 
 def run_out(loader):
@@ -88,6 +89,26 @@ def test_no_worker_outlives_the_epoch(wide_range, ending):
     gc.collect()
     # The fork server and the resource tracker stay for the next workers.
     assert len(psutil.Process().children(recursive=True)) <= max(before, 2)
+
+
+@pytest.fixture
+def without_collection():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator])
+@pytest.mark.parametrize("started", [{}, {"persistent_workers": True}], ids=["0", "1"])
+def test_a_loader_and_its_workers_go_with_the_last_reference(
+    wide_range, started, ending, without_collection
+):
+    loader = loader_of(wide_range, ORDERS[1], len(started), started)
+    ending(loader)
+    gone = weakref.ref(loader)
+    del loader
+    assert gone() is None
+    assert ours() == []
 
 
 def test_open_files_threads_and_memory_level_off(wide_range):

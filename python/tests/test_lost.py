@@ -73,9 +73,8 @@ def test_a_table_lost_in_mid_epoch_is_named_with_its_version_and_rows(
     make = mapped if order == "mapped" else iterable
     options = {} if order == "mapped" else {"order": order}
     started = {"multiprocessing_context": "spawn"} if workers else {}
+    whole = run(make(wide_range, **options))
     loader = make(wide_range, workers=workers, started=started, **options)
-    whole = run(loader)
-    loader.set_epoch(0)
     version, batches, got = wide_range.version, iter(loader), []
     got.append(next(batches)["id"].tolist())
     lose(db, wide_range)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate
@@ -73,7 +74,7 @@ def warn_of_batches_of_batches() -> None:
     torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
     and knows it.
     """
-    fetcher = sys._getframe(2).f_locals.get("self")
+    fetcher = _self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
     if not isinstance(fetcher, _BaseDatasetFetcher):
         return
     if fetcher.auto_collation and fetcher.collate_fn is default_collate:
@@ -87,7 +88,8 @@ def warn_of_batches_of_batches() -> None:
 
 def runs_ahead() -> bool:
     """Whether it is the loader of Ray's ``prepare_data_loader`` that begins to iterate a loader."""
-    return type(sys._getframe(2).f_locals.get("self")).__name__ == "_WrappedDataLoader"
+    wrapper = _self_of(sys._getframe(2), "ray.train.torch.train_loop_utils")
+    return type(wrapper).__name__ == "_WrappedDataLoader"
 
 
 def refuse_state_ahead() -> None:
@@ -111,6 +113,15 @@ def _loader_of_accelerate() -> Any:
     if accelerate is None or not accelerate.GradientState._shared_state:
         return None
     return accelerate.GradientState().active_dataloader
+
+
+def _self_of(frame: FrameType, module: str) -> Any:
+    """The object whose method a frame runs, None if the method is of another module.
+
+    The locals of a user's function are not looked at: a frame that was asked for them keeps them
+    alive for as long as it runs.
+    """
+    return frame.f_locals.get("self") if frame.f_globals.get("__name__") == module else None
 
 
 def _num_processes() -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from .watch import WorkerWatch, watch
 
 # What reading a message of a worker that has died may raise.
 _BROKEN = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)
+_OF_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+")
 _GO_ON = (
     "To go on with the next batch: loader.load_state_dict(loader.state_dict()), and iterate again"
 )
@@ -69,6 +71,8 @@ class Loader(Protocol):
 
     def forget_workers(self) -> None: ...
 
+    def end_workers(self, batches: Iterator[Any]) -> None: ...
+
     def end_epoch(self, progress: Progress) -> None: ...
 
 
@@ -88,8 +92,8 @@ class Delivery:
             self._begin()
         if self._failure is not None:
             raise RuntimeError(
-                f"this iterator failed, {self._delivered()}. {_GO_ON}"
-            ) from self._failure
+                f"this iterator failed with {self._failure}, {self._delivered()}. {_GO_ON}"
+            )
         self._stopwatch.ask()
         try:
             batch = next(self._batches)  # type: ignore[arg-type]
@@ -99,7 +103,8 @@ class Delivery:
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
-            self._failure = error
+            # The error itself would hold, by its traceback, all that held this iterator.
+            self._failure = type(error).__name__
             self._explain(error)
             raise
         self._stopwatch.hand_out(self._progress.rows_of_next())
@@ -108,7 +113,7 @@ class Delivery:
     def _begin(self) -> None:
         self._progress = self._loader.resume()
         self._stopwatch = Stopwatch(self._progress.pace, self._loader.total)
-        self._failure: BaseException | None = None
+        self._failure: str | None = None
         self._batches: Iterator[Any] | None = self._loader.batches()
         self._watch = watch(self._batches)
         # The watch does not end by itself where the workers are kept for the next epoch.
@@ -121,10 +126,12 @@ class Delivery:
     def _explain(self, error: BaseException) -> None:
         """Raise an error that names the worker, if it is a worker's death that was seen."""
         dead = None
-        if self._watch is not None and isinstance(error, _BROKEN):
+        if self._watch is not None and isinstance(error, _BROKEN) and not _sent(error):
             dead = self._watch.dead_worker()
         if dead is not None or not isinstance(error, Exception):
             self._loader.forget_workers()
+        # The error's traceback holds torch's iterator: what ends with it is ended here.
+        self._loader.end_workers(self._batches)  # type: ignore[arg-type]
         self._end()
         if dead is not None:
             raise RuntimeError(
@@ -135,6 +142,11 @@ class Delivery:
         at = self._progress.position
         count = self._progress.pace.batches
         return f"after {count} batches, at position {at.position} of epoch {at.epoch}"
+
+
+def _sent(error: BaseException) -> bool:
+    """Whether a worker sent this error, in good health: torch words it so."""
+    return bool(_OF_WORKER.match(str(error)))
 
 
 def _stop(watching: WorkerWatch | None) -> None:

@@ -321,6 +321,12 @@ class LanceDataLoader(DataLoader):
         """Let the next ``iter()`` start workers anew, even if they were to persist."""
         self._iterator = None
 
+    def end_workers(self, batches: Iterator[Any]) -> None:
+        """End the workers of an iterator that failed, but for those kept for the next epoch."""
+        end = getattr(batches, "_shutdown_workers", None)
+        if end is not None and batches is not self._iterator:
+            end()
+
     def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()

@@ -72,14 +72,26 @@ class WorkerWatch:
         Called by the thread that asks for batches. The end of a process is seen a little later
         than the end of what it sends.
         """
-        self._thread.join(_NOTICED_WITHIN)
         batches = self._batches()
-        if self._dead is None or batches is None:
+        if batches is None:
             return None
-        worker = batches._workers[self._dead]
+        number = self._first_dead(batches)
+        if number is None:
+            self._thread.join(_NOTICED_WITHIN)
+            number = self._first_dead(batches)
+        if number is None:
+            return None
+        worker = batches._workers[number]
         worker.join(_NOTICED_WITHIN)
         ended, advice = _ended(worker.exitcode)
-        return Death(f"DataLoader worker {self._dead} (pid {worker.pid}) {ended}", advice)
+        return Death(f"DataLoader worker {number} (pid {worker.pid}) {ended}", advice)
+
+    def _first_dead(self, batches: Any) -> int | None:
+        """The worker that this watch saw die, else one that torch saw die before it did."""
+        if self._dead is not None:
+            return self._dead
+        numbers = (number for number, worker in enumerate(batches._workers) if worker.exitcode)
+        return next(numbers, None)
 
     def _run(self) -> None:
         while self._sentinels and self._dead is None:
