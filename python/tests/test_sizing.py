@@ -35,12 +35,12 @@ def test_ranks_cut_a_step_between_chunks(batch, ranks):
 @given(st.integers(0, 10**12), st.integers(1, 500), st.sampled_from([1, 8, 256, 2048]))
 def test_windows_of_small_rows_are_bounded_by_rows(rows, row_bytes, batch):
     layout = auto_layout(rows, row_bytes, batch, "block")
-    assert layout.lanes * layout.window_rows <= max(WINDOWS_ROWS, 1536 * batch)
+    assert layout.lanes * layout.window_rows <= max(WINDOWS_ROWS, 1024 * batch)
 
 
 def test_rows_of_a_few_bytes_have_the_windows_of_wider_ones():
-    assert auto_layout(10**7, 20, 256, "block") == Layout(64, 12_288, 32, 32)
-    assert auto_layout(10**7, 524, 256, "block") == Layout(32, 8_192, 32, 32)
+    assert auto_layout(10**7, 20, 256, "block") == Layout(64, 8_192, 32, 32)
+    assert auto_layout(10**7, 524, 256, "block") == Layout(64, 8_192, 32, 32)
 
 
 def test_large_rows_need_no_windows():

@@ -66,8 +66,15 @@ def test_memory_does_not_grow_over_many_windows():
     batch = pa.record_batch({"x": np.arange(3000), "y": np.zeros(3000, np.int32)})
     for _ in range(500):
         Window(batch, np.arange(3000), memory).close()
-    # One slab of 2 MB for each width of rows.
-    assert {width: len(free) for width, free in memory._free.items()} == {8: 262, 4: 524}
+    assert [len(memory.rows(*column)) for column in [(0, 8), (1, 4)]] == [4000, 4000]
+
+
+def test_growing_memory_keeps_what_open_windows_hold():
+    memory = WindowMemory(10)
+    batches = [pa.record_batch({"x": np.arange(25) + 25 * number}) for number in range(20)]
+    windows = [Window(batch, np.arange(25), memory) for batch in batches]
+    got = assemble([Part(window, 0, 25) for window in windows])
+    assert got["x"].to_pylist() == list(range(500))
 
 
 def test_closing_a_window_twice_gives_its_memory_back_once():
@@ -76,8 +83,8 @@ def test_closing_a_window_twice_gives_its_memory_back_once():
     window.hand_out(15)
     window.close()
     window.close()
-    free = memory._free[8]
-    assert len({segment.ctypes.data for segment in free}) == len(free)
+    taken = [memory.take() for _ in range(4)]
+    assert len(set(taken)) == 4
 
 
 @pytest.mark.parametrize(

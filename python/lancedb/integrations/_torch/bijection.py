@@ -35,6 +35,7 @@ _LAST_SHIFT_64 = np.uint64(_LAST_SHIFT)
 _HALF_64 = np.uint64(32)
 
 
+@lru_cache(maxsize=1024)
 def derive_key(*parts: int) -> int:
     """A 64-bit key out of whole numbers; the same on every platform and Python, for ever.
 
@@ -89,7 +90,7 @@ def permute(x: np.ndarray, n: int, key: int) -> np.ndarray:
     if len(x) and not (x.min() >= 0 and x.max() < n):
         raise ValueError(f"x must be in [0, {n}), and is from {x.min()} to {x.max()}")
     if n <= _SORTED:
-        return shuffled(n, key)[x]
+        return _shuffled_once(n, key)[x]
     y = x.astype(np.uint64)
     for start in range(0, len(y), _STRIDE):
         _walk(y[start : start + _STRIDE], n, _round_keys(key))
@@ -114,6 +115,24 @@ def shuffled(n: int, key: int) -> np.ndarray:
     hashed = ((hashed & ~low) | numbers).view(np.int64)
     hashed.sort()
     return hashed & np.int64(low)
+
+
+@lru_cache(maxsize=64)
+def _shuffled_once(n: int, key: int) -> np.ndarray:
+    return shuffled(n, key)
+
+
+def hash_below(x: np.ndarray, n: int, key: int) -> np.ndarray:
+    """A keyed hash of each of `x` in [0, n), for n up to 2**32; two may have the same.
+
+    Examples
+    --------
+    >>> values = hash_below(np.arange(100), 10, key=7)
+    >>> int(values.min()), int(values.max())
+    (0, 9)
+    """
+    hashed = _mix(x.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
+    return _scaled(hashed, np.uint64(n)).view(np.int64)
 
 
 def _walk(x: np.ndarray, n: int, keys: tuple[np.uint64, ...]) -> None:
@@ -142,18 +161,22 @@ def _feistel(
 
 
 def _add_below(digit: np.ndarray, seed: np.ndarray, base: np.uint64) -> np.ndarray:
-    """`digit` plus a hash of `seed`, modulo `base`; both digits are below 2**32.
-
-    The hash's upper half is scaled to the base, which is faster than a division (Lemire, "Fast
-    Random Integer Generation in an Interval", 2019).
-    """
-    total = _mix(seed)
-    total >>= _HALF_64
-    total *= base
-    total >>= _HALF_64
+    """`digit` plus a hash of `seed`, modulo `base`; both digits are below 2**32."""
+    total = _scaled(_mix(seed), base)
     total += digit
     # Where the sum is below the base, the difference wraps around and is the larger one.
     return np.minimum(total, total - base)
+
+
+def _scaled(hashed: np.ndarray, base: np.uint64) -> np.ndarray:
+    """Hashes scaled to [0, base) by their upper halves, in place.
+
+    That is faster than a division (Lemire, "Fast Random Integer Generation in an Interval", 2019).
+    """
+    hashed >>= _HALF_64
+    hashed *= base
+    hashed >>= _HALF_64
+    return hashed
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,8 @@ from lancedb.table import Table
 from . import forking, gather, uring
 from .recipe import Recipe
 
-# From this many rows on, one contiguous range read beats a list of offsets.
+# From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
+# planning, and lancedb makes SQL of a list, half a microsecond an offset.
 _RANGE_ROWS = 2048
 
 # lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from
@@ -65,8 +66,9 @@ class OwnHandle:
         forking.note_use()
         table = uring.open_table(recipe) or recipe.open()
         self._columns = dict(columns)
+        self._table = table
         self._rows = open_rows(table)
-        self._range_rows = _RANGE_ROWS if _are_ranges_fast(table) else sys.maxsize
+        self._range_rows = _RANGE_ROWS if _are_scans_fast(table) else sys.maxsize
         # Workers share the processors, and a server wants few requests.
         shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
@@ -103,19 +105,26 @@ class OwnHandle:
         return batch if batch.schema.names == names else batch.select(names)
 
     async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
-        rows: Any = self._rows  # lancedb's stub leaves these methods out
         count, first = len(offsets), int(offsets[0])
-        if count < self._range_rows or int(offsets[-1]) - first + 1 != count:
-            return await rows.take_offsets(offsets.tolist(), selection=self._columns)
-        part = await (await rows.with_offset(first)).with_limit(count)
-        batches = [batch async for batch in await part.read(self._columns, batch_size=count)]
+        if count >= self._range_rows and int(offsets[-1]) - first + 1 == count:
+            return await self._scan(first, count)
+        rows: Any = self._rows  # lancedb's stub leaves this method out
+        return await rows.take_offsets(offsets.tolist(), selection=self._columns)
+
+    async def _scan(self, first: int, count: int) -> pa.RecordBatch:
+        query = self._table._table.query()  # type: ignore[attr-defined]
+        rows = query.use_lsm(False).select(self._columns).offset(first).limit(count)
+        batches = [batch async for batch in await rows.to_batches(max_batch_length=count)]
         return gather.concatenate(batches)
 
 
-def _are_ranges_fast(table: Table) -> bool:
-    """Whether fragments are large: a range costs, for each, a look at all there are."""
+def _are_scans_fast(table: Table) -> bool:
+    """Whether fragments are large: a scan of a range costs a look at all there are.
+
+    A server promises no order for rows of a scan.
+    """
     if isinstance(table, RemoteTable):
-        return True
+        return False
     fragments = table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[attr-defined]
     return table.count_rows() >= fragments * _RANGE_ROWS
 

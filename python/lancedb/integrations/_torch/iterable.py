@@ -20,7 +20,7 @@ from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
 from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
-from .memory import WindowMemory, segment_size
+from .memory import SEGMENTS, WindowMemory, segment_size
 from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
@@ -254,16 +254,19 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def _batches(self, at: Position, steps: Steps, mine: range) -> Iterator[Any]:
         rank = self.rank_and_world_size()[0]
         plan = self._order.plan(at.epoch, steps.global_batch)
-        stream = Stream(
-            plan,
-            (steps.slice_of(step, rank) for step in mine),
-            self._reader(),
-            self._output,
-            self._stats(),
-            self._read_ahead(),
-            self._window_memory(plan),
-        )
-        with contextlib.closing(stream.batches()) as batches:
+        spans = (steps.slice_of(step, rank) for step in mine)
+        with contextlib.ExitStack() as stack:
+            memory = stack.enter_context(self._window_memory(plan))
+            stream = Stream(
+                plan,
+                spans,
+                self._reader(),
+                self._output,
+                self._stats(),
+                self._read_ahead(),
+                memory,
+            )
+            batches = stack.enter_context(contextlib.closing(stream.batches()))
             for step in mine:
                 try:
                     batch = next(batches)
@@ -370,12 +373,17 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             threads = min(4, os.cpu_count() or 1) if parallel else 1
         return ReadAhead(self._order.read_rows, self._order.job_rows, self.readahead, threads)
 
-    def _window_memory(self, plan: Plan) -> WindowMemory:
-        """Memory for windows, kept from epoch to epoch."""
+    @contextlib.contextmanager
+    def _window_memory(self, plan: Plan) -> Iterator[WindowMemory]:
+        """Memory for one stream's windows, kept for the next epoch's."""
+        memory, self._memory = self._memory, None
         segment_rows = segment_size(min(plan.window_rows, plan.rows))
-        if self._memory is None or self._memory.segment_rows != segment_rows:
-            self._memory = WindowMemory(segment_rows)
-        return self._memory
+        if memory is None or memory.segment_rows != segment_rows:
+            memory = WindowMemory(segment_rows, SEGMENTS * plan.lanes)
+        try:
+            yield memory
+        finally:
+            self._memory = memory
 
     def _described(self) -> list[str]:
         return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]

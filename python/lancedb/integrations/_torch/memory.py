@@ -11,43 +11,68 @@ import mmap
 
 import numpy as np
 
-_SLAB_BYTES = 2 << 20
+# Of a window, so that it is given back little by little.
+SEGMENTS = 8
+_HUGE_PAGE = 2 << 20
 
 
 def segment_size(window_rows: int) -> int:
-    """Rows of a segment: an eighth of a window, so that it is given back little by little."""
-    return max(1, -(-window_rows // 8))
+    """Rows of a segment, a part of a window."""
+    return max(1, -(-window_rows // SEGMENTS))
 
 
 class WindowMemory:
-    """Segments of `segment_rows` rows each, for rows of any width.
+    """Room for rows in segments of `segment_rows` each, one array over all for every column.
 
-    It grows to what is in use at once and stays so. Several streams may share one.
+    A row has the same place in each column's array, so that one list of places picks rows out of
+    all columns. It grows to what is in use at once and stays so.
+
+    Parameters
+    ----------
+    segment_rows : int
+        Rows of a segment.
+    segments : int
+        How many to expect: address space that costs nothing until it is used.
     """
 
-    def __init__(self, segment_rows: int):
+    def __init__(self, segment_rows: int, segments: int = 1):
         self.segment_rows = segment_rows
-        self._free: dict[int, list[np.ndarray]] = {}
+        self._segments = segments
+        self._free = list(range(segments))[::-1]
+        self._columns: dict[tuple[int, int], np.ndarray] = {}
 
-    def take(self, row_bytes: int) -> np.ndarray:
-        """A segment, as an array of byte strings of `row_bytes` each; its content is old."""
-        free = self._free.setdefault(row_bytes, [])
-        try:
-            return free.pop()
-        except IndexError:
-            first, *others = self._new_segments(row_bytes)
-            free.extend(others)
-            return first
+    def take(self) -> int:
+        """The number of a segment that is free; its content is old."""
+        if not self._free:
+            self._grow()
+        return self._free.pop()
 
-    def give_back(self, segment: np.ndarray) -> None:
+    def give_back(self, segment: int) -> None:
         """Let a segment be used again; nobody may look at it any more."""
-        self._free[segment.dtype.itemsize].append(segment)
+        self._free.append(segment)
 
-    def _new_segments(self, row_bytes: int) -> list[np.ndarray]:
-        size = self.segment_rows * row_bytes
-        slab = _new_pages(-(-size // _SLAB_BYTES) * _SLAB_BYTES)
-        rows = np.frombuffer(slab, f"V{row_bytes}", len(slab) // size * self.segment_rows)
-        return np.split(rows, len(rows) // self.segment_rows)
+    def rows(self, column: int, row_bytes: int) -> np.ndarray:
+        """All segments of a column, as byte strings of `row_bytes` each; good until one is taken.
+
+        Segment k has the rows from ``k * segment_rows`` on.
+        """
+        rows = self._columns.get((column, row_bytes))
+        if rows is None:
+            rows = _new_rows(self._segments * self.segment_rows, row_bytes)
+            self._columns[column, row_bytes] = rows
+        return rows
+
+    def _grow(self) -> None:
+        old, self._segments = self._segments, 2 * self._segments
+        self._free = list(range(old, self._segments))[::-1]
+        for (column, row_bytes), rows in self._columns.items():
+            larger = _new_rows(self._segments * self.segment_rows, row_bytes)
+            larger[: len(rows)] = rows
+            self._columns[column, row_bytes] = larger
+
+
+def _new_rows(count: int, row_bytes: int) -> np.ndarray:
+    return np.frombuffer(_new_pages(count * row_bytes), f"V{row_bytes}", count)
 
 
 def _new_pages(size: int) -> mmap.mmap:
@@ -55,6 +80,6 @@ def _new_pages(size: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_PAGE:
         pages.madvise(mmap.MADV_HUGEPAGE)
     return pages

@@ -5,22 +5,23 @@ One small epoch, with 26 rows in blocks of 4, two lanes, windows of 8 rows and c
 epoch 0::
 
     blocks    A 15-18   B 19-22   C 23-25,0   D 1-4   E 5-8   F 9-12     left over: 13 14
-    permuted  C B E A D F     and dealt in turn to
+    order     A F D C B E     and dealt in turn to
 
-    lane 0    C E | D         window [6 5 25 23 8 7 0 24]       window [3 2 4 1]
-    lane 1    B A | F         window [15 16 21 20 19 17 18 22]  window [12 10 9 11]
+    lane 0    A D | B         window [2 1 17 15 4 3 18 16]      window [21 20 22 19]
+    lane 1    F C | E         window [23 24 11 10 9 25 0 12]    window [8 6 5 7]
                               a window is read at once, its rows shuffled
 
     lane      0     1     0     1     0     1     0     1     0     1     0     1     tail
-    sequence  6 5   15 16 25 23 21 20 8 7   19 17 0 24  18 22 3 2   12 10 4 1   9 11  14 13
+    sequence  2 1   23 24 17 15 11 10 4 3   9 25  18 16 0 12  21 20 8 6   22 19 5 7   14 13
     steps     |------- step 0 ------| |------- step 1 ------| |------- step 2 ------| |-->
     ranks     |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-|
 
 Everything that looks random depends on (seed, epoch), and a window's order on its lane and number
-too. The blocks are cut from the base order turned by an offset, 15 here, so that it is not the
-same rows in every epoch that fill no block. What fills no block, no lane or no chunk is the tail,
-shuffled as a whole. The lanes' windows end at different times, so that reads are spread evenly over
-the epoch; here they are too small for that.
+too. Blocks are dealt so that each window has some from all over the table (`blocks.py`): here one
+of A, B, C and one of D, E, F. They are cut from the base order turned by an offset, 15 here, so
+that it is not the same rows in every epoch that fill no block. What fills no block, no lane or no
+chunk is the tail, shuffled as a whole. The lanes' windows end at different times, so that reads are
+spread evenly over the epoch; here they are too small for that.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .bijection import derive_key, permute, shuffled
+from .blocks import spread
 
 SHUFFLES = ("none", "block", "global")
 _LEAST = {
@@ -327,7 +329,8 @@ class Plan:
         return self.lane_blocks * self.block_rows - self.lane_rows
 
     def _permuted_blocks(self, dealt: np.ndarray) -> np.ndarray:
-        return permute(dealt, self.rows // self.block_rows, self._key(_BLOCKS))
+        blocks = self.rows // self.block_rows
+        return spread(dealt, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
 
     def _turned(self, rows: np.ndarray) -> np.ndarray:
         turned = rows + self._key(_TURN) % max(self.rows, 1)

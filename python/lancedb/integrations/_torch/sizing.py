@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Knows how to choose blocks, windows and lanes for a table; pure arithmetic.
 
-The variance of a batch's label counts, over that of an ideal shuffle, is about ``1 + (chunk - 1)
-/ (blocks in one lane's window)``. With ``lanes = turns * G / chunk`` that is about ``1 + turns *
-G * block / W`` for steps of G rows and W rows in all windows, and ``1 + 16 * G * block / W`` over
-16 batches in a row: `_STEPS_IN_WINDOWS` blocks' worth of steps keeps both below the promise.
+Of rows that are alike in no stretch longer than a block, a batch has label counts whose variance
+is about ``1 + (chunk - 1) / (blocks in one lane's window)`` times that of an ideal shuffle. With
+``lanes = turns * G / chunk`` that is ``1 + turns * G * block / W`` for steps of G rows and W rows
+in all windows, and ``1 + 16 * G * block / W`` over 16 batches in a row: 1.25 and 2 with windows
+of `_STEPS_IN_WINDOWS` blocks for each row of a step. Of longer stretches, as in a table sorted by
+label, every window has its share (`blocks.py`), and the variance is that of an ideal shuffle.
 
 A window is given back while it is handed out, so that about half of `WINDOWS_BYTES` is held.
 
@@ -22,17 +24,17 @@ import numpy as np
 
 Auto = int | Literal["auto"]
 
-BLOCK_BYTES = 16 << 10
+BLOCK_BYTES = 32 << 10
 LEAST_BLOCK_BYTES = 4 << 10
 WINDOWS_BYTES = 256 << 20
 # A block of so many rows is read well, however small they are.
 LEAST_BLOCK_ROWS = 64
 # In all windows; or rows of so many steps, if these are more.
-WINDOWS_ROWS = 6 << 16
+WINDOWS_ROWS = 4 << 16
 MOST_CHUNK = 32
 TURNS = 4
-_STEPS_IN_WINDOWS = 24
-_STEPS_IN_TURN = 5
+_STEPS_IN_WINDOWS = 16
+_STEPS_IN_TURN = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def auto_layout(
     Examples
     --------
     >>> auto_layout(1_000_000, 524, 256, "block")
-    Layout(block_rows=32, window_rows=8192, lanes=32, chunk=32)
+    Layout(block_rows=64, window_rows=8192, lanes=32, chunk=32)
     >>> auto_layout(1_000, 524, 256, "block")
     Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
     """

@@ -6,7 +6,6 @@ Columns of fixed width are kept as bytes in memory of our own; Arrow keeps the o
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,68 +14,9 @@ import pyarrow as pa
 
 from . import gather
 from .memory import WindowMemory
-from .raw import from_raw, raw_rows, room_for
+from .raw import from_raw, raw_rows, room_for, row_bytes
 
-_GIVEN_BACK = np.empty(0, "V1")
-
-
-class Cut(NamedTuple):
-    """Rows `start` to `stop` of a segment, which go to rows `at` to `end` of a batch."""
-
-    segment: int
-    start: int
-    stop: int
-    at: int
-    end: int
-
-
-class FixedColumn:
-    """A column of fixed width, without nulls, in segments of a `WindowMemory`."""
-
-    def __init__(
-        self, kind: pa.DataType, rows: np.ndarray, order: np.ndarray, memory: WindowMemory
-    ):
-        self._kind = kind
-        self._memory = memory
-        self._segments: list[np.ndarray] = []
-        self._given_back = 0
-        for start in range(0, len(order), memory.segment_rows):
-            picked = order[start : start + memory.segment_rows]
-            segment = memory.take(rows.dtype.itemsize)
-            rows.take(picked, 0, segment[: len(picked)], "clip")
-            self._segments.append(segment)
-        self.row_bytes = rows.dtype.itemsize
-
-    def copy_to(self, out: np.ndarray, cuts: Sequence[Cut]) -> None:
-        """Copy rows to where each cut says."""
-        segments = self._segments
-        for number, start, stop, at, end in cuts:
-            out[at:end] = segments[number][start:stop]
-
-    def slice(self, begin: int, count: int) -> pa.Array:
-        data, out = room_for(count, self.row_bytes)
-        self.copy_to(out, list(_cuts(begin, count, self._memory.segment_rows, 0)))
-        return from_raw(self._kind, count, data)
-
-    def give_back(self, segments: int) -> None:
-        """Let the memory of the first few segments be used again."""
-        for number in range(self._given_back, min(segments, len(self._segments))):
-            self._memory.give_back(self._segments[number])
-            self._segments[number] = _GIVEN_BACK
-            self._given_back = number + 1
-
-
-class ArrowColumn:
-    """Any other column, in the order in which it is handed out."""
-
-    def __init__(self, array: pa.Array):
-        self._array = array
-
-    def slice(self, begin: int, count: int) -> pa.Array:
-        return self._array.slice(begin, count)
-
-    def give_back(self, segments: int) -> None:
-        """Arrow frees the whole column once nobody uses it."""
+Run = tuple[int, int]
 
 
 class Window:
@@ -91,24 +31,66 @@ class Window:
     order : numpy.ndarray of int64
         Which row of `batch` is handed out when.
     memory : WindowMemory
-        Where columns of fixed width are kept.
+        Where columns of fixed width are kept; the same for all windows that are put together.
     """
 
     def __init__(self, batch: pa.RecordBatch, order: np.ndarray, memory: WindowMemory):
         self.schema = batch.schema
-        self.columns = [_kept(column, order, memory) for column in batch.columns]
-        self.segment_rows = memory.segment_rows
-        self._rows = len(order)
+        self.memory = memory
+        fixed = {number: raw_rows(column) for number, column in enumerate(batch.columns)}
+        self._arrow = {
+            number: gather.take_column(batch.column(number), order)
+            for number, rows in fixed.items()
+            if rows is None
+        }
+        self._segments: list[int] = []
+        self._given_back = 0
+        if len(self._arrow) < len(fixed):
+            for start in range(0, len(order), memory.segment_rows):
+                self._segments.append(memory.take())
+                self._fill(self._segments[-1], fixed, order[start : start + memory.segment_rows])
+
+    def _fill(self, segment: int, fixed: dict[int, np.ndarray | None], order: np.ndarray) -> None:
+        start = segment * self.memory.segment_rows
+        for number, rows in fixed.items():
+            if rows is not None:
+                out = self.memory.rows(number, rows.dtype.itemsize)[start : start + len(order)]
+                rows.take(order, 0, out, "clip")
+
+    def keeps_as_bytes(self, column: int) -> bool:
+        """Whether a column is in our own memory."""
+        return column not in self._arrow
+
+    def slice(self, column: int, begin: int, count: int) -> pa.Array:
+        """`count` rows of a column from `begin` on."""
+        if not self.keeps_as_bytes(column):
+            return self._arrow[column].slice(begin, count)
+        return _picked(self, column, _places(list(self.runs(begin, count))))
+
+    def runs(self, begin: int, count: int) -> Iterator[Run]:
+        """Where in the memory `count` rows from `begin` on are: first place, and how many.
+
+        None if no column is there.
+        """
+        size = self.memory.segment_rows
+        while count and self._segments:
+            number, within = divmod(begin, size)
+            here = min(count, size - within)
+            yield self._segments[number] * size + within, here
+            begin, count = begin + here, count - here
 
     def hand_out(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
-        for column in self.columns:
-            column.give_back(end // self.segment_rows)
+        self._give_back(end // self.memory.segment_rows)
 
     def close(self) -> None:
         """Let all of the memory be used again."""
-        for column in self.columns:
-            column.give_back(self._rows)
+        self._give_back(len(self._segments))
+
+    def _give_back(self, segments: int) -> None:
+        for number in range(self._given_back, min(segments, len(self._segments))):
+            self.memory.give_back(self._segments[number])
+            self._given_back = number + 1
 
 
 class Part(NamedTuple):
@@ -118,48 +100,33 @@ class Part(NamedTuple):
     begin: int
     count: int
 
-    def cuts(self, at: int) -> list[Cut]:
-        """Where the rows are in their segments, if they go to a batch from row `at` on."""
-        return list(_cuts(self.begin, self.count, self.window.segment_rows, at))
-
 
 def assemble(parts: Sequence[Part]) -> pa.RecordBatch:
     """One record batch with the rows of all parts, copied."""
     schema = parts[0].window.schema
-    total = sum(part.count for part in parts)
-    ends = itertools.accumulate(part.count for part in parts)
-    cuts = [part.cuts(end - part.count) for part, end in zip(parts, ends, strict=True)]
-    columns = [_assembled(parts, cuts, total, number) for number in range(len(schema))]
+    runs = [run for window, begin, count in parts for run in window.runs(begin, count)]
+    places = _places(runs) if runs else None
+    columns = [_assembled(parts, number, places) for number in range(len(schema))]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _assembled(
-    parts: Sequence[Part], cuts: Sequence[list[Cut]], total: int, number: int
-) -> pa.Array:
-    columns = [part.window.columns[number] for part in parts]
-    fixed = [column for column in columns if isinstance(column, FixedColumn)]
-    if len(fixed) < len(columns):
-        slices = [
-            column.slice(part.begin, part.count)
-            for column, part in zip(columns, parts, strict=True)
-        ]
-        return pa.concat_arrays(slices) if len(slices) > 1 else slices[0]
-    data, out = room_for(total, fixed[0].row_bytes)
-    for column, where in zip(fixed, cuts, strict=True):
-        column.copy_to(out, where)
-    return from_raw(parts[0].window.schema.field(number).type, total, data)
+def _assembled(parts: Sequence[Part], column: int, places: np.ndarray | None) -> pa.Array:
+    if places is not None and all(part.window.keeps_as_bytes(column) for part in parts):
+        return _picked(parts[0].window, column, places)
+    slices = [window.slice(column, begin, count) for window, begin, count in parts]
+    return pa.concat_arrays(slices) if len(slices) > 1 else slices[0]
 
 
-def _kept(column: pa.Array, order: np.ndarray, memory: WindowMemory) -> FixedColumn | ArrowColumn:
-    rows = raw_rows(column)
-    if rows is None:
-        return ArrowColumn(gather.take_column(column, order))
-    return FixedColumn(column.type, rows, order, memory)
+def _places(runs: Sequence[Run]) -> np.ndarray:
+    """The place of every row of some runs."""
+    starts, counts = np.array(runs, np.int64).T
+    ends = np.cumsum(counts)
+    return np.repeat(starts - ends + counts, counts) + np.arange(ends[-1])
 
 
-def _cuts(begin: int, count: int, segment_rows: int, at: int) -> Iterator[Cut]:
-    while count:
-        number, start = divmod(begin, segment_rows)
-        size = min(count, segment_rows - start)
-        yield Cut(number, start, start + size, at, at + size)
-        begin, count, at = begin + size, count - size, at + size
+def _picked(window: Window, column: int, places: np.ndarray) -> pa.Array:
+    """The rows of a column at some places, copied."""
+    kind = window.schema.field(column).type
+    data, out = room_for(len(places), row_bytes(kind))
+    window.memory.rows(column, row_bytes(kind)).take(places, 0, out, "clip")
+    return from_raw(kind, len(places), data)
