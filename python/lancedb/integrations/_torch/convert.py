@@ -115,13 +115,20 @@ def torch_batches(
     """As `torch_columns` of consecutive slices of a batch, `counts` rows each.
 
     Most columns are converted once and cut; the slices' tensors then share one allocation. Only
-    lists of different lengths are converted slice by slice.
+    lists inside of other columns are converted slice by slice.
     """
+    from .ragged import list_batches
+    from .tensors import is_dense
+
     nulls.check_names(batch.schema.names)
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
     for of, column in zip(batch.schema, batch.columns, strict=True):
-        if not _holds_lists(of.type):
+        if _is_list(of.type) and is_dense(of.type.value_type):
+            made = list_batches(column, edges, of.name, nulls, ragged)
+            for out, (values, lengths) in zip(outs, made, strict=True):
+                _put_lists(out, of.name, values, lengths, batch.schema.names)
+        elif not _holds_lists(of.type):
             whole: dict[str, Any] = {}
             _put(whole, of, column, (), batch.schema.names, nulls, ragged)
             for out, part in zip(outs, _cuts(whole[of.name], edges), strict=True):
@@ -228,21 +235,24 @@ def _put(
             _put(fields, child, values, path, names, nulls, ragged)
         out[of.name] = fields
     elif _is_list(array.type) and tensors.is_dense(array.type.value_type):
-        out[of.name], lengths = lists(array, name, nulls, ragged)
-        if lengths is not None:
-            out[_name_of_lengths(of.name, siblings)] = lengths
+        _put_lists(out, of.name, *lists(array, name, nulls, ragged), siblings)
     else:
         out[of.name] = array.to_pylist()
 
 
-def _name_of_lengths(name: str, siblings: list[str]) -> str:
-    lengths = name + "_length"
-    if lengths in siblings:
+def _put_lists(
+    out: dict[str, Any], name: str, values: Any, lengths: torch.Tensor | None, siblings: list[str]
+) -> None:
+    out[name] = values
+    if lengths is None:
+        return
+    added = name + "_length"
+    if added in siblings:
         raise ValueError(
-            f"ragged='pad' adds {lengths!r}, and there is a column of that name: leave it out or "
-            f"rename it with columns={{'other_name': {lengths!r}}}"
+            f"ragged='pad' adds {added!r}, and there is a column of that name: leave it out or "
+            f"rename it with columns={{'other_name': {added!r}}}"
         )
-    return lengths
+    out[added] = lengths
 
 
 def _cuts(column: Any, edges: Sequence[int]) -> list[Any]:

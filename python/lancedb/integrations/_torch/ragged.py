@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from .nulls import NullPolicy
-from .tensors import dense
+from .tensors import cuts, dense
 
 MODES = ("jagged", "pad", "list")
 
@@ -23,7 +25,26 @@ def lists(
     A list that is null counts as a null; where `fill_null` says something for the column, it
     becomes an empty list.
     """
+    return _made(*_parts(array, name, nulls), mode)
+
+
+def list_batches(
+    array: pa.Array, edges: Sequence[int], name: str, nulls: NullPolicy, mode: str
+) -> list[tuple[Any, torch.Tensor | None]]:
+    """As `lists` of consecutive rows, from edge to edge; the values are converted once."""
     values, offsets = _parts(array, name, nulls)
+    ends = offsets[list(edges)].tolist()
+    return [
+        _made(part, offsets[start : stop + 1] - first, mode)
+        for part, first, (start, stop) in zip(
+            cuts(values, ends), ends, itertools.pairwise(edges), strict=False
+        )
+    ]
+
+
+def _made(
+    values: torch.Tensor, offsets: torch.Tensor, mode: str
+) -> tuple[Any, torch.Tensor | None]:
     lengths = offsets.diff()
     if mode == "jagged":
         return _nested(values, offsets, lengths), None

@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from . import gather
 from .memory import WindowMemory
-from .raw import from_raw, raw_rows, room_for, row_bytes
+from .raw import from_raw, room_for, row_bytes
 
 Run = tuple[int, int]
+
+_GIVEN_BACK = pa.nulls(0)
 
 
 class Window:
@@ -37,47 +39,52 @@ class Window:
     def __init__(self, batch: pa.RecordBatch, order: np.ndarray, memory: WindowMemory):
         self.schema = batch.schema
         self.memory = memory
-        fixed = {number: raw_rows(column) for number, column in enumerate(batch.columns)}
-        self._arrow = {
-            number: gather.take_column(batch.column(number), order)
-            for number, rows in fixed.items()
-            if rows is None
-        }
-        self._segments: list[int] = []
+        self._size = -(-len(order) // memory.segment_rows)
         self._given_back = 0
-        if len(self._arrow) < len(fixed):
-            for start in range(0, len(order), memory.segment_rows):
+        self._segments: list[int] = []
+        rows = [gather.rows_of(column) for column in batch.columns]
+        fixed = [isinstance(each, gather.FixedRows) for each in rows]
+        self._arrays: dict[int, list[pa.Array]] = {
+            number: [] for number, is_fixed in enumerate(fixed) if not is_fixed
+        }
+        for start in range(0, len(order), memory.segment_rows):
+            picked = order[start : start + memory.segment_rows]
+            if any(fixed):
                 self._segments.append(memory.take())
-                self._fill(self._segments[-1], fixed, order[start : start + memory.segment_rows])
+            for number, each in enumerate(rows):
+                self._keep(number, each, picked)
 
-    def _fill(self, segment: int, fixed: dict[int, np.ndarray | None], order: np.ndarray) -> None:
-        start = segment * self.memory.segment_rows
-        for number, rows in fixed.items():
-            if rows is not None:
-                out = self.memory.rows(number, rows.dtype.itemsize)[start : start + len(order)]
-                rows.take(order, 0, out, "clip")
+    def _keep(self, column: int, rows: gather.Rows, order: np.ndarray) -> None:
+        """Keep a segment's rows of a column."""
+        if not isinstance(rows, gather.FixedRows):
+            self._arrays[column].append(rows.take(order))
+            return
+        start = self._segments[-1] * self.memory.segment_rows
+        room = self.memory.rows(column, rows.bytes.dtype.itemsize)
+        rows.bytes.take(order, 0, room[start : start + len(order)], "clip")
 
     def keeps_as_bytes(self, column: int) -> bool:
         """Whether a column is in our own memory."""
-        return column not in self._arrow
+        return column not in self._arrays
 
-    def slice(self, column: int, begin: int, count: int) -> pa.Array:
-        """`count` rows of a column from `begin` on."""
-        if not self.keeps_as_bytes(column):
-            return self._arrow[column].slice(begin, count)
-        return _picked(self, column, _places(list(self.runs(begin, count))))
+    def slices(self, column: int, begin: int, count: int) -> list[pa.Array]:
+        """`count` rows of a column from `begin` on, in one or more pieces."""
+        if self.keeps_as_bytes(column):
+            return [_picked(self, column, _places(list(self.runs(begin, count))))]
+        arrays, size = self._arrays[column], self.memory.segment_rows
+        return [
+            arrays[number].slice(within, here) for number, within, here in _cut(begin, count, size)
+        ]
 
     def runs(self, begin: int, count: int) -> Iterator[Run]:
         """Where in the memory `count` rows from `begin` on are: first place, and how many.
 
         None if no column is there.
         """
-        size = self.memory.segment_rows
-        while count and self._segments:
-            number, within = divmod(begin, size)
-            here = min(count, size - within)
-            yield self._segments[number] * size + within, here
-            begin, count = begin + here, count - here
+        if self._segments:
+            size = self.memory.segment_rows
+            for number, within, here in _cut(begin, count, size):
+                yield self._segments[number] * size + within, here
 
     def hand_out(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
@@ -85,11 +92,14 @@ class Window:
 
     def close(self) -> None:
         """Let all of the memory be used again."""
-        self._give_back(len(self._segments))
+        self._give_back(self._size)
 
     def _give_back(self, segments: int) -> None:
-        for number in range(self._given_back, min(segments, len(self._segments))):
-            self.memory.give_back(self._segments[number])
+        for number in range(self._given_back, min(segments, self._size)):
+            if self._segments:
+                self.memory.give_back(self._segments[number])
+            for arrays in self._arrays.values():
+                arrays[number] = _GIVEN_BACK
             self._given_back = number + 1
 
 
@@ -113,8 +123,19 @@ def assemble(parts: Sequence[Part]) -> pa.RecordBatch:
 def _assembled(parts: Sequence[Part], column: int, places: np.ndarray | None) -> pa.Array:
     if places is not None and all(part.window.keeps_as_bytes(column) for part in parts):
         return _picked(parts[0].window, column, places)
-    slices = [window.slice(column, begin, count) for window, begin, count in parts]
+    slices = [
+        piece for window, begin, count in parts for piece in window.slices(column, begin, count)
+    ]
     return pa.concat_arrays(slices) if len(slices) > 1 else slices[0]
+
+
+def _cut(begin: int, count: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """Rows `begin` to `begin + count` by segments of `size`: which, from where in it, how many."""
+    while count:
+        number, within = divmod(begin, size)
+        here = min(count, size - within)
+        yield number, within, here
+        begin, count = begin + here, count - here
 
 
 def _places(runs: Sequence[Run]) -> np.ndarray:
