@@ -25,6 +25,7 @@ from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
+from .recipe import is_in_object_store
 from .sample import average_row_bytes
 from .selection import in_stored_order
 from .steps import Steps, worker_steps
@@ -32,6 +33,9 @@ from .stream import ReadAhead, Stream
 from .topology import in_worker, process_number, resolve_rank, this_worker
 
 Auto = int | Literal["auto"]
+
+# Reads of an object store that are under way for each one of a disk.
+_FAR = 4
 
 
 class LanceIterableTorchDataset(TableDataset, IterableDataset):
@@ -66,7 +70,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
         bytes of a row and the rows of a step.
     readahead : int, default 2
-        Reads under way beyond the one whose rows come next, of up to 8 MB each.
+        Reads under way beyond the one whose rows come next, of up to 8 MB each; of a table in an
+        object store four times as many, as an answer takes time.
     transform_threads : int, optional
         Threads that convert and transform. Default: one without a `transform` or in a worker
         process, else one for each processor, up to four.
@@ -371,7 +376,9 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if threads is None:
             parallel = self._output.transform is not None and not in_worker()
             threads = min(4, os.cpu_count() or 1) if parallel else 1
-        return ReadAhead(self._order.read_rows, self._order.job_rows, self.readahead, threads)
+        far = is_in_object_store(self._view.recipe.source)
+        reads = self.readahead * (_FAR if far else 1)
+        return ReadAhead(self._order.read_rows, self._order.job_rows, reads, threads)
 
     @contextlib.contextmanager
     def _window_memory(self, plan: Plan) -> Iterator[WindowMemory]:

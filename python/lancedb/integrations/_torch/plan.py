@@ -223,11 +223,19 @@ class Plan:
         From there on windows are of full size, so that these ends decide how far apart in time
         the lanes come to their next windows. No window before is smaller than half a size.
         """
-        size = self._window_blocks
-        if size < _LEAST_BLOCKS_TO_STAGGER:
-            return size, size
-        stagger = (lane * _GOLDEN % 2**64) * size >> 64
-        return (size + stagger) // 2, size + stagger
+        ends = self._known_ends.get(lane)
+        if ends is None:
+            size = self._window_blocks
+            stagger = (lane * _GOLDEN % 2**64) * size >> 64
+            few = size < _LEAST_BLOCKS_TO_STAGGER
+            ends = (size, size) if few else ((size + stagger) // 2, size + stagger)
+            self._known_ends[lane] = ends
+        return ends
+
+    @cached_property
+    def _known_ends(self) -> dict[int, tuple[int, int]]:
+        """By lane: each is asked for at every turn."""
+        return {}
 
     # -- rows ------------------------------------------------------------------------------
 

@@ -290,6 +290,12 @@ def is_local(uri: str) -> bool:
     return len(urlsplit(uri).scheme) <= 1
 
 
+def is_in_object_store(source: Source) -> bool:
+    """Whether reading takes requests that are answered late, and many of which may be under way."""
+    uri = getattr(source, "uri", "")
+    return not is_local(uri) and urlsplit(uri).scheme not in ("db", "memory", "file")
+
+
 def normalize_uri(uri: Any) -> str:
     """A URI that means the same in every process: local paths become absolute."""
     text = os.fspath(uri)
