@@ -51,6 +51,8 @@ class Delegate:
         Whatever is raised there where the table is opened.
     """
 
+    scans = False
+
     def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
         try:
             asked = pickle.dumps((recipe, dict(columns)))

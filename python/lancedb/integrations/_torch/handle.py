@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -39,6 +38,8 @@ class Handle(Protocol):
     """Something that reads rows of one table."""
 
     schema: pa.Schema
+    scans: bool
+    """Whether neighbouring rows are scanned, which takes nanoseconds a row."""
 
     def submit(
         self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
@@ -68,7 +69,7 @@ class OwnHandle:
         self._columns = dict(columns)
         self._table = table
         self._rows = open_rows(table)
-        self._range_rows = _RANGE_ROWS if _are_scans_fast(table) else sys.maxsize
+        self.scans = _are_scans_fast(table)
         # Workers share the processors, and a server wants few requests.
         shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
@@ -106,7 +107,7 @@ class OwnHandle:
 
     async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
         count, first = len(offsets), int(offsets[0])
-        if count >= self._range_rows and int(offsets[-1]) - first + 1 == count:
+        if self.scans and count >= _RANGE_ROWS and int(offsets[-1]) - first + 1 == count:
             return await self._scan(first, count)
         rows: Any = self._rows  # lancedb's stub leaves this method out
         return await rows.take_offsets(offsets.tolist(), selection=self._columns)

@@ -26,8 +26,9 @@ from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
 from .recipe import is_in_object_store
+from .resident import Resident
 from .sample import average_row_bytes
-from .selection import in_stored_order
+from .selection import AllRows, in_stored_order
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
 from .topology import in_worker, process_number, resolve_rank, this_worker
@@ -36,6 +37,10 @@ Auto = int | Literal["auto"]
 
 # Reads of an object store that are under way for each one of a disk.
 _FAR = 4
+
+# Bytes of a table that is kept in memory. Of a disk they are read in a fraction of a second.
+_CACHED = 192 << 20
+_CACHED_FROM_AFAR = 32 << 20
 
 
 class LanceIterableTorchDataset(TableDataset, IterableDataset):
@@ -75,6 +80,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     transform_threads : int, optional
         Threads that convert and transform. Default: one without a `transform` or in a worker
         process, else one for each processor, up to four.
+    cache : bool or "auto", default "auto"
+        Whether to read all rows at the first batch, and keep them in this process's memory for
+        all epochs. ``"auto"`` does so for a shuffled table as a whole, with an automatic layout,
+        that takes up to 192 MB (32 MB in an object store), has no tiny fragments, and is read by
+        one process alone. The order is the same in either case.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
     on_error : {"raise", "skip"} or callable, default "raise"
@@ -136,6 +146,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         lanes: Auto = "auto",
         readahead: int = 2,
         transform_threads: int | None = None,
+        cache: bool | Literal["auto"] = "auto",
         on_error: OnError = "raise",
     ):
         super().__init__(
@@ -168,6 +179,9 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if transform_threads is not None:
             positive("transform_threads", transform_threads)
         self.transform_threads = transform_threads
+        if cache not in (True, False, "auto"):
+            raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
+        self.cache = cache
         self._given_rank = (rank, world_size)
         self._order = Order(
             rows=self.num_rows,
@@ -187,6 +201,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._base = Position()
         self._made = self._skip = 0
         self._memory: WindowMemory | None = None
+        self._resident: Resident | None = None
         self._warn_if_no_step()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,6 +212,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             "_given_rank": self.rank_and_world_size(),
             "_now": None,
             "_memory": None,
+            "_resident": None,
         }
 
     def __len__(self) -> int:
@@ -261,7 +277,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         plan = self._order.plan(at.epoch, steps.global_batch)
         spans = (steps.slice_of(step, rank) for step in mine)
         with contextlib.ExitStack() as stack:
-            memory = stack.enter_context(self._window_memory(plan))
+            room = stack.enter_context(self._room_for(plan))
             stream = Stream(
                 plan,
                 spans,
@@ -269,7 +285,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
                 self._output,
                 self._stats(),
                 self._read_ahead(),
-                memory,
+                room,
             )
             batches = stack.enter_context(contextlib.closing(stream.batches()))
             for step in mine:
@@ -380,13 +396,31 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         reads = self.readahead * (_FAR if far else 1)
         return ReadAhead(self._order.read_rows, self._order.job_rows, reads, threads)
 
+    def _is_kept(self) -> bool:
+        """Whether this process reads all rows once, and has them in memory from then on."""
+        if self.cache != "auto":
+            return bool(self.cache)
+        alone = not in_worker() and self.rank_and_world_size()[1] == 1
+        in_order = isinstance(self._view.selection, AllRows)
+        most = _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
+        small = self.num_rows * self._order.row_bytes <= most
+        asked = alone and in_order and small and self._order.is_automatic
+        return asked and self._reader().handle().scans
+
     @contextlib.contextmanager
-    def _window_memory(self, plan: Plan) -> Iterator[WindowMemory]:
-        """Memory for one stream's windows, kept for the next epoch's."""
+    def _room_for(self, plan: Plan) -> Iterator[WindowMemory | Resident]:
+        """Memory for one stream's rows, kept for the next epoch's."""
+        if self._is_kept():
+            if self._resident is None:
+                schema, size = self._reader().schema, self._order.row_bytes
+                self._resident = Resident(schema, self.num_rows, size)
+            yield self._resident
+            return
         memory, self._memory = self._memory, None
         segment_rows = segment_size(min(plan.window_rows, plan.rows))
         if memory is None or memory.segment_rows != segment_rows:
-            memory = WindowMemory(segment_rows, SEGMENTS * plan.lanes)
+            expected = min(SEGMENTS * plan.lanes, plan.rows // segment_rows + 1)
+            memory = WindowMemory(segment_rows, expected)
         try:
             yield memory
         finally:

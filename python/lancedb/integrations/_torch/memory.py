@@ -58,7 +58,7 @@ class WindowMemory:
         """
         rows = self._columns.get((column, row_bytes))
         if rows is None:
-            rows = _new_rows(self._segments * self.segment_rows, row_bytes)
+            rows = new_rows(self._segments * self.segment_rows, row_bytes)
             self._columns[column, row_bytes] = rows
         return rows
 
@@ -66,13 +66,14 @@ class WindowMemory:
         old, self._segments = self._segments, 2 * self._segments
         self._free = list(range(old, self._segments))[::-1]
         for (column, row_bytes), rows in self._columns.items():
-            larger = _new_rows(self._segments * self.segment_rows, row_bytes)
+            larger = new_rows(self._segments * self.segment_rows, row_bytes)
             larger[: len(rows)] = rows
             self._columns[column, row_bytes] = larger
 
 
-def _new_rows(count: int, row_bytes: int) -> np.ndarray:
-    return np.frombuffer(_new_pages(count * row_bytes), f"V{row_bytes}", count)
+def new_rows(count: int, row_bytes: int) -> np.ndarray:
+    """Room for `count` rows, as byte strings of `row_bytes` each."""
+    return np.frombuffer(_new_pages(max(1, count) * row_bytes), f"V{row_bytes}", count)
 
 
 def _new_pages(size: int) -> mmap.mmap:

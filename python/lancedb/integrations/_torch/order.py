@@ -55,6 +55,11 @@ class Order:
         self.layout(global_batch=1)  # raises for sizes that cannot be
 
     @property
+    def is_automatic(self) -> bool:
+        """Whether rows are shuffled, and nothing was said of how."""
+        return self.shuffle != "none" and set(self.asked.values()) <= {"auto"}
+
+    @property
     def read_rows(self) -> int:
         """Rows of one call to the reader: large enough to be fast, at most about 8 MB."""
         return max(1, min(_READ_ROWS, _READ_BYTES // self.row_bytes))

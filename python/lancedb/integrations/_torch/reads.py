@@ -61,8 +61,11 @@ class Reads:
     def begin(self, windows: Sequence[WindowRows]) -> Reading:
         """One read for all of these windows, one after the other."""
         rows = [rows_of(self._plan, window) for window in windows]
-        together = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        reading = self._reader.begin(together, self._turn)
+        return self.begin_rows(rows[0] if len(rows) == 1 else np.concatenate(rows))
+
+    def begin_rows(self, rows: np.ndarray) -> Reading:
+        """One read of rows by their place in the base order."""
+        reading = self._reader.begin(rows, self._turn)
         self._under_way = [*(each for each in self._under_way if not each.done()), reading]
         if self._cancelled:
             reading.cancel()

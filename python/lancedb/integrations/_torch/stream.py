@@ -22,6 +22,7 @@ from .output import Output
 from .plan import Plan
 from .reader import Reader
 from .reads import Reads, RunSource, Source, WindowSource
+from .resident import Resident, ResidentSource
 from .schedule import Span, StepPieces, schedule
 from .stats import Stats
 
@@ -67,8 +68,8 @@ class Stream:
         Where rows and seconds are added up.
     ahead : ReadAhead
         How far to work ahead.
-    memory : WindowMemory
-        Where open windows are kept; used again by the next stream.
+    room : WindowMemory or Resident
+        Where the rows of open windows are kept, or all rows are; used again by the next stream.
     """
 
     def __init__(
@@ -79,10 +80,11 @@ class Stream:
         output: Output,
         stats: Stats,
         ahead: ReadAhead,
-        memory: WindowMemory,
+        room: WindowMemory | Resident,
     ):
-        reads = Reads(plan, reader.open(), stats, ahead.reads + 1)
-        self._source: Source = WindowSource(reads, memory) if plan.has_windows else RunSource(reads)
+        self._source = _source_of(
+            plan, Reads(plan, reader.open(), stats, ahead.reads + 1), ahead, room
+        )
         self._stats = stats
         self._ahead = ahead
         self._most_steps = sys.maxsize if output.transform is None else ahead.threads
@@ -157,3 +159,9 @@ class Stream:
         if self._scheduled and not group:
             self._scheduled.popleft()
         return steps
+
+
+def _source_of(plan: Plan, reads: Reads, ahead: ReadAhead, room: WindowMemory | Resident) -> Source:
+    if isinstance(room, Resident):
+        return ResidentSource(plan, room, reads, ahead.reads)
+    return WindowSource(reads, room) if plan.has_windows else RunSource(reads)
