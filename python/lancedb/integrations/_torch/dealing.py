@@ -17,6 +17,8 @@ from typing import Any
 from torch.utils.data import IterableDataset, default_collate
 from torch.utils.data._utils.fetch import _BaseDatasetFetcher
 
+from .turn import Turn, gradient_state
+
 
 def refuse_second_deal(dataset: IterableDataset) -> None:
     """Raise if the loader of Accelerate that is being iterated would lose or mix up batches.
@@ -109,10 +111,9 @@ def refuse_state_ahead() -> None:
 
 def _loader_of_accelerate() -> Any:
     """Accelerate's loader under way, if it is one that `prepare` or `skip_first_batches` made."""
-    accelerate = sys.modules.get("accelerate.state")
-    if accelerate is None or not accelerate.GradientState._shared_state:
-        return None
-    return accelerate.GradientState().active_dataloader
+    gradients = gradient_state()
+    loader = None if gradients is None else gradients.active_dataloader
+    return None if isinstance(loader, Turn) else loader
 
 
 def _self_of(frame: FrameType, module: str) -> Any:

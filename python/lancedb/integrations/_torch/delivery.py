@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from .pace import Pace, Stopwatch
 from .position import Position
 from .steps import Steps
+from .turn import Turn
 from .watch import WorkerWatch, watch
 
 # What reading a message of a worker that has died may raise.
@@ -54,6 +55,11 @@ class Progress:
             return self.at
         return Position(self.at.epoch, self.steps.position_after(self.pace.batches - 1))
 
+    @property
+    def at_end(self) -> bool:
+        """Whether the last batch was handed out."""
+        return self.pace.batches == self.steps.num_steps
+
     def rows_of_next(self) -> int:
         """Rows of the batch that comes next, on this rank."""
         begin, end = self.steps.slice_of(self.pace.batches, self._rank)
@@ -94,11 +100,12 @@ class Delivery:
             raise RuntimeError(
                 f"this iterator failed with {self._failure}, {self._delivered()}. {_GO_ON}"
             )
+        self._turn.begin()
         self._stopwatch.ask()
         try:
             batch = next(self._batches)  # type: ignore[arg-type]
         except StopIteration:
-            self._stop_watching()
+            self._let_go()
             self._loader.end_epoch(self._progress)
             raise
         except BaseException as error:
@@ -108,6 +115,7 @@ class Delivery:
             self._explain(error)
             raise
         self._stopwatch.hand_out(self._progress.rows_of_next())
+        self._turn.end_of_dataloader = self._progress.at_end
         return batch
 
     def _begin(self) -> None:
@@ -116,11 +124,13 @@ class Delivery:
         self._failure: str | None = None
         self._batches: Iterator[Any] | None = self._loader.batches()
         self._watch = watch(self._batches)
-        # The watch does not end by itself where the workers are kept for the next epoch.
-        self._stop_watching = weakref.finalize(self, _stop, self._watch)
+        self._turn = Turn(self._loader)
+        # The watch does not end by itself where the workers are kept for the next epoch, and
+        # Accelerate has to hear of an iterator that is dropped before its last batch.
+        self._let_go = weakref.finalize(self, _let_go, self._watch, self._turn)
 
     def _end(self) -> None:
-        self._stop_watching()
+        self._let_go()
         self._batches = None
 
     def _explain(self, error: BaseException) -> None:
@@ -149,6 +159,7 @@ def _sent(error: BaseException) -> bool:
     return bool(_OF_WORKER.match(str(error)))
 
 
-def _stop(watching: WorkerWatch | None) -> None:
+def _let_go(watching: WorkerWatch | None, turn: Turn) -> None:
+    turn.end()
     if watching is not None:
         watching.stop()
