@@ -76,7 +76,7 @@ def warn_of_batches_of_batches() -> None:
     torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
     and knows it.
     """
-    fetcher = _self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
+    fetcher = self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
     if not isinstance(fetcher, _BaseDatasetFetcher):
         return
     if fetcher.auto_collation and fetcher.collate_fn is default_collate:
@@ -90,7 +90,7 @@ def warn_of_batches_of_batches() -> None:
 
 def runs_ahead() -> bool:
     """Whether it is the loader of Ray's ``prepare_data_loader`` that begins to iterate a loader."""
-    wrapper = _self_of(sys._getframe(2), "ray.train.torch.train_loop_utils")
+    wrapper = self_of(sys._getframe(2), "ray.train.torch.train_loop_utils")
     return type(wrapper).__name__ == "_WrappedDataLoader"
 
 
@@ -116,7 +116,7 @@ def _loader_of_accelerate() -> Any:
     return None if isinstance(loader, Turn) else loader
 
 
-def _self_of(frame: FrameType, module: str) -> Any:
+def self_of(frame: FrameType, module: str) -> Any:
     """The object whose method a frame runs, None if the method is of another module.
 
     The locals of a user's function are not looked at: a frame that was asked for them keeps them
