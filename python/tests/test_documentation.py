@@ -211,7 +211,9 @@ NOT_IN_THE_REFERENCE = {
     "forget_workers",
     "end_workers",
     "batches",
-    "end_epoch",
+    "advise",
+    "succeed",
+    "check_start",
     "use_stateful_dataloader",
 }
 

@@ -119,7 +119,7 @@ def test_overfitting_repeats_the_same_batches(tmp_path, table):
 
 
 def test_a_sampler_to_overfit_with_is_refused(tmp_path, table):
-    with pytest.raises(ValueError, match="takes no sampler .SequentialSampler"):
+    with pytest.raises(ValueError, match="takes no batch_sampler .*overfit with a DataLoader"):
         fit(Model(lambda: mapped(table)), tmp_path, overfit_batches=2)
 
 

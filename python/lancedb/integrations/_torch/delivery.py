@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from .pace import Pace, Stopwatch
+from .pace import Looks, Pace, Stopwatch
 from .position import Position
 from .steps import Steps
 from .turn import Turn
@@ -44,6 +44,8 @@ class Progress:
         self.steps = steps
         self.spent = spent
         self.pace = Pace()
+        self.steady = Pace()  # without the first batch, for which all has to be started
+        self._looks = Looks()
         self.superseded = False
         self.over = False  # no batch comes any more
         self.ahead = False  # whether batches are asked for before they are used
@@ -65,6 +67,10 @@ class Progress:
     def at_end(self) -> bool:
         """Whether the last batch was handed out."""
         return self.pace.batches == self.steps.num_steps
+
+    def advice_is_due(self) -> bool:
+        """Whether to look at who waits for whom: at the end, and before it ever more rarely."""
+        return self._looks.is_due(self.steady.seconds) or self.at_end
 
     def rows_of_next(self) -> int:
         """Rows of the batch that comes next, on this rank."""
@@ -89,7 +95,7 @@ class Loader(Protocol):
 
     def end_workers(self, batches: Iterator[Any]) -> None: ...
 
-    def end_epoch(self, progress: Progress) -> None: ...
+    def advise(self, progress: Progress) -> None: ...
 
 
 class Delivery:
@@ -129,7 +135,7 @@ class Delivery:
         except StopIteration:
             self._let_go()
             self._progress.over = True
-            self._loader.end_epoch(self._progress)
+            self._progress.ahead = False
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
@@ -140,6 +146,8 @@ class Delivery:
             raise
         self._stopwatch.hand_out(self._progress.rows_of_next())
         self._turn.end_of_dataloader = self._progress.at_end
+        if self._progress.advice_is_due():
+            self._loader.advise(self._progress)
         return batch
 
     def _begin(self) -> None:
@@ -152,7 +160,9 @@ class Delivery:
             self._watch = watch(self._batches)
         else:
             self._progress, self._batches, self._watch = before._give_away()
-        self._stopwatch = Stopwatch(self._progress.pace, self._loader.total)
+        self._stopwatch = Stopwatch(
+            self._progress.pace, self._loader.total, after_first=self._progress.steady
+        )
         self._turn = Turn(self._loader)
         # The watch does not end by itself where the workers are kept for the next epoch, and
         # Accelerate has to hear of an iterator that is dropped before its last batch.

@@ -367,12 +367,11 @@ class LanceDataLoader(DataLoader):
         """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()
 
-    def end_epoch(self, progress: Progress) -> None:
-        """Log, once each, who waited for whom in an epoch and what to do about it."""
-        progress.ahead = False
+    def advise(self, progress: Progress) -> None:
+        """Log, once each, who waits for whom in an epoch and what to do about it."""
         now = self.dataset.stats()  # type: ignore[attr-defined]
         spent = {name: now[name] - progress.spent[name] for name in SECONDS}
-        advice = hint(progress.pace, spent, self._resumable.shuffle, self.num_workers)
+        advice = hint(progress.steady, spent, self._resumable.shuffle, self.num_workers)
         remedy = advice.rpartition(": ")[2] if advice is not None else None
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)
@@ -420,5 +419,6 @@ def _refuse_samplers(options: Mapping[str, Any]) -> None:
             f"LanceDataLoader brings its own order and deals it to the ranks, and takes no "
             f"{given[0]} ({type(options[given[0]]).__name__}). Give that to "
             "torch.utils.data.DataLoader; or, if a framework put it in, have it not do so, as by "
-            "Lightning's Trainer(use_distributed_sampler=False), and predict with a DataLoader"
+            "Lightning's Trainer(use_distributed_sampler=False), and predict or overfit with a "
+            "DataLoader"
         )
