@@ -203,6 +203,8 @@ def test_every_error_that_is_raised_is_explained(page):
 NOT_IN_THE_REFERENCE = {
     "describe_data",
     "share_counts",
+    "count_for",
+    "stats_for",
     "steps",
     "begin_at",
     "state_at",

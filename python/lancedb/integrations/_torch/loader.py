@@ -243,7 +243,7 @@ class LanceDataLoader(DataLoader):
         Returns
         -------
         dict
-            As the dataset's ``stats()``, summed over the worker processes, but for ``waiting``:
+            As the dataset's ``stats()``, but of this loader alone, and with ``waiting`` as the
             seconds in which the consumer waited for a batch. ``working``: seconds between a batch
             and the call for the next one. ``wait_share``: waiting as a share of both.
             ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
@@ -262,7 +262,7 @@ class LanceDataLoader(DataLoader):
         (100, 10, 10, True)
         """
         return {
-            **self.dataset.stats(),  # type: ignore[attr-defined]
+            **self.dataset.stats_for(self),  # type: ignore[attr-defined]
             "waiting": self.total.waiting,
             "working": self.total.working,
             "wait_share": self.total.wait_share,
@@ -349,7 +349,8 @@ class LanceDataLoader(DataLoader):
             at, self._next = self._next, Position(self._next.epoch + 1)
         self._resumable.begin_at(at)
         rank = self._resumable.rank_and_world_size()[0]
-        spent = self.dataset.stats()  # type: ignore[attr-defined]
+        self.dataset.count_for(self)  # type: ignore[attr-defined]
+        spent = self.dataset.stats_for(self)  # type: ignore[attr-defined]
         self._now = Progress(at, self._resumable.steps(at.position), rank, spent)
         return self._now
 
@@ -369,7 +370,7 @@ class LanceDataLoader(DataLoader):
 
     def advise(self, progress: Progress) -> None:
         """Log, once each, who waits for whom in an epoch and what to do about it."""
-        now = self.dataset.stats()  # type: ignore[attr-defined]
+        now = self.dataset.stats_for(self)  # type: ignore[attr-defined]
         spent = {name: now[name] - progress.spent[name] for name in SECONDS}
         advice = hint(progress.steady, spent, self._resumable.shuffle, self.num_workers)
         remedy = advice.rpartition(": ")[2] if advice is not None else None
