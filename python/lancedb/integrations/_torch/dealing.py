@@ -66,7 +66,8 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
         raise RuntimeError(
             "skip_first_batches() makes a loader that knows nothing of epochs: call "
             "set_epoch() on the LanceDataLoader before it, or, better, load_state_dict(), which "
-            "reads nothing of what is skipped"
+            "reads nothing of what is skipped. transformers.Trainer, which does neither, resumes "
+            "with the map-style LanceTorchDataset as its train_dataset"
         )
 
 
