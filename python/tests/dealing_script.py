@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import lightning
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import DataLoaderConfiguration
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -30,6 +30,15 @@ def ids(loader) -> list[int]:
     return [id for batch in loader for id in batch["id"].tolist()]
 
 
+def gathered(accelerator, loader) -> list[int]:
+    """What each process has of every row, where ranks may have batches of different sizes."""
+    found = []
+    for batch in accelerator.prepare(loader):
+        padded = accelerator.pad_across_processes(batch["id"], dim=0, pad_index=-1)
+        found += accelerator.gather_for_metrics(padded).tolist()
+    return [id for id in found if id != -1]
+
+
 def main() -> None:
     uri, out = Path(sys.argv[1]), Path(sys.argv[2])
     accelerator = Accelerator(cpu=True)
@@ -43,6 +52,14 @@ def main() -> None:
         fabric = lightning.Fabric(accelerator="cpu", devices=2, strategy="ddp")
         fabric.launch()
         found[f"{name} by fabric"] = ids(fabric.setup_dataloaders(loader))
+        loader.set_epoch(0)
+        found[f"{name} skipped"] = ids(skip_first_batches(loader, 5))
+    few = {"uri": uri, **OPTIONS, "filter": "id < 105", "batch_size": 10}
+    evaluated = LanceDataLoader(LanceIterableTorchDataset(drop_last=False, **few))
+    found["gathered"] = gathered(accelerator, evaluated)
+    evaluated = DataLoader(LanceTorchDataset(**few), batch_size=10)
+    found["plain, gathered"] = gathered(accelerator, evaluated)
+    found["plain"] = ids(accelerator.prepare(DataLoader(mapped, batch_size=50, shuffle=True)))
     plain = accelerator.prepare(DataLoader(streamed, batch_size=None))
     if accelerator.is_main_process:  # the only one that would read
         found["dispatched"] = error_of(plain)

@@ -60,6 +60,16 @@ def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, tabl
             orders.append(parts)
         assert orders[0] != orders[1]  # the next epoch, shuffled as the one before
         assert all(order[0] != sorted(order[0]) for order in orders)
+        whole = [found[f"{kind} by accelerate"] for found in (first, second)]
+        assert [found[f"{kind} skipped"] for found in (first, second)] == [
+            part[250:] for part in whole
+        ]
+    for kind in ("gathered", "plain, gathered"):
+        assert first[kind] == second[kind]
+        assert sorted(first[kind]) == list(range(105))
+    assert first["gathered"][-5:] == [100, 101, 102, 103, 104]
+    plain = [found["plain"] for found in (first, second)]
+    assert sorted(plain[0] + plain[1]) == list(range(1000))
     assert "DataLoaderDispatcher would deal" in first["dispatched"]
     assert "DataLoaderShard would deal" in first["sharded"]
     assert "DataLoaderShard would deal" in second["sharded"]
@@ -240,4 +250,71 @@ def test_accelerates_stateful_loader_goes_on_with_the_dataset(tmp_path, table):
     other = accelerator.prepare(DataLoader(streamed(table).dataset, batch_size=None))
     other.load_state_dict(state)
     assert ids(other) == whole[5:]
+    accelerator.free_memory()
+
+
+def steps_that_sync(loader, epochs=2, accumulate=8):
+    """The steps at which Accelerate lets the optimizer step, epoch by epoch."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+    model, loader = accelerator.prepare(torch.nn.Linear(1, 1), loader)
+    synced = []
+    for _ in range(epochs):
+        synced.append([])
+        for step, _ in enumerate(loader):
+            with accelerator.accumulate(model):
+                if accelerator.sync_gradients:
+                    synced[-1].append(step)
+    assert accelerator.gradient_state.active_dataloader is None
+    accelerator.free_memory()
+    return synced
+
+
+@KINDS
+def test_accumulated_gradients_end_with_the_epoch_as_under_accelerates_own_loader(table, make):
+    plain = DataLoader(mapped(table).dataset, batch_size=48, drop_last=True)
+    assert steps_that_sync(make(table)) == steps_that_sync(plain) == [[7, 15, 19]] * 2
+
+
+@KINDS
+def test_an_epoch_that_was_resumed_or_left_ends_its_accumulation_where_it_ends(table, make):
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=8)
+    gradients = accelerator.gradient_state
+    outer, inner = accelerator.prepare(make(table), make(table))
+    inner.set_epoch(1)
+    around = iter(outer)
+    next(around)
+    under_way = gradients.active_dataloader
+    batches = iter(inner)
+    assert gradients.active_dataloader is under_way
+    next(batches)
+    assert gradients.active_dataloader is not under_way
+    state = inner.state_dict()
+    del batches
+    assert gradients.active_dataloader is under_way
+    inner.load_state_dict(state)
+    ends = [gradients.end_of_dataloader for _ in inner]
+    assert ends == [False] * 18 + [True]
+    assert gradients.active_dataloader is under_way
+    accelerator.free_memory()
+
+
+@KINDS
+def test_accelerate_hears_nothing_of_a_loader_that_it_did_not_prepare(table, make):
+    gradients = Accelerator(cpu=True).gradient_state
+    batches = iter(make(table))
+    next(batches)
+    assert gradients.active_dataloader is None
+
+
+@KINDS
+def test_first_batches_are_skipped_while_a_prepared_loader_is_under_way(table, make):
+    whole = ids(make(table))
+    accelerator = Accelerator(cpu=True)
+    outer, loader = accelerator.prepare(make(table), make(table))
+    around = iter(outer)
+    next(around)
+    with pytest.raises(RuntimeError, match="set_epoch"):
+        ids(skip_first_batches(make(table), 5))
+    loader.set_epoch(0)
+    assert ids(skip_first_batches(loader, 5)) == whole[5:]
     accelerator.free_memory()

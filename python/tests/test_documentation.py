@@ -19,6 +19,7 @@ import lancedb
 import pytest
 import s3_server
 import torch
+from cloud_server import CloudServer
 from lancedb.integrations import torch as face
 from lancedb.integrations._torch import collate, otel, plan
 from lancedb.permutation import Permutation
@@ -67,6 +68,7 @@ def page(request, tmp_path, database, monkeypatch):
         shutil.copytree(database, tmp_path / "data")
     if page.path == OBJECT_STORES:
         request.getfixturevalue("bucket")
+        request.getfixturevalue("cloud")
     if page.path in (ROOT / "README.md", OBJECT_STORES):
         page.main.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         page.main.train_step = _TrainStep(page.main.model)
@@ -96,6 +98,18 @@ def bucket(database, tmp_path, monkeypatch):
             names.create_namespace(path)
         names.create_table("images", digits, namespace_path=path)
         yield
+
+
+@pytest.fixture
+def cloud(database, tmp_path, monkeypatch):
+    """The tutorial's table behind LanceDB Cloud's API, whose address and key are known, too."""
+    digits = lancedb.connect(database).open_table("digits").to_arrow()
+    lancedb.connect(tmp_path / "served").create_table("images", digits)
+    server = CloudServer(tmp_path / "served", "sk_tutorial")
+    monkeypatch.setenv("LANCEDB_HOST", server.endpoint)
+    monkeypatch.setenv("LANCEDB_API_KEY", server.api_key)
+    yield
+    server.stop()
 
 
 class _TrainStep:
@@ -137,6 +151,13 @@ def test_every_block_is_one_that_is_run_or_plain_text(path):
             programs = {command.split()[0] for command, _ in commands_of(block)}
             assert programs
             assert programs <= {*PROGRAMS, *NOT_RUN}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("from-*.md")), ids=_name)
+def test_code_that_is_not_run_is_python_at_least(path):
+    for block in parse(path):
+        if language_of(block) == "text":
+            compile(block.parsed, f"{path}:{block.line}", "exec")
 
 
 def test_links_of_the_pages_beside_the_code_lead_somewhere():
@@ -203,6 +224,8 @@ def test_every_error_that_is_raised_is_explained(page):
 NOT_IN_THE_REFERENCE = {
     "describe_data",
     "share_counts",
+    "count_for",
+    "stats_for",
     "steps",
     "begin_at",
     "state_at",
@@ -211,7 +234,9 @@ NOT_IN_THE_REFERENCE = {
     "forget_workers",
     "end_workers",
     "batches",
-    "end_epoch",
+    "advise",
+    "succeed",
+    "check_start",
     "use_stateful_dataloader",
 }
 

@@ -52,12 +52,34 @@ def two_epochs(out):
     return [batch["id"].tolist() for _ in range(2) for batch in loader]
 
 
-def test_ddp_stops_on_two_ranks_and_goes_on_with_one(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The weights after two epochs on two ranks that nothing cut off."""
+    out = tmp_path_factory.mktemp("whole")
+    run("ddp.py", "--out", out, ranks=2)
+    return torch.load(out / "ddp.pt")["model"]
+
+
+def assert_close(weights, expected):
+    """Equal but for rounding; on other numbers of ranks batches are normalised otherwise."""
+    plain = {name.removeprefix("module."): value for name, value in weights.items()}
+    torch.testing.assert_close(plain, dict(expected), rtol=0, atol=1e-4)
+
+
+def test_ddp_stops_on_two_ranks_and_goes_on_with_two_to_the_same_weights_or_with_one(
+    tmp_path, trained
+):
     run("ddp.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
+    checkpoint = (tmp_path / "ddp.pt").read_bytes()
+    before = steps_of(tmp_path, 2)
     state = torch.load(tmp_path / "ddp.pt")["loader"]
     assert (state["epoch"], state["position"]) == (1, 12 * 64)
+    run("ddp.py", "--out", tmp_path, "--resume", ranks=2)
+    assert before + steps_of(tmp_path, 2) == two_epochs(tmp_path)
+    assert_close(torch.load(tmp_path / "ddp.pt")["model"], trained)
+    (tmp_path / "ddp.pt").write_bytes(checkpoint)
     run("ddp.py", "--out", tmp_path, "--resume", ranks=1)
-    assert steps_of(tmp_path, 2) + steps_of(tmp_path, 1) == two_epochs(tmp_path)
+    assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
 def test_lightning_resumes_in_mid_epoch(tmp_path):
@@ -95,7 +117,7 @@ def test_transformers_trainer_resumes_to_the_same_weights(tmp_path):
     assert trained[0].read_bytes() == trained[1].read_bytes()
 
 
-def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path):
+def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path, trained):
     run("ray_digits.py", "--out", tmp_path, "--fail-after", 45)
     files = [lines(tmp_path / f"rows-{rank}-of-2.jsonl") for rank in (0, 1)]
     made = [line["step"] for line in files[0]]
@@ -104,6 +126,9 @@ def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path):
     for first, second in zip(*files, strict=True):
         assert first["step"] == second["step"]
         assert first["ids"] + second["ids"] == expected[first["step"] - 1]
+    saved = [torch.load(path) for path in (tmp_path / "ray").glob("**/state.pt")]
+    (last,) = [each for each in saved if each["step"] == 56]
+    assert_close(last["model"], trained)
 
 
 def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path):

@@ -227,7 +227,7 @@ def test_a_state_is_small_plain_and_the_same_on_every_rank(table, make, monkeypa
         run(loader, 5)
         states.append(loader.state_dict())
     assert states[0] == states[1]
-    assert states[0]["format_version"] == 1
+    assert states[0]["format_version"] == 2
     assert states[0]["position"] == 5 * 48
     assert through_json(states[0]) == states[0]
     assert len(json.dumps(states[0])) < 1000
@@ -347,7 +347,7 @@ def test_a_state_of_other_data_or_another_order_is_refused_by_name(db, table):
     [
         (lambda state: None, TypeError, "not NoneType"),
         (lambda state: {}, ValueError, "lacks format_version, epoch, position, plan"),
-        (lambda state: {**state, "format_version": 2}, ValueError, "format_version 2"),
+        (lambda state: {**state, "format_version": 3}, ValueError, "format_version 3"),
         (lambda state: {**state, "epoch": -1}, ValueError, "epoch must be a whole number"),
         (lambda state: {**state, "epoch": 1.0}, ValueError, "epoch must be a whole number"),
         (lambda state: {**state, "position": 10**9}, ValueError, "position must be a whole"),
@@ -395,6 +395,32 @@ def test_two_iterators_at_once_are_two_epochs(table):
     both = list(zip(iter(loader), iter(loader), strict=True))
     assert [ids(one) for one, _ in both] == epochs[0]
     assert [ids(other) for _, other in both] == epochs[1]
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iterator_that_nothing_was_taken_from_uses_up_no_epoch(table, make, workers):
+    epochs = [run(loader) for loader in [make(table)] for _ in range(3)]
+    persistent = {"persistent_workers": True} if workers else {}
+    loader = make(table, workers, **persistent)
+    for _ in range(2):
+        iter(loader)  # dropped at once
+    kept = iter(loader)
+    assert run(loader) == epochs[0]
+    assert loader.state_dict()["epoch"] == 1
+    assert run(kept) == epochs[1]
+    kept = iter(loader)
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (2, 0)
+    assert run(loader) == epochs[2]
+
+
+def test_an_epoch_without_a_step_is_used_up(table):
+    with pytest.warns(UserWarning, match="fewer than one step"):
+        loader = iterable(table, batch_size=5000)
+    assert [run(loader), run(loader)] == [[], []]
+    iter(loader)
+    assert loader.state_dict()["epoch"] == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])

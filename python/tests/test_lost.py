@@ -22,7 +22,7 @@ WORKERS = pytest.mark.parametrize("workers", [0, 1])
 ORDERS = {
     "none": {"shuffle": False},
     "block": {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8},
-    "global": {"shuffle": "global"},
+    "global": {"shuffle": "global", "cache": False},
 }
 
 

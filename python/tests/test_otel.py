@@ -38,9 +38,12 @@ def points(reader, loader):
     return found
 
 
+def dataset_of(table):
+    return LanceIterableTorchDataset(table, columns=["id"], format="torch", batch_size=50)
+
+
 def loader_of(table):
-    dataset = LanceIterableTorchDataset(table, columns=["id"], format="torch", batch_size=50)
-    return LanceDataLoader(dataset)
+    return LanceDataLoader(dataset_of(table))
 
 
 def test_the_figures_are_those_of_stats(table, reader):
@@ -72,8 +75,57 @@ def test_a_loader_that_is_gone_is_observed_no_more(table, reader):
     assert all(loader.metric_attributes != attributes for loader in otel._loaders)
 
 
-def test_a_second_call_makes_nothing_twice(reader):
-    assert not instrument_loader_metrics(MeterProvider([InMemoryMetricReader()]))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loaders_over_one_dataset_share_what_it_read(table, reader, workers):
+    dataset = dataset_of(table)
+    first, second = LanceDataLoader(dataset, num_workers=workers), LanceDataLoader(dataset)
+    list(first)
+    list(second)
+    list(second)
+    assert points(reader, first)["read_bytes_total"] == 8000
+    assert points(reader, second)["read_bytes_total"] == 16000
+    assert dataset.stats()["bytes"] == 24000
+    list(first)
+    assert first.stats()["bytes"] == 16000
+    assert second.stats()["bytes"] == 16000
+
+
+def test_no_counter_goes_back_when_another_loader_is_made(table, reader):
+    dataset = dataset_of(table)
+    first = LanceDataLoader(dataset)
+    list(first)
+    for workers in (1, 2, 1):
+        LanceDataLoader(dataset, num_workers=workers)
+        assert points(reader, first)["read_bytes_total"] == 8000
+        assert dataset.stats()["bytes"] == 8000
+    batches = iter(first)
+    next(batches)
+    assert points(reader, first)["read_bytes_total"] > 8000
+
+
+def test_the_figures_of_a_loader_that_is_gone_are_nobody_elses(table, reader):
+    dataset = dataset_of(table)
+    list(LanceDataLoader(dataset))
+    gc.collect()
+    assert LanceDataLoader(dataset).stats()["bytes"] == 0
+    assert dataset.stats()["bytes"] == 8000
+
+
+def test_a_second_call_is_as_good_as_the_first_and_makes_nothing_twice(table, reader):
+    other = InMemoryMetricReader()
+    assert instrument_loader_metrics(MeterProvider([other]))
+    loader = loader_of(table)
+    assert points(reader, loader)
+    assert not points(other, loader)
+
+
+def test_units_are_those_of_lancedbs_own_metrics(table, reader):
+    loader = loader_of(table)
+    (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    units = {metric.name.removeprefix("lancedb_loader_"): metric.unit for metric in scope.metrics}
+    assert loader.metric_attributes
+    assert {units[name] for name in units if name.endswith("seconds_total")} == {"s"}
+    assert units["read_bytes_total"] == "B"
 
 
 def test_without_opentelemetry_all_but_this_works_and_the_error_says_what_to_install():

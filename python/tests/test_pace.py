@@ -6,7 +6,7 @@ import re
 
 import pytest
 from lancedb.integrations._torch import pace as pace_module
-from lancedb.integrations._torch.pace import Pace, Stopwatch, hint
+from lancedb.integrations._torch.pace import Looks, Pace, Stopwatch, hint
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -80,6 +80,38 @@ def test_the_postfix_shows_epoch_step_speed_and_waiting(table):
     assert (shown["epoch"], shown["step"]) == ("0", "1/15")
     assert re.fullmatch(r"[\d,]+", shown["rows/s"])
     assert re.fullmatch(r"\d+%", shown["wait"])
+
+
+def test_the_first_batch_counts_for_no_hint(monkeypatch):
+    ticks = iter([10.0, 18.0, 19.0, 20.0, 22.0, 22.5])
+    monkeypatch.setattr(pace_module.time, "perf_counter", lambda: next(ticks))
+    pace, steady = Pace(), Pace()
+    watch = Stopwatch(pace, after_first=steady)
+    for _ in range(3):
+        watch.ask()
+        watch.hand_out(1)
+    assert (pace.batches, pace.waiting, pace.working) == (3, 9.5, 3.0)
+    assert (steady.batches, steady.waiting, steady.working) == (2, 1.5, 3.0)
+
+
+def test_hints_are_looked_for_after_five_seconds_and_ever_more_rarely():
+    looks = Looks()
+    assert [second for second in range(90) if looks.is_due(second)] == [5, 10, 20, 40, 80]
+
+
+@pytest.mark.parametrize(("look_after", "steps"), [(1e9, 15), (0.0, 4)])
+def test_hints_come_where_nobody_asks_for_the_end(table, monkeypatch, caplog, look_after, steps):
+    monkeypatch.setattr(pace_module, "_SECONDS", look_after)
+    monkeypatch.setattr(pace_module, "_WAITS_FOR_READER", -1.0)
+    loader = LanceDataLoader(streamed(table))
+    batches = iter(loader)
+    monkeypatch.setattr(pace_module, "_SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING, "lancedb.integrations.torch"):
+        for _ in range(steps - 1):
+            next(batches)
+        assert ("waited" in caplog.text) == (look_after == 0.0)
+        next(batches)
+    assert "waited" in caplog.text
 
 
 def test_waiting_and_working_are_told_apart(monkeypatch):

@@ -58,6 +58,7 @@ def iterable(proxy, options):
         block_rows=8,
         window_rows=256,
         lanes=2,
+        readahead=1,
     )
     return LanceDataLoader(dataset)
 

@@ -95,8 +95,10 @@ class SkippedRows:
         self._board = _empty_board(1) if board is None else board
 
     def share(self, processes: int) -> None:
-        """From now on count for so many processes."""
-        self._board = _empty_board(processes).share_memory_()
+        """From now on count for so many processes, more than before; what is listed stays."""
+        board = _empty_board(processes).share_memory_()
+        board[: len(self._board)] = self._board
+        self._board = board
 
     def add(self, offset: int, process: int) -> None:
         """List a row, unless this process has listed it already or its list is full."""

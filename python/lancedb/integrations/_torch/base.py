@@ -25,7 +25,7 @@ from .reader import Reader
 from .recipe import FactorySource
 from .sample import fingerprint
 from .sending import check_sendable
-from .stats import Stats, shared_board
+from .stats import Ledger, Stats, shared_board, summed
 from .topology import in_worker, process_number
 from .watch import follow_parent
 
@@ -68,6 +68,8 @@ class TableDataset:
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
         self._counts: tuple[int, Stats] | None = None
+        self._counted: list[Stats] = []
+        self._ledger = Ledger()
         self._skipped = SkippedRows()
         forking.note_use()
         if self.num_rows == 0:
@@ -79,10 +81,12 @@ class TableDataset:
         if isinstance(self._view.recipe.source, FactorySource):
             check_sendable("connection_factory", self._view.recipe.source.factory)
         view = dataclasses.replace(self._view, schema=None)
-        return {**self.__dict__, "_view": view, "_perm": None, "_counts": None}
+        mine = {"_perm": None, "_counts": None, "_counted": [], "_ledger": None}
+        return {**self.__dict__, "_view": view, **mine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._ledger = Ledger()
         forking.note_use()
 
     @property
@@ -130,9 +134,12 @@ class TableDataset:
 
     def share_counts(self, processes: int) -> None:
         """Count in shared memory, worker w in row w + 1, so that all can be summed."""
-        self._board = shared_board(processes)
-        self._counts = None
-        self._skipped.share(processes)
+        if self._board is None or len(self._board) < processes:
+            # Workers of another loader may still count on the board that was.
+            self._counted.append(self._stats())
+            self._board = shared_board(processes)
+            self._counts = None
+            self._skipped.share(processes)
 
     def skipped_rows(self) -> list[int]:
         """Offsets, in the table version that is read, of the rows that `on_error` left out.
@@ -157,7 +164,15 @@ class TableDataset:
             over threads), and ``waiting``: the time the consumer stood still until a batch was
             ready.
         """
-        return self._stats().summary()
+        return summed([*self._counted, self._stats()])
+
+    def count_for(self, loader: Any) -> None:
+        """Add what is counted from now on to what `stats_for` says of a loader."""
+        self._ledger.turn_to(loader, self.stats())
+
+    def stats_for(self, loader: Any) -> dict[str, Any]:
+        """As `stats`, but only what was counted for one of the loaders over this dataset."""
+        return self._ledger.share_of(loader, self.stats())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._described())})"

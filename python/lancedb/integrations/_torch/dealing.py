@@ -17,6 +17,8 @@ from typing import Any
 from torch.utils.data import IterableDataset, default_collate
 from torch.utils.data._utils.fetch import _BaseDatasetFetcher
 
+from .turn import Turn, gradient_state
+
 
 def refuse_second_deal(dataset: IterableDataset) -> None:
     """Raise if the loader of Accelerate that is being iterated would lose or mix up batches.
@@ -64,7 +66,8 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
         raise RuntimeError(
             "skip_first_batches() makes a loader that knows nothing of epochs: call "
             "set_epoch() on the LanceDataLoader before it, or, better, load_state_dict(), which "
-            "reads nothing of what is skipped"
+            "reads nothing of what is skipped. transformers.Trainer, which does neither, resumes "
+            "with the map-style LanceTorchDataset as its train_dataset"
         )
 
 
@@ -74,7 +77,7 @@ def warn_of_batches_of_batches() -> None:
     torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
     and knows it.
     """
-    fetcher = _self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
+    fetcher = self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
     if not isinstance(fetcher, _BaseDatasetFetcher):
         return
     if fetcher.auto_collation and fetcher.collate_fn is default_collate:
@@ -88,7 +91,7 @@ def warn_of_batches_of_batches() -> None:
 
 def runs_ahead() -> bool:
     """Whether it is the loader of Ray's ``prepare_data_loader`` that begins to iterate a loader."""
-    wrapper = _self_of(sys._getframe(2), "ray.train.torch.train_loop_utils")
+    wrapper = self_of(sys._getframe(2), "ray.train.torch.train_loop_utils")
     return type(wrapper).__name__ == "_WrappedDataLoader"
 
 
@@ -109,13 +112,12 @@ def refuse_state_ahead() -> None:
 
 def _loader_of_accelerate() -> Any:
     """Accelerate's loader under way, if it is one that `prepare` or `skip_first_batches` made."""
-    accelerate = sys.modules.get("accelerate.state")
-    if accelerate is None or not accelerate.GradientState._shared_state:
-        return None
-    return accelerate.GradientState().active_dataloader
+    gradients = gradient_state()
+    loader = None if gradients is None else gradients.active_dataloader
+    return None if isinstance(loader, Turn) else loader
 
 
-def _self_of(frame: FrameType, module: str) -> Any:
+def self_of(frame: FrameType, module: str) -> Any:
     """The object whose method a frame runs, None if the method is of another module.
 
     The locals of a user's function are not looked at: a frame that was asked for them keeps them

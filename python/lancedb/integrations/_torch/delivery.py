@@ -9,9 +9,10 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from .pace import Pace, Stopwatch
+from .pace import Looks, Pace, Stopwatch
 from .position import Position
 from .steps import Steps
+from .turn import Turn
 from .watch import WorkerWatch, watch
 
 # What reading a message of a worker that has died may raise.
@@ -43,7 +44,10 @@ class Progress:
         self.steps = steps
         self.spent = spent
         self.pace = Pace()
+        self.steady = Pace()  # without the first batch, for which all has to be started
+        self._looks = Looks()
         self.superseded = False
+        self.over = False  # no batch comes any more
         self.ahead = False  # whether batches are asked for before they are used
         self._rank = rank
 
@@ -53,6 +57,20 @@ class Progress:
         if self.pace.batches == 0:
             return self.at
         return Position(self.at.epoch, self.steps.position_after(self.pace.batches - 1))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was taken yet, so that this epoch is still to come."""
+        return self.pace.batches == 0 and not self.over
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last batch was handed out."""
+        return self.pace.batches == self.steps.num_steps
+
+    def advice_is_due(self) -> bool:
+        """Whether to look at who waits for whom: at the end, and before it ever more rarely."""
+        return self._looks.is_due(self.steady.seconds) or self.at_end
 
     def rows_of_next(self) -> int:
         """Rows of the batch that comes next, on this rank."""
@@ -65,6 +83,10 @@ class Loader(Protocol):
 
     total: Pace
 
+    def succeed(self, iterator: Delivery) -> Delivery | None: ...
+
+    def check_start(self, loop: Any) -> None: ...
+
     def resume(self) -> Progress: ...
 
     def batches(self) -> Iterator[Any]: ...
@@ -73,54 +95,89 @@ class Loader(Protocol):
 
     def end_workers(self, batches: Iterator[Any]) -> None: ...
 
-    def end_epoch(self, progress: Progress) -> None: ...
+    def advise(self, progress: Progress) -> None: ...
 
 
 class Delivery:
-    """One epoch's iterator: hands out batches, counts and times them, until one fails."""
+    """One epoch's iterator: hands out batches, counts and times them, until one fails.
 
-    def __init__(self, loader: Loader):
+    Parameters
+    ----------
+    loader : Loader
+        Whose batches.
+    loop : object, optional
+        The loop of Lightning's that iterates.
+    """
+
+    def __init__(self, loader: Loader, loop: Any = None):
         self._loader = loader
+        self._loop = loop
         self._begin()
 
     def __iter__(self) -> Delivery:
         return self
 
     def __next__(self) -> Any:
-        if self._progress.superseded:
+        if self._progress.superseded or self._given_away:
             self._end()  # the batches under way are given up before others are asked for
             self._begin()
         if self._failure is not None:
             raise RuntimeError(
                 f"this iterator failed with {self._failure}, {self._delivered()}. {_GO_ON}"
             )
+        if self._loop is not None:
+            self._loader.check_start(self._loop)
+            self._loop = None  # it holds this iterator
+        self._turn.begin()
         self._stopwatch.ask()
         try:
             batch = next(self._batches)  # type: ignore[arg-type]
         except StopIteration:
-            self._stop_watching()
-            self._loader.end_epoch(self._progress)
+            self._let_go()
+            self._progress.over = True
+            self._progress.ahead = False
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
             # The error itself would hold, by its traceback, all that held this iterator.
             self._failure = type(error).__name__
+            self._progress.over = True
             self._explain(error)
             raise
         self._stopwatch.hand_out(self._progress.rows_of_next())
+        self._turn.end_of_dataloader = self._progress.at_end
+        if self._progress.advice_is_due():
+            self._loader.advise(self._progress)
         return batch
 
     def _begin(self) -> None:
-        self._progress = self._loader.resume()
-        self._stopwatch = Stopwatch(self._progress.pace, self._loader.total)
         self._failure: str | None = None
-        self._batches: Iterator[Any] | None = self._loader.batches()
-        self._watch = watch(self._batches)
-        # The watch does not end by itself where the workers are kept for the next epoch.
-        self._stop_watching = weakref.finalize(self, _stop, self._watch)
+        self._given_away = False
+        before = self._loader.succeed(self)
+        if before is None:
+            self._progress = self._loader.resume()
+            self._batches: Iterator[Any] | None = self._loader.batches()
+            self._watch = watch(self._batches)
+        else:
+            self._progress, self._batches, self._watch = before._give_away()
+        self._stopwatch = Stopwatch(
+            self._progress.pace, self._loader.total, after_first=self._progress.steady
+        )
+        self._turn = Turn(self._loader)
+        # The watch does not end by itself where the workers are kept for the next epoch, and
+        # Accelerate has to hear of an iterator that is dropped before its last batch.
+        self._let_go = weakref.finalize(self, _let_go, self._watch, self._turn)
+
+    def _give_away(self) -> tuple[Progress, Iterator[Any] | None, WorkerWatch | None]:
+        """Leave what is under way, workers and all, to the iterator that comes after this one."""
+        self._given_away = True
+        self._let_go.detach()
+        given = self._progress, self._batches, self._watch
+        self._batches = self._watch = None
+        return given
 
     def _end(self) -> None:
-        self._stop_watching()
+        self._let_go()
         self._batches = None
 
     def _explain(self, error: BaseException) -> None:
@@ -149,6 +206,7 @@ def _sent(error: BaseException) -> bool:
     return bool(_OF_WORKER.match(str(error)))
 
 
-def _stop(watching: WorkerWatch | None) -> None:
+def _let_go(watching: WorkerWatch | None, turn: Turn) -> None:
+    turn.end()
     if watching is not None:
         watching.stop()

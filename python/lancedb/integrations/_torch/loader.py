@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import weakref
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from . import otel
 from .dealing import refuse_state_ahead, runs_ahead
 from .delivery import Delivery, Progress
+from .fitting import epoch_of, loop_of_lightning, overfits, refuse_late_state
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
 from .pace import Pace, hint
@@ -48,8 +50,9 @@ class LanceDataLoader(DataLoader):
     """A `torch.utils.data.DataLoader` that counts epochs and resumes at any batch.
 
     Each ``iter()`` is the next epoch, with the next order, unless `set_epoch` or
-    `load_state_dict` said otherwise. A state is taken at the last batch *delivered*, whatever the
-    workers have prefetched, and may be loaded with another number of workers and ranks.
+    `load_state_dict` said otherwise. An iterator from which nothing was taken has used up none. A
+    state is taken at the last batch *delivered*, whatever the workers have prefetched, and may be
+    loaded with another number of workers and ranks.
 
     Parameters
     ----------
@@ -146,6 +149,8 @@ class LanceDataLoader(DataLoader):
             dataset.share_counts(num_workers + 1)
         self._next = Position()
         self._now: Progress | None = None
+        self._latest: weakref.ref[Delivery] | None = None
+        self._told = self._restored = False
         self._hints: set[str | None] = set()
         self.total = Pace()
         super().__init__(dataset, num_workers=num_workers, **options)
@@ -156,10 +161,16 @@ class LanceDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
-        batches = Delivery(self)
+        loop = loop_of_lightning()
+        if loop is not None:
+            self._follow(loop)
+        batches = Delivery(self, loop)
         if self._now is not None:
             self._now.ahead = runs_ahead()
         return batches
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_latest": None}
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -181,6 +192,7 @@ class LanceDataLoader(DataLoader):
             If `epoch` is no such number.
         """
         at = start_of(epoch)
+        self._told = True
         if self._next.epoch != epoch or not self._next.position:
             self._go_to(at)
 
@@ -223,6 +235,7 @@ class LanceDataLoader(DataLoader):
         """
         steps_of_worker(state, 0, 1)  # raises for the state of a single worker
         self._go_to(self._resumable.adopt_state(state))
+        self._told = self._restored = True
 
     def stats(self) -> dict[str, Any]:
         """What was loaded so far, how fast, and where the seconds went.
@@ -230,7 +243,7 @@ class LanceDataLoader(DataLoader):
         Returns
         -------
         dict
-            As the dataset's ``stats()``, summed over the worker processes, but for ``waiting``:
+            As the dataset's ``stats()``, but of this loader alone, and with ``waiting`` as the
             seconds in which the consumer waited for a batch. ``working``: seconds between a batch
             and the call for the next one. ``wait_share``: waiting as a share of both.
             ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
@@ -249,7 +262,7 @@ class LanceDataLoader(DataLoader):
         (100, 10, 10, True)
         """
         return {
-            **self.dataset.stats(),  # type: ignore[attr-defined]
+            **self.dataset.stats_for(self),  # type: ignore[attr-defined]
             "waiting": self.total.waiting,
             "working": self.total.working,
             "wait_share": self.total.wait_share,
@@ -306,14 +319,38 @@ class LanceDataLoader(DataLoader):
             self._now.superseded = True
             self._now = None
 
+    def _follow(self, loop: Any) -> None:
+        """Begin at the epoch of Lightning's loop, where nobody has named another."""
+        epoch = epoch_of(loop)
+        if overfits(loop) and self._now is not None:
+            self._go_to(Position(self._now.at.epoch))
+        elif epoch is not None and self._now is None and not self._told:
+            self._go_to(Position(epoch))
+
     # -- for the iterator ----------------------------------------------------------------------
+
+    def succeed(self, iterator: Delivery) -> Delivery | None:
+        """Note who iterates from now on; returns who did before, if nothing was taken from it."""
+        latest, self._latest = self._latest, weakref.ref(iterator)
+        untouched = self._now is not None and self._now.untouched
+        return latest() if latest is not None and untouched else None
+
+    def check_start(self, loop: Any) -> None:
+        """Raise where Lightning begins to train without the state that it has for this loader."""
+        if not self._restored:
+            refuse_late_state(loop)
 
     def resume(self) -> Progress:
         """Begin where the next epoch was said to begin."""
-        at, self._next = self._next, Position(self._next.epoch + 1)
+        if self._now is not None and self._now.untouched:
+            at = self._now.at
+            self.forget_workers()  # who may not have begun yet, and would count one epoch too many
+        else:
+            at, self._next = self._next, Position(self._next.epoch + 1)
         self._resumable.begin_at(at)
         rank = self._resumable.rank_and_world_size()[0]
-        spent = self.dataset.stats()  # type: ignore[attr-defined]
+        self.dataset.count_for(self)  # type: ignore[attr-defined]
+        spent = self.dataset.stats_for(self)  # type: ignore[attr-defined]
         self._now = Progress(at, self._resumable.steps(at.position), rank, spent)
         return self._now
 
@@ -331,12 +368,11 @@ class LanceDataLoader(DataLoader):
         """The batches from where the dataset was told to begin, as the base class makes them."""
         return super().__iter__()
 
-    def end_epoch(self, progress: Progress) -> None:
-        """Log, once each, who waited for whom in an epoch and what to do about it."""
-        progress.ahead = False
-        now = self.dataset.stats()  # type: ignore[attr-defined]
+    def advise(self, progress: Progress) -> None:
+        """Log, once each, who waits for whom in an epoch and what to do about it."""
+        now = self.dataset.stats_for(self)  # type: ignore[attr-defined]
         spent = {name: now[name] - progress.spent[name] for name in SECONDS}
-        advice = hint(progress.pace, spent, self._resumable.shuffle, self.num_workers)
+        advice = hint(progress.steady, spent, self._resumable.shuffle, self.num_workers)
         remedy = advice.rpartition(": ")[2] if advice is not None else None
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)
@@ -384,5 +420,6 @@ def _refuse_samplers(options: Mapping[str, Any]) -> None:
             f"LanceDataLoader brings its own order and deals it to the ranks, and takes no "
             f"{given[0]} ({type(options[given[0]]).__name__}). Give that to "
             "torch.utils.data.DataLoader; or, if a framework put it in, have it not do so, as by "
-            "Lightning's Trainer(use_distributed_sampler=False), and predict with a DataLoader"
+            "Lightning's Trainer(use_distributed_sampler=False), and predict or overfit with a "
+            "DataLoader"
         )

@@ -26,7 +26,7 @@ class _Figure(NamedTuple):
 
 _FIGURES = (
     _Figure("delivered", "rows_total", "", "Rows handed out to the training loop."),
-    _Figure("bytes", "read_bytes_total", "By", "Arrow bytes read from the table."),
+    _Figure("bytes", "read_bytes_total", "B", "Arrow bytes read from the table."),
     _Figure("skipped", "skipped_rows_total", "", "Rows left out by on_error."),
     _Figure("reading", "reading_seconds_total", "s", "Seconds spent reading, over all threads."),
     _Figure("converting", "converting_seconds_total", "s", "Seconds spent converting to a format."),
@@ -62,13 +62,13 @@ def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bo
     Parameters
     ----------
     meter_provider : opentelemetry.metrics.MeterProvider, optional
-        Where the instruments go. Default: the global provider. Later calls leave the instruments
-        where they are.
+        Where the instruments go. Default: the global provider. Later calls, which are safe, leave
+        the instruments where they are.
 
     Returns
     -------
     bool
-        True at the first call, False if the instruments are there already.
+        True: the instruments are there.
 
     Raises
     ------
@@ -81,7 +81,8 @@ def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bo
     >>> from opentelemetry.sdk.metrics.export import InMemoryMetricReader
     >>> from lancedb.integrations.torch import instrument_loader_metrics
     >>> provider = MeterProvider([InMemoryMetricReader()])
-    >>> created = instrument_loader_metrics(provider)
+    >>> instrument_loader_metrics(provider)
+    True
     """
     global _instrumented
     try:
@@ -92,7 +93,7 @@ def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bo
             "opentelemetry-sdk to export what is measured"
         ) from error
     if _instrumented:
-        return False
+        return True
     meter = (meter_provider or get_meter_provider()).get_meter("lancedb.integrations.torch")
     for figure in _FIGURES:
         create = (

@@ -45,10 +45,19 @@ class Pace:
 
 
 class Stopwatch:
-    """Times one iterator: what passes between two batches, and what passes until one comes."""
+    """Times one iterator: what passes between two batches, and what passes until one comes.
 
-    def __init__(self, *paces: Pace):
-        self._paces = paces
+    Parameters
+    ----------
+    *paces : Pace
+        What every batch is added to.
+    after_first : Pace, optional
+        What every batch but the first is added to.
+    """
+
+    def __init__(self, *paces: Pace, after_first: Pace | None = None):
+        self._paces = list(paces)
+        self._after_first = after_first
         self._handed_out: float | None = None
         self._asked = 0.0
 
@@ -62,7 +71,23 @@ class Stopwatch:
         working = 0.0 if self._handed_out is None else self._asked - self._handed_out
         for pace in self._paces:
             pace.add(rows, working, now - self._asked)
+        if self._handed_out is None and self._after_first is not None:
+            self._paces.append(self._after_first)
         self._handed_out = now
+
+
+class Looks:
+    """When to look for a hint in an epoch that goes on: after a while, and ever more rarely."""
+
+    def __init__(self) -> None:
+        self._after = _SECONDS
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether it is time again, after so many seconds of the epoch."""
+        if seconds < self._after:
+            return False
+        self._after = 2 * seconds
+        return True
 
 
 def hint(pace: Pace, seconds: Mapping[str, float], order: str, num_workers: int) -> str | None:
@@ -71,7 +96,7 @@ def hint(pace: Pace, seconds: Mapping[str, float], order: str, num_workers: int)
     Parameters
     ----------
     pace : Pace
-        Of the epoch.
+        Of the epoch, or of what has passed of it.
     seconds : mapping
         Seconds spent ``reading``, ``converting`` and ``transforming``.
     order : str

@@ -52,7 +52,8 @@ class OrderedBatchSampler:
             raise RuntimeError(
                 "another loader has taken this order from a LanceDataLoader, and would repeat "
                 "one epoch, or deal the rows of one rank to all ranks once more. Iterate the "
-                "LanceDataLoader itself; to skip batches, load a state, or set_epoch() first"
+                "LanceDataLoader itself; to skip batches, load a state, or set_epoch() first. "
+                "transformers.Trainer skips right if its train_dataset is the LanceTorchDataset"
             )
         at, self._begin = self._begin, None
         rank, world_size = resolve_rank(None, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +47,35 @@ class Stats:
         """Totals over every process that shares the board."""
         totals = dict(zip(FIELDS, self._board.sum(0).tolist(), strict=True))
         return {**totals, **{name: int(totals[name]) for name in COUNTS}}
+
+
+class Ledger:
+    """Whose the totals of a dataset are: what is added to them is of who began to iterate last."""
+
+    def __init__(self) -> None:
+        self._shares: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+        self._since: Mapping[str, Any] = {}
+        self._last: weakref.ref[Any] | None = None
+
+    def turn_to(self, owner: Any, totals: Mapping[str, Any]) -> None:
+        """Count for `owner` from these totals on."""
+        last = self._last() if self._last is not None else None
+        if last is not None:
+            self._shares[last] = self.share_of(last, totals)
+        self._since, self._last = totals, weakref.ref(owner)
+
+    def share_of(self, owner: Any, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """What was counted for `owner`, up to these totals."""
+        share = self._shares.get(owner) or dict.fromkeys(totals, 0)
+        if self._last is None or self._last() is not owner:
+            return dict(share)
+        return {name: share[name] + totals[name] - self._since[name] for name in totals}
+
+
+def summed(counted: list[Stats]) -> dict[str, Any]:
+    """The totals of several boards."""
+    summaries = [each.summary() for each in counted]
+    return {name: sum(summary[name] for summary in summaries) for name in FIELDS}
 
 
 def shared_board(processes: int) -> torch.Tensor:
