@@ -88,7 +88,8 @@ def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
 def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, fault, make):
     whole, requests = epoch(proxy, make(proxy, GIVES_UP_SOON))
     loader = make(proxy, GIVES_UP_SOON)
-    proxy.spoil_all(fault, after=requests // 2)
+    # Many requests are under way before the first batch.
+    proxy.spoil_all(fault, after=requests * 4 // 5)
     delivered = deliver_until_it_fails(loader)
     state = json.loads(json.dumps(loader.state_dict()))
     restore(proxy)
