@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
@@ -65,16 +64,13 @@ def resolve(given: Given) -> View:
     permutation = given.table if isinstance(given.table, Permutation) else None
     permutation_table = permutation.permutation_table if permutation else given.permutation_table
     base: Any = permutation.base_table if permutation else given.table
-    version, branch = _base_of(permutation_table, base, given)
-    source = _source(given, permutation, base, version)
-    name = str(given.table_name if base is None else base.name)
-    recipe = recipes.pin(source, name, branch, version)
+    recipe = _pinned(given, permutation, permutation_table, base)
     table = recipe.open()
     chosen = _selection(table, permutation_table, permutation, given)
     columns = _columns(table, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
     return View(
-        recipe=recipe,
+        recipe=recipes.portable(recipe, table),
         selection=chosen,
         columns=columns,
         schema=_schema(table, columns),
@@ -154,36 +150,48 @@ def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., 
     return (known, None) if known else (None, transform)
 
 
-def _base_of(
-    permutation_table: Table | None, base: Table | None, given: Given
-) -> tuple[int | str | None, str | None]:
-    """The version and branch to pin: those the permutation's row ids are of, else the handle's."""
-    version, branch = given.version, None
+def _pinned(
+    given: Given, permutation: Permutation | None, permutation_table: Table | None, base: Any
+) -> Recipe:
+    """The version and branch that the permutation's row ids are of, else those of the handle."""
     if base is not None:
         recipes.check_open(base)
-        branch = recipes.current_branch(base)
-        version = base.version if version is None else version
-    if permutation_table is None:
-        return version, branch
-    recorded = selections.base_version(permutation_table)
-    if recorded is None:
-        return version, branch
-    if isinstance(given.version, (int, np.integer)) and given.version != recorded:
+    recorded = None if permutation_table is None else selections.recorded_base(permutation_table)
+    version, branch = recorded or _version_and_branch(given, base)
+    is_main = branch is None and (recorded is not None or base is not None)
+    source = _source(given, permutation, base, is_main)
+    name = str(given.table_name if base is None else base.name)
+    recipe = recipes.pin(source, name, branch, version)
+    if recorded is not None and given.version is not None:
+        _check_version(given.version, recipe)
+    return recipe
+
+
+def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | None, str | None]:
+    if base is None:
+        return given.version, None
+    version = base.version if given.version is None else given.version
+    return version, recipes.current_branch(base)
+
+
+def _check_version(version: Any, recorded: Recipe) -> None:
+    """Raise unless `version`, a number or a tag, is the one that row ids are of."""
+    meant = recipes.pin(recorded.source, recorded.name, recorded.branch, version).version
+    if meant != recorded.version:
         raise ValueError(
-            f"version={given.version} contradicts the permutation_table, whose row ids are of "
-            f"version {recorded}; leave version out"
+            f"version={version!r} contradicts the permutation_table, whose row ids are of version "
+            f"{recorded.version}; leave version out"
         )
-    return recorded, branch
 
 
 def _source(
-    given: Given, permutation: Permutation | None, base: Table | None, version: int | str | None
+    given: Given, permutation: Permutation | None, base: Table | None, is_main: bool
 ) -> Source:
     factory = given.connection_factory or (permutation.connection_factory if permutation else None)
     if factory is not None:
-        return recipes.FactorySource(factory)
+        return recipes.FactorySource(factory, is_main)
     if base is not None:
-        return recipes.source_of(base, version)
+        return recipes.source_of(base)
     uri = recipes.normalize_uri(given.uri)
     return recipes.UriSource(uri, dict(given.connect_kwargs or {}))
 

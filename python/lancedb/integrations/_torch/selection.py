@@ -159,10 +159,14 @@ def split_names(permutation: Table) -> list[str]:
     return json.loads(raw) if raw else []
 
 
-def base_version(permutation: Table) -> int | None:
-    """The version of the base table that a permutation table's row ids belong to."""
-    raw = (permutation.schema.metadata or {}).get(b"base_version")
-    return int(raw) if raw else None
+def recorded_base(permutation: Table) -> tuple[int, str | None] | None:
+    """The version and branch that a permutation table's row ids are of, if it says so.
+
+    lancedb leaves the branch out for main.
+    """
+    metadata = permutation.schema.metadata or {}
+    version, branch = metadata.get(b"base_version"), metadata.get(b"base_branch")
+    return (int(version), branch.decode() if branch else None) if version else None
 
 
 def split_row_ids(permutation: Table, split: int) -> np.ndarray:
