@@ -19,6 +19,7 @@ from .gather import slices
 from .nulls import NullPolicy
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 FORMATS = (
@@ -102,7 +103,7 @@ def torch_columns(
     ValueError
         If numbers are null and `nulls` says nothing for them, or do not fit a tensor.
     """
-    nulls.check_names(batch.schema.names)
+    nulls.check_names(batch.schema)
     out: dict[str, Any] = {}
     for of, column in zip(batch.schema, batch.columns, strict=True):
         _put(out, of, column, (), batch.schema.names, nulls, ragged)
@@ -117,7 +118,7 @@ def torch_batches(
     Most columns are converted once and cut; the slices' tensors then share one allocation. Only
     lists of different lengths are converted slice by slice.
     """
-    nulls.check_names(batch.schema.names)
+    nulls.check_names(batch.schema)
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
     for of, column in zip(batch.schema, batch.columns, strict=True):
@@ -136,17 +137,14 @@ def torch_batches(
 def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> list[torch.Tensor]:
     """A tensor for each row: its numbers in the order of the columns, promoted as numpy does.
 
-    A fixed-size list adds its elements. Nulls become NaN unless `nulls` fills them.
+    A fixed-size list adds its elements, and bfloat16 counts as float32. Nulls become NaN unless
+    `nulls` fills them.
     """
     import numpy as np
     import torch
 
-    columns = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.null_count and nulls.value_for(name) is None and _is_real(column.type):
-            columns.append(column.to_numpy(zero_copy_only=False))
-        else:
-            columns.append(_tensor(batch, name, nulls, "torch_row").numpy())
+    nulls.check_names(batch.schema)
+    columns = [_row_numbers(batch, number, nulls) for number in range(batch.num_columns)]
     flat = [column.reshape(len(column), math.prod(column.shape[1:])) for column in columns]
     return list(torch.from_numpy(np.concatenate(flat, axis=1)).unbind(0))
 
@@ -155,6 +153,7 @@ def torch_matrix(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> torch.
     """One tensor whose first dimension is the columns and whose second is the rows."""
     import torch
 
+    nulls.check_names(batch.schema)
     columns = [_tensor(batch, name, nulls, "torch_col") for name in batch.schema.names]
     shapes = {tuple(column.shape[1:]) for column in columns}
     if len(shapes) > 1:
@@ -227,7 +226,7 @@ def _put(
         for child, values in zip(array.type, array.flatten(), strict=True):
             _put(fields, child, values, path, names, nulls, ragged)
         out[of.name] = fields
-    elif _is_list(array.type) and tensors.is_dense(array.type.value_type):
+    elif _is_list(array.type) and tensors.has_dense_elements(array.type):
         out[of.name], lengths = lists(array, name, nulls, ragged)
         if lengths is not None:
             out[_name_of_lengths(of.name, siblings)] = lengths
@@ -282,6 +281,22 @@ def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) ->
             f"{format!r}: leave it out with columns=, or use format='torch'"
         )
     return value
+
+
+def _row_numbers(batch: pa.RecordBatch, number: int, nulls: NullPolicy) -> np.ndarray:
+    import torch
+
+    from .tensors import is_bfloat16
+
+    field, column = batch.schema.field(number), batch.column(number)
+    if column.null_count and nulls.value_for(field.name) is None:
+        if _is_real(field.type):
+            return column.to_numpy(zero_copy_only=False)
+        if is_bfloat16(field):
+            nulls = NullPolicy(math.nan)
+    tensor = _tensor(batch, field.name, nulls, "torch_row")
+    # numpy has no bfloat16, and float32 holds every value of it.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _is_list(kind: pa.DataType) -> bool:
