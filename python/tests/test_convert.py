@@ -456,6 +456,27 @@ def test_tensors_share_the_memory_of_the_column_where_they_can():
         assert tensor.data_ptr() == batch[name].buffers()[1].address + 10 * tensor.element_size()
 
 
+@pytest.mark.parametrize(
+    "convert", [torch_columns, lambda batch: make_converter("torch").each(batch, [2])[0]]
+)
+def test_no_two_tensors_share_memory(convert):
+    number, text = pa.array([1, 2, 3]), pa.array(["a", "b", "c"])
+    lists = pa.array([[1], [], [2, 3]], pa.list_(pa.int16()))
+    vectors = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2))
+    struct = pa.StructArray.from_arrays([number, lists, vectors], ["x", "l", "v"])
+    arrays = [number, number, struct, struct, lists, vectors, text, text]
+    batch = pa.record_batch(arrays, names=list("abcdefgh")).slice(1)
+    got = convert(batch)
+    assert got["a"].tolist() == got["b"].tolist() == got["d"]["x"].tolist() == [2, 3]
+    leaves = [got["a"], got["b"], got["e"].values(), got["f"]]
+    for name in ("c", "d"):
+        leaves += [got[name]["x"], got[name]["l"].values(), got[name]["v"]]
+    for number, leaf in enumerate(leaves):
+        leaf.fill_(number)
+    for number, leaf in enumerate(leaves):
+        assert leaf.unique().tolist() == [number]
+
+
 def test_tensors_outlive_the_batch_they_came_from():
     batch = pa.record_batch(
         {"x": np.arange(1000), "v": pa.array([[1.0, 2.0]] * 1000, pa.list_(pa.float64(), 2))}

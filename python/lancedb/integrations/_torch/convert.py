@@ -105,7 +105,7 @@ def torch_columns(
     """
     nulls.check_names(batch.schema)
     out: dict[str, Any] = {}
-    for of, column in zip(batch.schema, batch.columns, strict=True):
+    for of, column in zip(batch.schema, _columns_of(batch), strict=True):
         _put(out, of, column, (), batch.schema.names, nulls, ragged)
     return out
 
@@ -121,7 +121,7 @@ def torch_batches(
     nulls.check_names(batch.schema)
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
-    for of, column in zip(batch.schema, batch.columns, strict=True):
+    for of, column in zip(batch.schema, _columns_of(batch), strict=True):
         if not _holds_lists(of.type):
             whole: dict[str, Any] = {}
             _put(whole, of, column, (), batch.schema.names, nulls, ragged)
@@ -207,8 +207,6 @@ def _put(
     from . import tensors
     from .ragged import lists
 
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
     path = (*path, of.name)
     name = ".".join(path)
     array = tensors.plain(column)
@@ -232,6 +230,15 @@ def _put(
             out[_name_of_lengths(of.name, siblings)] = lengths
     else:
         out[of.name] = array.to_pylist()
+
+
+def _columns_of(batch: pa.RecordBatch | pa.Table) -> list[pa.Array]:
+    """The columns in one piece each, none of them in memory of another's."""
+    from .tensors import apart
+
+    if isinstance(batch, pa.Table):
+        return apart([column.combine_chunks() for column in batch.columns])
+    return apart(batch.columns)
 
 
 def _name_of_lengths(name: str, siblings: list[str]) -> str:

@@ -16,6 +16,24 @@ from .nulls import NullPolicy
 _BFLOAT16 = ("lance.bfloat16", "bfloat16")
 
 
+def apart(columns: Sequence[pa.Array]) -> list[pa.Array]:
+    """The columns, copied where one shares memory with one before it.
+
+    A column that was selected twice, or as a field of a struct that is there too, comes in one
+    piece of memory, and tensors over it would be changed together.
+    """
+    seen: set[int] = set()
+    out = []
+    for column in columns:
+        memory = {data.address for data in column.buffers() if data is not None and data.size}
+        if seen.isdisjoint(memory):
+            seen |= memory
+        else:
+            column = pa.concat_arrays([column, column.slice(0, 0)])
+        out.append(column)
+    return out
+
+
 def is_number(kind: pa.DataType) -> bool:
     """Whether values of a type become elements of a tensor."""
     return (
