@@ -40,6 +40,7 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
         ({"columns": {}}, "columns is empty"),
         ({"columns": ["id", "vec", "id"]}, "columns names 'id' more than once"),
         ({"columns": {"x": "no_such + 1"}}, "no_such"),
+        ({"columns": {"x": "id", "y": "vex"}}, "unknown column 'vex': did you mean 'vec'"),
         ({"format": "tensor"}, "unknown format 'tensor'.*there are python"),
         ({"format": "torch", "ragged": "square"}, "ragged must be one of"),
         ({"format": "torch", "fill_null": {"vex": 0}}, "fill_null names an unknown column 'vex'"),
@@ -173,6 +174,8 @@ def test_a_permutation_table_has_to_belong_to_the_table(kind, db, table, splits)
     other = db.create_table("other", rows_of(10))
     with pytest.raises(ValueError, match="other"):
         kind(other, permutation_table=splits)
+    with pytest.raises(ValueError, match=r"Permutation\.from_tables\(.*, 'train'\)"):
+        kind(Permutation.from_tables(table, splits), split="train")
     with pytest.raises(ValueError, match="a Permutation has its own permutation_table"):
         kind(Permutation.identity(table), permutation_table=splits)
 

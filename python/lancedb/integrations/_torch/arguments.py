@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from lancedb.table import Table
 from . import recipe as recipes
 from . import selection as selections
 from .handle import open_rows, read_schema
-from .reader import resolve_columns
+from .reader import check_column, resolve_columns
 from .recipe import Recipe, Source
 from .selection import Selection
 
@@ -32,7 +32,7 @@ class View:
     columns: dict[str, str]
     schema: pa.Schema
     format: str | None
-    transform: Callable[..., Any] | None
+    transform: Callable[..., Any] | None = field(repr=False)
     batch_size: int | None
 
 
@@ -112,6 +112,12 @@ def check_arguments(given: Given) -> None:
         )
     if isinstance(given.table, Permutation) and given.permutation_table is not None:
         raise ValueError("a Permutation has its own permutation_table; pass its base table instead")
+    if given.split is not None and isinstance(given.table, Permutation):
+        raise ValueError(
+            f"split={given.split!r} is for a permutation_table, and a Permutation is one split "
+            "already: choose it with Permutation.from_tables(table, permutation_table, "
+            f"{given.split!r})"
+        )
     if given.split is not None and given.permutation_table is None:
         raise ValueError(
             f"split={given.split!r} needs a permutation_table, made with "
@@ -224,6 +230,9 @@ def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
     try:
         schema = read_schema(table, open_rows(table), columns)
     except (ValueError, RuntimeError) as error:
+        for column in columns.values():
+            if all(map(str.isidentifier, column.split("."))):  # a name, whose near ones help
+                check_column(column, table.schema)
         raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error
     _refuse_empty_structs(schema)
     return schema

@@ -22,6 +22,7 @@ import pyarrow as pa
 from lancedb.table import AsyncTable, LanceTable, Table
 
 from .notes import add_note
+from .sending import name_of
 
 _MAIN = "main"  # what lancedb calls the branch that handles call None
 
@@ -107,7 +108,7 @@ class MemorySource:
 class FactorySource:
     """Asks a picklable callable for the table, so that no credential is pickled."""
 
-    factory: Callable[[str], Table]
+    factory: Callable[[str], Table] = field(repr=False)
     is_main: bool = False  # whatever branch the callable's table is on
 
     def open(self, name: str, branch: str | None) -> Table:
@@ -120,9 +121,7 @@ class FactorySource:
         return on_branch(table, _MAIN if self.is_main else branch)
 
     def describe(self) -> str:
-        return (
-            f"connection_factory {getattr(self.factory, '__name__', type(self.factory).__name__)}"
-        )
+        return f"connection_factory {name_of(self.factory)}"
 
 
 @dataclass(frozen=True)
