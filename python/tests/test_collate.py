@@ -3,6 +3,8 @@
 
 import pickle
 
+import pandas
+import polars
 import pyarrow as pa
 import pytest
 import torch
@@ -11,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.collate import Row, RowBatch, same
 from lancedb.integrations._torch.convert import torch_columns
+from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
 from test_convert import example_of
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, Subset, default_collate
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 COLUMNS = {
     "x": torch.arange(4),
@@ -100,3 +104,59 @@ def test_rows_travel_without_the_rest_of_their_batch():
     assert isinstance(row, Row)
     assert same(row, big[7])
     assert default_collate([row, row])["s"] == ["a", "a"]
+
+
+def table_of(batch):
+    """A batch in any format that holds columns, as Arrow has it."""
+    if isinstance(batch, torch.Tensor):
+        return dict(zip(("id", "label"), batch.tolist(), strict=True))
+    if isinstance(batch, pa.RecordBatch):
+        return batch.to_pydict()
+    if isinstance(batch, dict):
+        return batch
+    return {name: list(batch[name]) for name in ("id", "label")}
+
+
+FORMATS_OF_COLUMNS = {
+    "python_col": dict,
+    "pandas": pandas.DataFrame,
+    "polars": polars.DataFrame,
+    "arrow": pa.RecordBatch,
+    "torch_col": torch.Tensor,
+}
+
+
+@pytest.mark.parametrize("format", FORMATS_OF_COLUMNS)
+def test_loaders_hand_on_batches_that_are_no_rows(table, format):
+    dataset = LanceTorchDataset(table, columns=["id", "label"], format=format)
+    part = Subset(dataset, range(4, 20))
+    in_worker = {"num_workers": 1, "multiprocessing_context": "forkserver"}
+    for loader, first in (
+        (DataLoader(dataset, 4), 0),
+        (DataLoader(part, 4, **in_worker), 4),
+        (LanceDataLoader(dataset, batch_size=4), 0),
+        (StatefulDataLoader(part, 4), 4),
+    ):
+        batch = next(iter(loader))
+        assert isinstance(batch, FORMATS_OF_COLUMNS[format])
+        ids = list(range(first, first + 4))
+        assert table_of(batch) == {"id": ids, "label": [id % 7 for id in ids]}
+
+
+def count(batch):
+    return {"rows": batch.num_rows}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [({"format": "arrow"}, pa.RecordBatch), ({"transform": count}, dict)]
+)
+def test_ones_own_collate_fn_gets_the_batch_itself(table, options, kind):
+    dataset = LanceTorchDataset(table, **options)
+    (found,) = DataLoader(Subset(dataset, range(4)), batch_size=4, collate_fn=type)
+    assert found is kind
+    assert type(dataset[0:4]) is type(dataset.__getitems__([0, 1])) is kind
+
+
+def test_what_a_transform_makes_of_all_rows_is_handed_on(table):
+    dataset = LanceTorchDataset(table, transform=count)
+    assert [batch["rows"] for batch in DataLoader(dataset, batch_size=400)] == [400, 400, 200]
