@@ -8,13 +8,13 @@ import polars
 import pyarrow as pa
 import pytest
 import torch
-from arrow_strategies import NUMBER_TYPES
-from hypothesis import given
+from arrow_strategies import NUMBER_TYPES, record_batches
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.collate import Row, RowBatch, same
 from lancedb.integrations._torch.convert import torch_columns
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
-from test_convert import example_of
+from test_convert import example_of, plain
 from torch.utils.data import DataLoader, Subset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -43,6 +43,13 @@ def test_columns_collate_to_what_rows_of_tensors_collate_to(kind):
     one_by_one = default_collate([dict(row) for row in rows])
     assert equal(default_collate(rows), one_by_one)
     assert default_collate(rows)["plain"].dtype == one_by_one["plain"].dtype
+
+
+@given(record_batches(min_rows=1, views=True))
+@settings(max_examples=60)
+def test_loose_rows_of_any_type_collate_to_the_batch_itself(batch):
+    rows = RowBatch(torch_columns(batch), batch.num_rows)
+    assert plain(default_collate(list(rows))) == plain(rows.columns)
 
 
 def test_a_whole_batch_is_handed_on_as_it_is():
