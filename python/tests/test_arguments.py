@@ -40,6 +40,7 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
         ({"columns": {}}, "columns is empty"),
         ({"columns": ["id", "vec", "id"]}, "columns names 'id' more than once"),
         ({"columns": {"x": "no_such + 1"}}, "no_such"),
+        ({"columns": {"x": "id", "y": "vex"}}, "unknown column 'vex': did you mean 'vec'"),
         ({"format": "tensor"}, "unknown format 'tensor'.*there are python"),
         ({"format": "torch", "ragged": "square"}, "ragged must be one of"),
         ({"format": "torch", "fill_null": {"vex": 0}}, "fill_null names an unknown column 'vex'"),
@@ -47,6 +48,15 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
         ({"filter": "id <"}, "filter 'id <' cannot be evaluated"),
         ({"filter": "no_such = 1"}, "filter 'no_such = 1' cannot be evaluated.*no_such"),
         ({"filter": " "}, "filter must be an SQL condition"),
+        ({"filter": "label = 3 ADN id > 50"}, "filter 'label = 3 ADN .* found: ADN"),
+        ({"filter": "id < 5 garbage"}, "found: garbage"),
+        ({"filter": "id < 5; id > 3"}, "found: ;"),
+        (
+            {"filter": "id < 5)"},
+            r"filter 'id < 5\)' cannot be evaluated: it closes a '\)' too many",
+        ),
+        ({"filter": "text = ')' ) or (id > 3"}, r"it closes a '\)' too many"),
+        ({"filter": "(id < 5"}, "cannot be evaluated"),
         ({"version": 999}, r"version 999 of table 'points' does not exist"),
         ({"version": -1}, "version must be a number from 1 on, or a tag, not -1"),
         (
@@ -63,6 +73,21 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
 def test_what_cannot_be_right_is_refused_by_name(kind, table, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(table, **arguments)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "filter",
+    [
+        "id < 5 AND text != ')'",
+        "((id) < 5)",
+        "`id` < 5 -- ) a comment",
+        '/* :-) */ "id" < 5',
+        "text IN ('row 0', 'row 1', 'row 2', 'row 3', 'row 4', 'it''s )')",
+    ],
+)
+def test_parentheses_in_text_names_and_comments_are_no_parentheses(kind, table, filter):
+    assert kind(table, filter=filter).num_rows == 5
 
 
 @BOTH
@@ -149,6 +174,8 @@ def test_a_permutation_table_has_to_belong_to_the_table(kind, db, table, splits)
     other = db.create_table("other", rows_of(10))
     with pytest.raises(ValueError, match="other"):
         kind(other, permutation_table=splits)
+    with pytest.raises(ValueError, match=r"Permutation\.from_tables\(.*, 'train'\)"):
+        kind(Permutation.from_tables(table, splits), split="train")
     with pytest.raises(ValueError, match="a Permutation has its own permutation_table"):
         kind(Permutation.identity(table), permutation_table=splits)
 

@@ -3,16 +3,20 @@
 
 import pickle
 
+import pandas
+import polars
 import pyarrow as pa
 import pytest
 import torch
-from arrow_strategies import NUMBER_TYPES
-from hypothesis import given
+from arrow_strategies import NUMBER_TYPES, record_batches
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.collate import Row, RowBatch, same
 from lancedb.integrations._torch.convert import torch_columns
-from test_convert import example_of
-from torch.utils.data import default_collate
+from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
+from test_convert import example_of, plain
+from torch.utils.data import DataLoader, Subset, default_collate
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 COLUMNS = {
     "x": torch.arange(4),
@@ -39,6 +43,13 @@ def test_columns_collate_to_what_rows_of_tensors_collate_to(kind):
     one_by_one = default_collate([dict(row) for row in rows])
     assert equal(default_collate(rows), one_by_one)
     assert default_collate(rows)["plain"].dtype == one_by_one["plain"].dtype
+
+
+@given(record_batches(min_rows=1, views=True))
+@settings(max_examples=60)
+def test_loose_rows_of_any_type_collate_to_the_batch_itself(batch):
+    rows = RowBatch(torch_columns(batch), batch.num_rows)
+    assert plain(default_collate(list(rows))) == plain(rows.columns)
 
 
 def test_a_whole_batch_is_handed_on_as_it_is():
@@ -100,3 +111,59 @@ def test_rows_travel_without_the_rest_of_their_batch():
     assert isinstance(row, Row)
     assert same(row, big[7])
     assert default_collate([row, row])["s"] == ["a", "a"]
+
+
+def table_of(batch):
+    """A batch in any format that holds columns, as Arrow has it."""
+    if isinstance(batch, torch.Tensor):
+        return dict(zip(("id", "label"), batch.tolist(), strict=True))
+    if isinstance(batch, pa.RecordBatch):
+        return batch.to_pydict()
+    if isinstance(batch, dict):
+        return batch
+    return {name: list(batch[name]) for name in ("id", "label")}
+
+
+FORMATS_OF_COLUMNS = {
+    "python_col": dict,
+    "pandas": pandas.DataFrame,
+    "polars": polars.DataFrame,
+    "arrow": pa.RecordBatch,
+    "torch_col": torch.Tensor,
+}
+
+
+@pytest.mark.parametrize("format", FORMATS_OF_COLUMNS)
+def test_loaders_hand_on_batches_that_are_no_rows(table, format):
+    dataset = LanceTorchDataset(table, columns=["id", "label"], format=format)
+    part = Subset(dataset, range(4, 20))
+    in_worker = {"num_workers": 1, "multiprocessing_context": "forkserver"}
+    for loader, first in (
+        (DataLoader(dataset, 4), 0),
+        (DataLoader(part, 4, **in_worker), 4),
+        (LanceDataLoader(dataset, batch_size=4), 0),
+        (StatefulDataLoader(part, 4), 4),
+    ):
+        batch = next(iter(loader))
+        assert isinstance(batch, FORMATS_OF_COLUMNS[format])
+        ids = list(range(first, first + 4))
+        assert table_of(batch) == {"id": ids, "label": [id % 7 for id in ids]}
+
+
+def count(batch):
+    return {"rows": batch.num_rows}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [({"format": "arrow"}, pa.RecordBatch), ({"transform": count}, dict)]
+)
+def test_ones_own_collate_fn_gets_the_batch_itself(table, options, kind):
+    dataset = LanceTorchDataset(table, **options)
+    (found,) = DataLoader(Subset(dataset, range(4)), batch_size=4, collate_fn=type)
+    assert found is kind
+    assert type(dataset[0:4]) is type(dataset.__getitems__([0, 1])) is kind
+
+
+def test_what_a_transform_makes_of_all_rows_is_handed_on(table):
+    dataset = LanceTorchDataset(table, transform=count)
+    assert [batch["rows"] for batch in DataLoader(dataset, batch_size=400)] == [400, 400, 200]

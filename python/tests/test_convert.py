@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every Arrow type becomes the tensor, or the Python values, that the type table says."""
 
+import ast
 import datetime
 import decimal
 import itertools
+import math
+import re
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +16,13 @@ import torch
 from arrow_strategies import (
     FLOAT_TYPES,
     INTEGER_TYPES,
+    LIST_TYPES,
     NUMBER_TYPES,
     TEMPORAL_TYPES,
+    TEXT_TYPES,
+    BFloat16,
+    array_of,
+    bfloat16_bytes,
     record_batches,
 )
 from hypothesis import given, settings
@@ -152,8 +161,16 @@ def test_lances_bfloat16(registered):
 @pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
 def test_nulls_name_the_column_their_count_and_the_way_out(kind):
     values, _ = example_of(kind)
-    with pytest.raises(ValueError, match=r"column 'c' has 2 nulls.*fill_null=0.*c IS NOT NULL"):
+    with pytest.raises(ValueError, match=r"column 'c' has 2 nulls.*c IS NOT NULL") as caught:
         column([None, *values, None], kind)
+    advice = re.search(r"pass fill_null=(\S+) \(any value\)", str(caught.value))[1]
+    column([None, *values, None], kind, fill_null=ast.literal_eval(advice))
+
+
+def test_the_advice_for_bytes_is_as_long_as_they_are():
+    with pytest.raises(ValueError, match=r"pass fill_null=bytes\(3\) \(any value\)"):
+        column([None], pa.binary(3))
+    assert column([None], pa.binary(3), fill_null=bytes(3))["c"].tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("kind", [*INTEGER_TYPES, *FLOAT_TYPES], ids=str)
@@ -182,6 +199,70 @@ def test_a_fill_that_does_not_fit_and_an_unknown_column_are_refused():
         column([None], pa.int64(), fill_null="x")
     with pytest.raises(ValueError, match="fill_null names an unknown column 'd'"):
         column([1], pa.int64(), fill_null={"d": 0})
+
+
+@pytest.mark.parametrize("format", ["torch", "torch_row", "torch_col"])
+@pytest.mark.parametrize("name", ["c.no_such", "c.s.b.x", "no_such.a", "a"])
+def test_a_field_that_is_not_there_is_refused_with_the_near_ones(format, name):
+    kind = pa.struct([("a", pa.int32()), ("s", pa.struct([("b", pa.int32())]))])
+    batch = pa.record_batch([pa.array([], kind)], names=["c"])
+    with pytest.raises(ValueError, match=f"fill_null names an unknown column '{name}'"):
+        make_converter(format, fill_null={name: 0})(batch)
+    make_converter("torch", fill_null={"c.a": 0, "c.s.b": 0})(batch)
+    with pytest.raises(ValueError, match=r"did you mean 'c\.s\.b'"):
+        make_converter("torch", fill_null={"c.s.d": 0})(batch)
+
+
+NOON = datetime.datetime(2001, 2, 3, 12, 0, 0, 500)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        *itertools.product([1.5, math.nan, math.inf], [*INTEGER_TYPES, *TEMPORAL_TYPES]),
+        (-1, pa.uint8()),
+        (300, pa.int8()),
+        (1e300, pa.float32()),
+        (70_000, pa.float16()),
+        (2**53 + 1, pa.float64()),
+        (math.nan, pa.decimal128(9, 2)),
+        (decimal.Decimal("1.234"), pa.decimal128(9, 2)),
+        (NOON, pa.timestamp("s")),
+        (NOON, pa.date32()),
+        (datetime.timedelta(milliseconds=1), pa.duration("s")),
+        (NOON.time(), pa.time32("s")),
+        ("5", pa.int64()),
+        (0, pa.bool_()),
+        (0, pa.binary(2)),
+        ("0", pa.date32()),
+    ],
+    ids=str,
+)
+def test_a_fill_that_would_become_another_value_is_refused(value, kind):
+    for array_kind, path in ((kind, "c"), (pa.struct([("a", kind)]), "c.a")):
+        with pytest.raises(ValueError, match=f"does not fit column '{path}' of type"):
+            column([None], array_kind, fill_null=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        (2.0, pa.int8(), 2),
+        (np.int64(2), pa.uint8(), 2),
+        (np.float32(0.5), pa.float64(), 0.5),
+        (math.inf, pa.float16(), math.inf),
+        (decimal.Decimal("1.2"), pa.decimal128(9, 2), 1.2),
+        (0, pa.time32("s"), 0),
+        (datetime.datetime(1970, 1, 2), pa.date32(), 1),
+        (datetime.datetime(1970, 1, 2, tzinfo=datetime.timezone.utc), pa.timestamp("s"), 86_400),
+        (datetime.datetime(1970, 1, 2), pa.timestamp("s", tz="UTC"), 86_400),
+        (datetime.timedelta(seconds=3), pa.duration("s"), 3),
+        (np.datetime64(7, "us"), pa.timestamp("us"), 7),
+    ],
+    ids=str,
+)
+def test_a_fill_of_another_type_that_holds_the_same_value_is_taken(value, kind, expected):
+    assert column([None], kind, fill_null=value)["c"].tolist() == [expected]
 
 
 def test_none_stays_none_among_python_values():
@@ -303,12 +384,134 @@ def test_a_struct_without_fields_is_an_empty_dict():
     assert make_converter("torch").each(batch, [1, 1]) == [{"c": {}}, {"c": {}}]
 
 
+# -- every row of the table ------------------------------------------------------------------
+
+HALVES = [bfloat16_bytes(value) for value in (1.5, -2.0, 0.5)]
+SIX = np.arange(18).reshape(3, 6).tolist()
+UNTYPED_BFLOAT16 = pa.field(
+    "item", pa.binary(2), metadata={"ARROW:extension:name": "lance.bfloat16"}
+)
+
+# Type, three values, and what a tensor or list of them reads.
+ROWS = [
+    *((kind, *example_of(kind)) for kind in NUMBER_TYPES),
+    (BFloat16(), HALVES, [1.5, -2, 0.5]),
+    (pa.list_(UNTYPED_BFLOAT16, 2), [HALVES[:2]] * 3, [[1.5, -2]] * 3),
+    (pa.list_(BFloat16(), 1), [[half] for half in HALVES], [[1.5], [-2], [0.5]]),
+    (pa.list_(UNTYPED_BFLOAT16), [HALVES, [], HALVES[2:]], [[1.5, -2, 0.5], [], [0.5]]),
+    (pa.list_(pa.int8(), 2), [[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]]),
+    (pa.list_(pa.list_(pa.float32(), 1), 2), [[[1], [2]]] * 3, [[[1], [2]]] * 3),
+    (pa.fixed_shape_tensor(pa.int16(), [2, 3]), SIX, np.reshape(SIX, (3, 2, 3)).tolist()),
+    (
+        pa.fixed_shape_tensor(pa.int16(), [2, 3], permutation=[1, 0]),
+        SIX,
+        np.reshape(SIX, (3, 2, 3)).transpose(0, 2, 1).tolist(),
+    ),
+    *(
+        (lists(pa.int32()), [[1, 2], [], [3]], [[1, 2], [], [3]])
+        for lists in (pa.list_, pa.large_list, pa.list_view, pa.large_list_view)
+    ),
+    (pa.list_(pa.list_(pa.int8(), 2)), [[[1, 2]], [], [[3, 4]] * 2], [[[1, 2]], [], [[3, 4]] * 2]),
+    (pa.binary(2), [b"ab", b"cd", b"ef"], [list(b"ab"), list(b"cd"), list(b"ef")]),
+    *((kind, ["a", "", "b"], ["a", "", "b"]) for kind in TEXT_TYPES[:3]),
+    *((kind, [b"a", b"", b"b"], [b"a", b"", b"b"]) for kind in TEXT_TYPES[3:]),
+    (pa.map_(pa.string(), pa.int32()), [[("k", 1)], [], [("l", 2)]], [[("k", 1)], [], [("l", 2)]]),
+    (pa.uuid(), [bytes(16)] * 3, [[0] * 16] * 3),
+    (pa.dictionary(pa.int8(), pa.string()), ["a", "b", "a"], ["a", "b", "a"]),
+    (pa.dictionary(pa.int8(), pa.int64()), [1, 2, 1], [1, 2, 1]),
+]
+EVERY_ROW = pytest.mark.parametrize(("kind", "values", "expected"), ROWS, ids=lambda v: str(v)[:40])
+
+
+def converted(array):
+    return torch_columns(pa.record_batch([array], names=["c"]))["c"]
+
+
+@EVERY_ROW
+def test_every_type_in_slices_chunks_structs_one_row_and_none(kind, values, expected):
+    array = array_of(values, kind)
+    in_struct = pa.StructArray.from_arrays([array], fields=[pa.field("a", kind)])
+    deeper = pa.StructArray.from_arrays([in_struct], ["s"])
+    whole = converted(array)
+    for start, stop in itertools.combinations_with_replacement(range(4), 2):
+        part = slice(start, stop)
+        found = [
+            converted(array[part]),
+            converted(in_struct[part])["a"],
+            converted(deeper[part])["s"]["a"],
+            converted(array_of(values[part], kind)),
+            *([converted(pa.nulls(0, kind))] if start == stop else []),
+        ]
+        for one in found:
+            assert plain(one) == expected[part]
+            if isinstance(whole, torch.Tensor) and not whole.is_nested:
+                assert (one.dtype, one.shape[1:]) == (whole.dtype, whole.shape[1:])
+    chunks = pa.chunked_array([array[:1], array[:0], array[1:]])
+    assert plain(torch_columns(pa.table({"c": chunks}))["c"]) == expected
+
+
+@EVERY_ROW
+def test_every_type_with_nulls(kind, values, expected):
+    for array, path in (
+        (array_of([*values, None], kind), "c"),
+        (array_of([*({"a": value} for value in values), None], pa.struct([("a", kind)])), "c.a"),
+    ):
+        batch = pa.record_batch([array], names=["c"]).slice(1)
+        if isinstance(expected[0], (str, bytes)) or pa.types.is_map(kind):
+            got, filled = torch_columns(batch)["c"], None
+        else:
+            with pytest.raises(ValueError, match=rf"column '{path}' has 1 null"):
+                torch_columns(batch)
+            value = fill_of(kind)
+            got = make_converter("torch", fill_null={path: value})(batch)["c"]
+            filled = [] if isinstance(kind, LIST_TYPES) else zeros_like(expected[0])
+        got = got["a"] if path == "c.a" else got
+        assert plain(got) == [*expected[1:], filled]
+
+
+def fill_of(kind):
+    """A zero of a type, as `fill_null` takes it."""
+    if isinstance(kind, pa.UuidType) or pa.types.is_fixed_size_binary(kind):
+        return bytes(16 if isinstance(kind, pa.UuidType) else kind.byte_width)
+    return False if pa.types.is_boolean(kind) else 0
+
+
+def zeros_like(value):
+    return [zeros_like(each) for each in value] if isinstance(value, list) else 0
+
+
+@EVERY_ROW
+def test_every_type_in_batches_made_together(kind, values, expected):
+    batch = pa.record_batch([array_of(values * 2, kind)], names=["c"]).slice(1)
+    together = [plain(part["c"]) for part in make_converter("torch").each(batch, [2, 3])]
+    assert together == [expected[1:], expected]
+
+
+def test_bfloat16_is_float32_in_rows_and_its_nulls_are_nan():
+    batch = pa.record_batch([array_of([*HALVES[:2], None], BFloat16())], names=["c"])
+    rows = make_converter("torch_row")(batch)
+    assert [row.dtype for row in rows] == [torch.float32] * 3
+    assert [row.item() for row in rows[:2]] == [1.5, -2]
+    assert rows[2].isnan().all()
+
+
+def test_views_of_lists_that_overlap_and_are_out_of_order():
+    offsets, sizes = pa.array([3, 0, 1, 0], pa.int32()), pa.array([2, 2, 3, 0], pa.int32())
+    views = pa.ListViewArray.from_arrays(offsets, sizes, pa.array([10, 11, 12, 13, 14]))
+    assert plain(converted(views)) == views.to_pylist()
+    assert plain(converted(views[1:3])) == [[10, 11], [11, 12, 13]]
+
+
 # -- any schema ------------------------------------------------------------------------------
 
 
 def numbers(value, kind):
     """A Python value of a type as the tensor of it should read."""
-    if isinstance(value, list):
+    if isinstance(kind, BFloat16):
+        return struct.unpack("<f", bytes(2) + value)[0]
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return np.reshape(value, kind.shape).tolist()
+    if isinstance(value, list) and not pa.types.is_map(kind):
         return [numbers(each, kind.value_type) for each in value]
     if isinstance(value, dict):
         return {field.name: numbers(value[field.name], field.type) for field in kind}
@@ -331,7 +534,7 @@ def transposed(rows, kind):
     return rows
 
 
-@given(record_batches())
+@given(record_batches(views=True))
 def test_any_batch_holds_what_its_python_values_say(batch):
     got = torch_columns(batch)
     assert list(got) == batch.schema.names
@@ -341,7 +544,9 @@ def test_any_batch_holds_what_its_python_values_say(batch):
         assert plain(got[field.name]) == transposed(rows, kind)
 
 
-@given(record_batches(max_rows=20), st.data(), st.sampled_from(["jagged", "pad", "list"]))
+@given(
+    record_batches(max_rows=20, views=True), st.data(), st.sampled_from(["jagged", "pad", "list"])
+)
 @settings(max_examples=60)
 def test_batches_made_together_equal_batches_made_one_by_one(batch, data, ragged):
     counts, left = [], batch.num_rows
@@ -379,6 +584,27 @@ def test_tensors_share_the_memory_of_the_column_where_they_can():
     batch = pa.record_batch({"x": np.arange(100), "y": np.zeros(100, np.float32)})
     for name, tensor in torch_columns(batch.slice(10)).items():
         assert tensor.data_ptr() == batch[name].buffers()[1].address + 10 * tensor.element_size()
+
+
+@pytest.mark.parametrize(
+    "convert", [torch_columns, lambda batch: make_converter("torch").each(batch, [2])[0]]
+)
+def test_no_two_tensors_share_memory(convert):
+    number, text = pa.array([1, 2, 3]), pa.array(["a", "b", "c"])
+    lists = pa.array([[1], [], [2, 3]], pa.list_(pa.int16()))
+    vectors = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2))
+    struct = pa.StructArray.from_arrays([number, lists, vectors], ["x", "l", "v"])
+    arrays = [number, number, struct, struct, lists, vectors, text, text]
+    batch = pa.record_batch(arrays, names=list("abcdefgh")).slice(1)
+    got = convert(batch)
+    assert got["a"].tolist() == got["b"].tolist() == got["d"]["x"].tolist() == [2, 3]
+    leaves = [got["a"], got["b"], got["e"].values(), got["f"]]
+    for name in ("c", "d"):
+        leaves += [got[name]["x"], got[name]["l"].values(), got[name]["v"]]
+    for number, leaf in enumerate(leaves):
+        leaf.fill_(number)
+    for number, leaf in enumerate(leaves):
+        assert leaf.unique().tolist() == [number]
 
 
 def test_tensors_outlive_the_batch_they_came_from():

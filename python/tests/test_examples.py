@@ -147,6 +147,14 @@ def numbers(pattern, printed):
     return [float(number) for number in found]
 
 
+def test_the_demo_learns_digits_and_plots_them(tmp_path):
+    printed = run("digits.py", "--out", tmp_path, "--epochs", 4)
+    accuracy, digits = numbers(r"test accuracy ([\d.]+)% on (\d+) digits", printed)
+    assert accuracy >= 96
+    assert 250 < digits < 450
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_images_are_decoded_and_told_apart(tmp_path):
     printed = run("images.py", "--out", tmp_path)
     accuracy, crops = numbers(r"accuracy ([\d.]+)% on (\d+) other crops", printed)

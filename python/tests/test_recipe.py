@@ -146,6 +146,100 @@ def test_a_branch_is_kept(table):
     assert len(LanceTorchDataset(table)) == 1000
 
 
+class OnBranch:
+    """A connection factory whose table is on a branch."""
+
+    def __init__(self, uri):
+        self.uri = uri
+
+    def __call__(self, name):
+        return lancedb.connect(self.uri).open_table(name, branch="experiment")
+
+
+@pytest.fixture
+def two_lines(db):
+    """A table and a branch of it, at versions of the same number, and which ids each holds."""
+    main = db.create_table("points", rows_of(5))
+    branch = main.branches.create("experiment")
+    branch.add(rows_of(5, 100))
+    main.add(rows_of(5, 200))
+    assert main.version == branch.version
+    return {
+        "main": (main, [*range(5), *range(200, 205)]),
+        "branch": (branch, [*range(5), *range(100, 105)]),
+    }
+
+
+@pytest.mark.parametrize("how", ["table", "permutation", "uri", "factory"])
+@pytest.mark.parametrize("handle", ["main", "branch"])
+@pytest.mark.parametrize("made_of", ["main", "branch"])
+def test_a_permutations_row_ids_are_read_on_the_branch_that_they_are_of(
+    tmp_path, two_lines, made_of, handle, how
+):
+    source, ids = two_lines[made_of]
+    base = two_lines[handle][0]
+    order = permutation_builder(source).shuffle(seed=1).execute()
+    factory = OnBranch(tmp_path / "db") if handle == "branch" else Factory(tmp_path / "db")
+    arguments = {
+        "table": {"table": base, "permutation_table": order},
+        "permutation": {"table": Permutation.from_tables(base, order)},
+        "uri": {"uri": tmp_path / "db", "table_name": "points", "permutation_table": order},
+        "factory": {
+            "table_name": "points",
+            "connection_factory": factory,
+            "permutation_table": order,
+        },
+    }[how]
+    dataset = LanceTorchDataset(columns=None if how == "permutation" else ["id"], **arguments)
+    for read in (dataset, pickle.loads(pickle.dumps(dataset))):
+        assert sorted(row["id"] for row in snapshot(read)) == ids
+    assert ("branch 'experiment'" in repr(dataset)) == (made_of == "branch")
+
+
+@pytest.mark.parametrize("handle", ["main", "branch"])
+def test_a_factory_stands_in_for_the_handle_that_is_given(tmp_path, two_lines, handle):
+    table, ids = two_lines[handle]
+    for factory in (Factory(tmp_path / "db"), OnBranch(tmp_path / "db")):
+        dataset = LanceTorchDataset(table, columns=["id"], connection_factory=factory)
+        assert [row["id"] for row in snapshot(pickle.loads(pickle.dumps(dataset)))] == ids
+
+
+def test_a_version_given_with_a_permutation_table_has_to_be_the_one_that_it_is_of(table):
+    table.tags.create("then", table.version)
+    order = permutation_builder(table).shuffle(seed=1).execute()
+    table.add(rows_of(10, 1000))
+    table.tags.create("now", table.version)
+    for version in (None, np.int64(3), "then"):
+        assert len(LanceTorchDataset(table, permutation_table=order, version=version)) == 1000
+    for version in (table.version, "now"):
+        with pytest.raises(ValueError, match=f"version={version!r} contradicts .* of version 3;"):
+            LanceTorchDataset(table, permutation_table=order, version=version)
+    for version, error in (("no_tag", ValueError), (999, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="no such tag|does not exist|must be a number or a tag"):
+            LanceTorchDataset(table, permutation_table=order, version=version)
+
+
+def test_row_ids_of_a_memory_table_are_those_of_its_own_rows():
+    table = lancedb.connect("memory://").create_table("points", rows_of(20))
+    table.delete("id < 5")
+    order = permutation_builder(table).filter("id < 12").execute()
+    table.tags.create("then", table.version)
+    table.delete("id = 7")
+    cases = [
+        ({"permutation_table": order}, list(range(5, 12))),
+        ({"permutation_table": order, "version": "then", "filter": "id > 6"}, list(range(7, 12))),
+        ({"version": "then"}, list(range(5, 20))),
+        ({"filter": "id > 6"}, list(range(8, 20))),
+    ]
+    for arguments, expected in cases:
+        dataset = LanceTorchDataset(table, columns=["id"], **arguments)
+        for read in (dataset, pickle.loads(pickle.dumps(dataset))):
+            assert [row["id"] for row in snapshot(read)] == expected
+    permutation = Permutation.from_tables(table, order)
+    assert [row["id"] for row in LanceTorchDataset(permutation)[:]] == list(range(5, 12))
+    assert len(LanceTorchDataset(order)) == 7
+
+
 def test_a_memory_table_travels_by_value():
     table = lancedb.connect("memory://").create_table("points", rows_of(30))
     dataset = LanceTorchDataset(table, columns=["id"], format="torch")

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs with marked credentials, whole and broken: the mark is shown, logged and kept nowhere."""
 
+import functools
 import json
 import logging
 import pickle
+import threading
 import traceback
 import warnings
 
@@ -19,6 +21,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from lancedb.permutation import Permutation
 from s3_server import URI, SecretFile
 
 ROWS = 200
@@ -168,6 +171,30 @@ def test_a_database_that_cannot_be_reached_shows_no_credential(kind, how, seen, 
         kind(table_name="points", **where)
     seen.add_error(caught.value)
     seen.add_what_was_said()
+    seen.assert_clean([MARK])
+
+
+def open_with(name, uri, api_key, lock=None):
+    return lancedb.connect(uri).open_table(name)
+
+
+@KINDS
+def test_what_a_factory_has_bound_is_not_shown(kind, tmp_path, seen):
+    lancedb.connect(tmp_path).create_table("points", rows_of(5))
+    bound = functools.partial(open_with, uri=tmp_path, api_key=MARK)
+    sendable = kind(table_name="points", connection_factory=bound)
+    assert "connection_factory open_with" in repr(sendable)
+    transform = functools.partial(len, MARK)
+    permutation = Permutation.identity(bound("points")).with_transform(transform)
+    seen.add(sendable, vars(sendable), vars(kind(permutation)))
+    locked = functools.partial(bound, lock=threading.Lock())
+    for arguments in (
+        {"connection_factory": locked},
+        {"connection_factory": bound, "transform": functools.partial(print, MARK, lock=locked)},
+    ):
+        with pytest.raises(TypeError, match=r"(open_with|print) cannot be sent") as caught:
+            pickle.dumps(kind(table_name="points", **arguments))
+        seen.add_error(caught.value)
     seen.assert_clean([MARK])
 
 

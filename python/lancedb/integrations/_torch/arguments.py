@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
@@ -17,7 +16,7 @@ from lancedb.table import Table
 from . import recipe as recipes
 from . import selection as selections
 from .handle import open_rows, read_schema
-from .reader import resolve_columns
+from .reader import check_column, resolve_columns
 from .recipe import Recipe, Source
 from .selection import Selection
 
@@ -33,7 +32,7 @@ class View:
     columns: dict[str, str]
     schema: pa.Schema
     format: str | None
-    transform: Callable[..., Any] | None
+    transform: Callable[..., Any] | None = field(repr=False)
     batch_size: int | None
 
 
@@ -65,16 +64,13 @@ def resolve(given: Given) -> View:
     permutation = given.table if isinstance(given.table, Permutation) else None
     permutation_table = permutation.permutation_table if permutation else given.permutation_table
     base: Any = permutation.base_table if permutation else given.table
-    version, branch = _base_of(permutation_table, base, given)
-    source = _source(given, permutation, base, version)
-    name = str(given.table_name if base is None else base.name)
-    recipe = recipes.pin(source, name, branch, version)
+    recipe = _pinned(given, permutation, permutation_table, base)
     table = recipe.open()
     chosen = _selection(table, permutation_table, permutation, given)
     columns = _columns(table, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
     return View(
-        recipe=recipe,
+        recipe=recipes.portable(recipe, table),
         selection=chosen,
         columns=columns,
         schema=_schema(table, columns),
@@ -116,6 +112,12 @@ def check_arguments(given: Given) -> None:
         )
     if isinstance(given.table, Permutation) and given.permutation_table is not None:
         raise ValueError("a Permutation has its own permutation_table; pass its base table instead")
+    if given.split is not None and isinstance(given.table, Permutation):
+        raise ValueError(
+            f"split={given.split!r} is for a permutation_table, and a Permutation is one split "
+            "already: choose it with Permutation.from_tables(table, permutation_table, "
+            f"{given.split!r})"
+        )
     if given.split is not None and given.permutation_table is None:
         raise ValueError(
             f"split={given.split!r} needs a permutation_table, made with "
@@ -154,36 +156,48 @@ def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., 
     return (known, None) if known else (None, transform)
 
 
-def _base_of(
-    permutation_table: Table | None, base: Table | None, given: Given
-) -> tuple[int | str | None, str | None]:
-    """The version and branch to pin: those the permutation's row ids are of, else the handle's."""
-    version, branch = given.version, None
+def _pinned(
+    given: Given, permutation: Permutation | None, permutation_table: Table | None, base: Any
+) -> Recipe:
+    """The version and branch that the permutation's row ids are of, else those of the handle."""
     if base is not None:
         recipes.check_open(base)
-        branch = recipes.current_branch(base)
-        version = base.version if version is None else version
-    if permutation_table is None:
-        return version, branch
-    recorded = selections.base_version(permutation_table)
-    if recorded is None:
-        return version, branch
-    if isinstance(given.version, (int, np.integer)) and given.version != recorded:
+    recorded = None if permutation_table is None else selections.recorded_base(permutation_table)
+    version, branch = recorded or _version_and_branch(given, base)
+    is_main = branch is None and (recorded is not None or base is not None)
+    source = _source(given, permutation, base, is_main)
+    name = str(given.table_name if base is None else base.name)
+    recipe = recipes.pin(source, name, branch, version)
+    if recorded is not None and given.version is not None:
+        _check_version(given.version, recipe)
+    return recipe
+
+
+def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | None, str | None]:
+    if base is None:
+        return given.version, None
+    version = base.version if given.version is None else given.version
+    return version, recipes.current_branch(base)
+
+
+def _check_version(version: Any, recorded: Recipe) -> None:
+    """Raise unless `version`, a number or a tag, is the one that row ids are of."""
+    meant = recipes.pin(recorded.source, recorded.name, recorded.branch, version).version
+    if meant != recorded.version:
         raise ValueError(
-            f"version={given.version} contradicts the permutation_table, whose row ids are of "
-            f"version {recorded}; leave version out"
+            f"version={version!r} contradicts the permutation_table, whose row ids are of version "
+            f"{recorded.version}; leave version out"
         )
-    return recorded, branch
 
 
 def _source(
-    given: Given, permutation: Permutation | None, base: Table | None, version: int | str | None
+    given: Given, permutation: Permutation | None, base: Table | None, is_main: bool
 ) -> Source:
     factory = given.connection_factory or (permutation.connection_factory if permutation else None)
     if factory is not None:
-        return recipes.FactorySource(factory)
+        return recipes.FactorySource(factory, is_main)
     if base is not None:
-        return recipes.source_of(base, version)
+        return recipes.source_of(base)
     uri = recipes.normalize_uri(given.uri)
     return recipes.UriSource(uri, dict(given.connect_kwargs or {}))
 
@@ -216,6 +230,9 @@ def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
     try:
         schema = read_schema(table, open_rows(table), columns)
     except (ValueError, RuntimeError) as error:
+        for column in columns.values():
+            if all(map(str.isidentifier, column.split("."))):  # a name, whose near ones help
+                check_column(column, table.schema)
         raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error
     _refuse_empty_structs(schema)
     return schema

@@ -9,10 +9,13 @@ registered there: a whole `RowBatch` collates to its columns at no cost, and loo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.data._utils import collate as torch_collate
+
+_LOADERS = ("torch.utils.data", "torchdata.")
 
 
 class Row(dict):
@@ -113,6 +116,13 @@ class RowBatch(Sequence):
         )
 
 
+class WholeBatch(RowBatch):
+    """A batch in whatever form, which `default_collate` is to hand on as it is."""
+
+    def __getitem__(self, index: Any) -> OpaqueRow:
+        return OpaqueRow(self, index)
+
+
 def pick(column: Any, index: int) -> Any:
     """One row's value out of a batched column."""
     if isinstance(column, dict):
@@ -165,6 +175,22 @@ def collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
             name: join([cut(row.batch.columns[name], row.index) for row in batch]) for name in names
         }
     return torch_collate.collate([dict(row) for row in batch], collate_fn_map=collate_fn_map)
+
+
+def is_for_default_collate(caller: FrameType | None) -> bool:
+    """Whether the one who asks for rows is a loader that hands them to `default_collate`.
+
+    torch tells a dataset nothing of its loader; the frame of its fetcher knows it. A `Subset` may
+    stand between.
+    """
+    while caller is not None and caller.f_globals.get("__name__", "").startswith(_LOADERS):
+        if (
+            getattr(caller.f_locals.get("self"), "collate_fn", None)
+            is torch_collate.default_collate
+        ):
+            return True
+        caller = caller.f_back
+    return False
 
 
 def register() -> None:

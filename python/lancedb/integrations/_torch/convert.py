@@ -19,6 +19,7 @@ from .gather import slices
 from .nulls import NullPolicy
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 FORMATS = (
@@ -102,9 +103,9 @@ def torch_columns(
     ValueError
         If numbers are null and `nulls` says nothing for them, or do not fit a tensor.
     """
-    nulls.check_names(batch.schema.names)
+    nulls.check_names(batch.schema)
     out: dict[str, Any] = {}
-    for of, column in zip(batch.schema, batch.columns, strict=True):
+    for of, column in zip(batch.schema, _columns_of(batch), strict=True):
         _put(out, of, column, (), batch.schema.names, nulls, ragged)
     return out
 
@@ -118,13 +119,13 @@ def torch_batches(
     lists inside of other columns are converted slice by slice.
     """
     from .ragged import list_batches
-    from .tensors import is_dense
+    from .tensors import has_dense_elements
 
-    nulls.check_names(batch.schema.names)
+    nulls.check_names(batch.schema)
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
-    for of, column in zip(batch.schema, batch.columns, strict=True):
-        if _is_list(of.type) and is_dense(of.type.value_type):
+    for of, column in zip(batch.schema, _columns_of(batch), strict=True):
+        if _is_list(of.type) and has_dense_elements(of.type):
             made = list_batches(column, edges, of.name, nulls, ragged)
             for out, (values, lengths) in zip(outs, made, strict=True):
                 _put_lists(out, of.name, values, lengths, batch.schema.names)
@@ -143,17 +144,14 @@ def torch_batches(
 def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> list[torch.Tensor]:
     """A tensor for each row: its numbers in the order of the columns, promoted as numpy does.
 
-    A fixed-size list adds its elements. Nulls become NaN unless `nulls` fills them.
+    A fixed-size list adds its elements, and bfloat16 counts as float32. Nulls become NaN unless
+    `nulls` fills them.
     """
     import numpy as np
     import torch
 
-    columns = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.null_count and nulls.value_for(name) is None and _is_real(column.type):
-            columns.append(column.to_numpy(zero_copy_only=False))
-        else:
-            columns.append(_tensor(batch, name, nulls, "torch_row").numpy())
+    nulls.check_names(batch.schema)
+    columns = [_row_numbers(batch, number, nulls) for number in range(batch.num_columns)]
     flat = [column.reshape(len(column), math.prod(column.shape[1:])) for column in columns]
     return list(torch.from_numpy(np.concatenate(flat, axis=1)).unbind(0))
 
@@ -162,6 +160,7 @@ def torch_matrix(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> torch.
     """One tensor whose first dimension is the columns and whose second is the rows."""
     import torch
 
+    nulls.check_names(batch.schema)
     columns = [_tensor(batch, name, nulls, "torch_col") for name in batch.schema.names]
     shapes = {tuple(column.shape[1:]) for column in columns}
     if len(shapes) > 1:
@@ -215,8 +214,6 @@ def _put(
     from . import tensors
     from .ragged import lists
 
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
     path = (*path, of.name)
     name = ".".join(path)
     array = tensors.plain(column)
@@ -234,10 +231,19 @@ def _put(
         for child, values in zip(array.type, array.flatten(), strict=True):
             _put(fields, child, values, path, names, nulls, ragged)
         out[of.name] = fields
-    elif _is_list(array.type) and tensors.is_dense(array.type.value_type):
+    elif _is_list(array.type) and tensors.has_dense_elements(array.type):
         _put_lists(out, of.name, *lists(array, name, nulls, ragged), siblings)
     else:
         out[of.name] = array.to_pylist()
+
+
+def _columns_of(batch: pa.RecordBatch | pa.Table) -> list[pa.Array]:
+    """The columns in one piece each, none of them in memory of another's."""
+    from .tensors import apart
+
+    if isinstance(batch, pa.Table):
+        return apart([column.combine_chunks() for column in batch.columns])
+    return apart(batch.columns)
 
 
 def _put_lists(
@@ -292,6 +298,22 @@ def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) ->
             f"{format!r}: leave it out with columns=, or use format='torch'"
         )
     return value
+
+
+def _row_numbers(batch: pa.RecordBatch, number: int, nulls: NullPolicy) -> np.ndarray:
+    import torch
+
+    from .tensors import is_bfloat16
+
+    field, column = batch.schema.field(number), batch.column(number)
+    if column.null_count and nulls.value_for(field.name) is None:
+        if _is_real(field.type):
+            return column.to_numpy(zero_copy_only=False)
+        if is_bfloat16(field):
+            nulls = NullPolicy(math.nan)
+    tensor = _tensor(batch, field.name, nulls, "torch_row")
+    # numpy has no bfloat16, and float32 holds every value of it.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -57,6 +57,11 @@ def fetch(self: Any, indices: Any) -> Any:
     Each row is read once and offsets are read in ascending order, whatever order they are asked
     for in, since lancedb reads neighbouring rows together.
 
+    In a forked process this reads with lancedb's own runtime, as all of `Permutation` does, which
+    may hang or crash there: start workers with ``multiprocessing_context="forkserver"`` or
+    ``"spawn"``, or wrap the permutation in a `LanceTorchDataset`, which reads through a process of
+    its own.
+
     Examples
     --------
     >>> import lancedb

@@ -158,4 +158,4 @@ def read_schema(
 
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """A record batch without rows."""
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)

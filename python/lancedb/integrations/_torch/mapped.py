@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch.utils.data import Dataset
 from .arguments import Given
 from .badrows import OnError
 from .base import TableDataset
-from .collate import RowBatch
+from .collate import RowBatch, WholeBatch, is_for_default_collate
 from .indices import normalize_indices
 from .output import count_rows, first_row
 
@@ -191,7 +193,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         -------
         batch
             In the dataset's format; for ``"torch"`` a `RowBatch`, whose ``columns`` are what
-            ``default_collate`` makes of it.
+            ``default_collate`` makes of it. A loader without a ``collate_fn`` hands batches that
+            are no rows (``"python_col"``, ``"pandas"``, ``"polars"``, ``"arrow"``,
+            ``"torch_col"``) on as they are.
 
         Raises
         ------
@@ -205,9 +209,15 @@ class LanceTorchDataset(TableDataset, Dataset):
         rows = normalize_indices(indices, len(self))
         batch = self._read(rows)
         if self.format != "torch":
-            return batch
+            return self._whole(batch, len(rows), sys._getframe(1))
         changed = count_rows(batch) if self._output.transform else None
         return RowBatch(batch, len(rows) if changed is None else changed)
+
+    def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
+        """The batch, or what `default_collate` makes it of if it would take it for no rows."""
+        if isinstance(batch, (Sequence, np.ndarray)) or not is_for_default_collate(caller):
+            return batch
+        return WholeBatch(batch, count)
 
     def _read(self, rows: np.ndarray) -> Any:
         stats = self._stats()

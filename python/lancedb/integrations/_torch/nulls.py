@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+import numbers
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +33,13 @@ class NullPolicy:
                 f"{type(self.fill_null).__name__}"
             )
 
-    def check_names(self, names: Iterable[str]) -> None:
-        """Raise a ValueError if a value is given for a column that is not there."""
+    def check_names(self, schema: pa.Schema) -> None:
+        """Raise a ValueError if a value is given for a column or field that is not there."""
         if not isinstance(self.fill_null, Mapping):
             return
-        known = list(names)
+        known = [path for field in schema for path in _paths(field)]
         for name in self.fill_null:
-            if name not in known and name.partition(".")[0] not in known:
+            if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=3)
                 hint = (
                     f"did you mean {' or '.join(map(repr, near))}?" if near else f"not in {known}"
@@ -50,25 +52,61 @@ class NullPolicy:
             return self.fill_null.get(name)
         return self.fill_null
 
-    def require_value(self, name: str, count: int) -> Any:
+    def require_value(self, name: str, count: int, kind: pa.DataType) -> Any:
         """As `value_for`; a ValueError that names the column and the way out if there is none."""
         value = self.value_for(name)
         if value is None:
             raise ValueError(
                 f"column {name!r} has {count} null{'s' if count > 1 else ''}, which a tensor "
-                f"cannot hold: pass fill_null=0 (any value), fill_null={{{name!r}: value}}, or "
-                f"filter={name + ' IS NOT NULL'!r}"
+                f"cannot hold: pass fill_null={_example_of(kind)} (any value), "
+                f"fill_null={{{name!r}: value}}, or filter={name + ' IS NOT NULL'!r}"
             )
         return value
+
+    def require_scalar(self, name: str, count: int, kind: pa.DataType) -> pa.Scalar:
+        """As `require_value`, in the column's type; a ValueError if that would change it."""
+        value = self.require_value(name, count, kind)
+        try:
+            scalar = pa.scalar(value, kind)
+            fits = not _is_changed(value, scalar)
+        except (ValueError, TypeError, ArithmeticError, NotImplementedError):
+            fits = False
+        if not fits:
+            raise ValueError(f"fill_null={value!r} does not fit column {name!r} of type {kind}")
+        return scalar
 
     def filled(self, array: pa.Array, name: str) -> pa.Array:
         """The array without nulls."""
         if array.null_count == 0:
             return array
-        value = self.require_value(name, array.null_count)
-        try:
-            return pc.fill_null(array, pa.scalar(value, array.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise ValueError(
-                f"fill_null={value!r} does not fit column {name!r} of type {array.type}"
-            ) from error
+        return pc.fill_null(array, self.require_scalar(name, array.null_count, array.type))
+
+
+def _paths(field: pa.Field, above: str = "") -> Iterator[str]:
+    """A column's name, and ``"struct.field"`` for what is in it."""
+    kind = field.type
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
+    yield above + field.name
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from _paths(child, f"{above}{field.name}.")
+
+
+def _example_of(kind: pa.DataType) -> str:
+    """A value that a column of a type takes for its nulls, as it is written in Python."""
+    if pa.types.is_fixed_size_binary(kind):
+        return f"bytes({kind.byte_width})"
+    return "False" if pa.types.is_boolean(kind) else "0"
+
+
+def _is_changed(value: Any, scalar: pa.Scalar) -> bool:
+    """Whether a value became another one: Arrow cuts fractions of numbers and of seconds off."""
+    if isinstance(value, numbers.Number) and not isinstance(value, bool):
+        if pa.types.is_floating(scalar.type):
+            return math.isinf(scalar.as_py()) and not math.isinf(float(value))  # type: ignore[arg-type]
+        return int(value) != value and not pa.types.is_decimal(scalar.type)  # type: ignore[arg-type]
+    if pa.types.is_temporal(scalar.type):
+        given = pa.scalar(value)
+        return scalar.cast(given.type) != given
+    return False

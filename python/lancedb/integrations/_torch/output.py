@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from . import convert
 from .badrows import OnError, check_policy, make_what_can_be
-from .sending import check_sendable
+from .sending import check_sendable, name_of
 from .stats import Stats
 
 
@@ -63,7 +63,7 @@ class Output:
         with stats.timed("transforming"):
             made = self.transform(value)
         if made is None:
-            name = getattr(self.transform, "__qualname__", repr(self.transform))
+            name = name_of(self.transform)
             warnings.warn(f"transform {name} returned None, and that is the batch", stacklevel=2)
         return made
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from .nulls import NullPolicy
-from .tensors import cuts, dense
+from .tensors import cuts, elements
 
 MODES = ("jagged", "pad", "list")
 
@@ -65,16 +66,15 @@ def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor) 
 
 def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, torch.Tensor]:
     """The values of all lists in a row, and where each list begins and the last one ends."""
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        array = array.cast(pa.large_list(array.type.value_type))
+    lengths = pc.call_function("list_value_length", [array])
     if array.null_count:
-        nulls.require_value(name, array.null_count)
-        array = pa.array([row or [] for row in array.to_pylist()], array.type)
-    edges = array.offsets.to_numpy().astype(np.int64)
-    first, last = (int(edges[0]), int(edges[-1])) if len(edges) else (0, 0)
-    values = dense(array.values.slice(first, last - first), name, nulls)
-    offsets = torch.from_numpy(edges - first if len(edges) else np.zeros(1, np.int64))
-    return values, offsets
+        nulls.require_value(name, array.null_count, array.type)
+        lengths = pc.fill_null(lengths, 0)
+    edges = np.zeros(len(array) + 1, np.int64)
+    lengths.to_numpy().cumsum(out=edges[1:])
+    # What stands under a null is left out, and views come in the order of their rows.
+    values = elements(array.flatten(), array.type.value_field, name, nulls)
+    return values, torch.from_numpy(edges)
 
 
 def _padded(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

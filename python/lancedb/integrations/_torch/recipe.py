@@ -22,6 +22,9 @@ import pyarrow as pa
 from lancedb.table import AsyncTable, LanceTable, Table
 
 from .notes import add_note
+from .sending import name_of
+
+_MAIN = "main"  # what lancedb calls the branch that handles call None
 
 
 class Source(Protocol):
@@ -73,6 +76,22 @@ class ConnectionSource:
 
 
 @dataclass(frozen=True)
+class HandleSource:
+    """Opens a ``memory://`` table beside a handle of it, in this process only; see `portable`.
+
+    A handle's branches are asked for main, since a permutation table's connection opens nothing.
+    """
+
+    table: LanceTable = field(repr=False)
+
+    def open(self, name: str, branch: str | None) -> Table:
+        return self.table.branches.checkout(branch or _MAIN)
+
+    def describe(self) -> str:
+        return "memory://"
+
+
+@dataclass(frozen=True)
 class MemorySource:
     """Carries the rows of a ``memory://`` table by value: no other process can see it."""
 
@@ -89,7 +108,8 @@ class MemorySource:
 class FactorySource:
     """Asks a picklable callable for the table, so that no credential is pickled."""
 
-    factory: Callable[[str], Table]
+    factory: Callable[[str], Table] = field(repr=False)
+    is_main: bool = False  # whatever branch the callable's table is on
 
     def open(self, name: str, branch: str | None) -> Table:
         table = self.factory(name)
@@ -98,12 +118,10 @@ class FactorySource:
                 "connection_factory must return a LanceDB table when it is called with the "
                 f"table name {name!r}, and returned {type(table).__name__}"
             )
-        return on_branch(table, branch)
+        return on_branch(table, _MAIN if self.is_main else branch)
 
     def describe(self) -> str:
-        return (
-            f"connection_factory {getattr(self.factory, '__name__', type(self.factory).__name__)}"
-        )
+        return f"connection_factory {name_of(self.factory)}"
 
 
 @dataclass(frozen=True)
@@ -181,8 +199,6 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
         raise TypeError(f"version must be a number or a tag, not {version!r}")
     if isinstance(version, int) and version < 1:
         raise ValueError(f"version must be a number from 1 on, or a tag, not {version}")
-    if isinstance(source, MemorySource):
-        return Recipe(source, name)
     with naming(Recipe(source, name, branch)):
         table = source.open(name, branch)
         if version is not None:
@@ -190,11 +206,15 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
         return Recipe(source, name, branch or current_branch(table), table.version)
 
 
-def source_of(table: Table, version: int | str | None) -> Source:
-    """The source that reopens `table` elsewhere.
+def portable(recipe: Recipe, table: Table) -> Recipe:
+    """The recipe for any process: a ``memory://`` table, as `table` has it, travels by value."""
+    if isinstance(recipe.source, HandleSource):
+        return Recipe(MemorySource(table.to_arrow()), recipe.name)
+    return recipe
 
-    A ``memory://`` table is copied as it is at `version`, since nothing else can reach it.
-    """
+
+def source_of(table: Table) -> Source:
+    """The source that opens `table` again; one of a ``memory://`` table has to be made portable."""
     ensure_open = getattr(table, "_ensure_open", None)
     if ensure_open is not None:  # a remote table reopens itself after a fork
         ensure_open()
@@ -208,7 +228,7 @@ def source_of(table: Table, version: int | str | None) -> Source:
     connection = table._conn
     uri = str(getattr(connection, "uri", ""))
     if uri.startswith("memory://"):
-        return MemorySource(_at_version(table, version))
+        return HandleSource(table)
     return ConnectionSource(connection.serialize(), uri, _namespace(table))
 
 
@@ -229,7 +249,7 @@ def current_branch(table: Table) -> str | None:
 
 def on_branch(table: Table, branch: str | None) -> Table:
     """The handle, or one of its branch."""
-    if branch is None or current_branch(table) == branch:
+    if branch is None or (current_branch(table) or _MAIN) == branch:
         return table
     return table.branches.checkout(branch)  # type: ignore[attr-defined]
 
@@ -325,11 +345,3 @@ def redact(message: str, uri: str) -> str:
 
 def _namespace(table: Any) -> tuple[str, ...]:
     return tuple(getattr(table, "_namespace_path", None) or ())
-
-
-def _at_version(table: LanceTable, version: int | str | None) -> pa.Table:
-    if version is None or version == table.version:
-        return table.to_arrow()
-    copy = table._conn.open_table(table.name)
-    checkout(copy, table.name, version)
-    return copy.to_arrow()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ from lancedb.table import Table
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
 _LOOKUP_ROWS = 65_536
+
+# Strings, quoted names and comments of SQL, in which a parenthesis is a character.
+_NO_CODE = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 
 class Selection(Protocol):
@@ -159,10 +163,14 @@ def split_names(permutation: Table) -> list[str]:
     return json.loads(raw) if raw else []
 
 
-def base_version(permutation: Table) -> int | None:
-    """The version of the base table that a permutation table's row ids belong to."""
-    raw = (permutation.schema.metadata or {}).get(b"base_version")
-    return int(raw) if raw else None
+def recorded_base(permutation: Table) -> tuple[int, str | None] | None:
+    """The version and branch that a permutation table's row ids are of, if it says so.
+
+    lancedb leaves the branch out for main.
+    """
+    metadata = permutation.schema.metadata or {}
+    version, branch = metadata.get(b"base_version"), metadata.get(b"base_branch")
+    return (int(version), branch.decode() if branch else None) if version else None
 
 
 def split_row_ids(permutation: Table, split: int) -> np.ndarray:
@@ -229,12 +237,24 @@ def _look_up(table: Table, ids: np.ndarray) -> Iterable[tuple[np.ndarray, np.nda
 def _matching_offsets(table: Table, filter: str) -> np.ndarray:
     if not isinstance(filter, str) or not filter.strip():
         raise ValueError(f"filter must be an SQL condition such as 'label < 5', not {filter!r}")
-    query: Any = table.search().where(filter).select(["_rowoffset"])
+    _check_parentheses(filter)
+    # lancedb drops what follows the first expression; a comment ends with its line.
+    whole = f"({filter}\n)" if "--" in filter else f"({filter})"
+    query: Any = table.search().where(whole).select(["_rowoffset"])
     try:
         found = query.limit(max(table.count_rows(), 1)).to_arrow()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"filter {filter!r} cannot be evaluated: {error}") from error
     return np.sort(found["_rowoffset"].to_numpy().astype(np.int64))
+
+
+def _check_parentheses(filter: str) -> None:
+    """Raise if one is closed that is not open, which would end the expression before its end."""
+    bare, opened = _NO_CODE.sub(" ", filter), 0
+    for character in bare:
+        opened += {"(": 1, ")": -1}.get(character, 0)
+        if opened < 0:
+            raise ValueError(f"filter {filter!r} cannot be evaluated: it closes a ')' too many")
 
 
 def _known_splits(split: str, names: list[str]) -> str:

@@ -24,20 +24,31 @@ def check_sendable(name: str, given: Any) -> None:
         pickle.dumps(given)
     except Exception as error:
         raise TypeError(
-            f"{name} {given!r} cannot be sent to worker processes: {error}. Define it with def at "
-            "the top level of a module (functools.partial of such a function works too), "
+            f"{name} {name_of(given)} cannot be sent to worker processes: {error}. Define it with "
+            "def at the top level of a module (functools.partial of such a function works too), "
             f"{_WAYS_OUT}"
         ) from error
     if get_spawning_popen() is not None and _only_here(given):
         raise TypeError(
-            f"{name} {given!r} cannot be sent to worker processes: it is defined in an interactive "
-            "session, which they cannot import. Put it into a module (a file beside the notebook, "
-            f"imported from there), {_WAYS_OUT}"
+            f"{name} {name_of(given)} cannot be sent to worker processes: it is defined in an "
+            "interactive session, which they cannot import. Put it into a module (a file beside "
+            f"the notebook, imported from there), {_WAYS_OUT}"
         )
 
 
+def name_of(function: Any) -> str:
+    """What a callable is called; not what a partial or an object has bound, which may be a key."""
+    function = _innermost(function)
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def _only_here(given: Any) -> bool:
-    while isinstance(given, functools.partial):
-        given = given.func
+    given = _innermost(given)
     main = sys.modules.get("__main__")
     return getattr(given, "__module__", None) == "__main__" and not hasattr(main, "__file__")

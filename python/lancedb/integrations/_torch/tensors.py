@@ -16,6 +16,24 @@ from .nulls import NullPolicy
 _BFLOAT16 = ("lance.bfloat16", "bfloat16")
 
 
+def apart(columns: Sequence[pa.Array]) -> list[pa.Array]:
+    """The columns, copied where one shares memory with one before it.
+
+    A column that was selected twice, or as a field of a struct that is there too, comes in one
+    piece of memory, and tensors over it would be changed together.
+    """
+    seen: set[int] = set()
+    out = []
+    for column in columns:
+        memory = {data.address for data in column.buffers() if data is not None and data.size}
+        if seen.isdisjoint(memory):
+            seen |= memory
+        else:
+            column = pa.concat_arrays([column, column.slice(0, 0)])
+        out.append(column)
+    return out
+
+
 def is_number(kind: pa.DataType) -> bool:
     """Whether values of a type become elements of a tensor."""
     return (
@@ -29,9 +47,14 @@ def is_number(kind: pa.DataType) -> bool:
 
 def is_dense(kind: pa.DataType) -> bool:
     """Whether every value of a type has the same shape: numbers, fixed-size lists of them."""
-    while pa.types.is_fixed_size_list(kind):
-        kind = kind.value_type
+    if pa.types.is_fixed_size_list(kind):
+        return has_dense_elements(kind)
     return is_number(kind)
+
+
+def has_dense_elements(kind: pa.DataType) -> bool:
+    """Whether every element of a type of lists has the same shape."""
+    return is_bfloat16(kind.value_field) or is_dense(kind.value_type)
 
 
 def plain(array: pa.Array) -> pa.Array:
@@ -92,8 +115,15 @@ def dense(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
     size, count = array.type.list_size, len(array)
     if array.null_count:
         return _dense_with_null_rows(array, name, nulls)
-    inner = dense(array.values.slice(array.offset * size, count * size), name, nulls)
+    values = array.values.slice(array.offset * size, count * size)
+    inner = elements(values, array.type.value_field, name, nulls)
     return inner.reshape(count, size, *inner.shape[1:])
+
+
+def elements(array: pa.Array, field: pa.Field, name: str, nulls: NullPolicy) -> torch.Tensor:
+    """A tensor of the elements of lists, given the field that says what they are."""
+    convert = bfloat16 if is_bfloat16(field) else dense
+    return convert(plain(array), name, nulls)
 
 
 def bfloat16(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
@@ -103,7 +133,7 @@ def bfloat16(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
     if array.null_count:
         values = values.clone()
         valid = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
-        values[~valid] = float(nulls.require_value(name, array.null_count))
+        values[~valid] = nulls.require_scalar(name, array.null_count, pa.float32()).as_py()
     return values
 
 
@@ -140,13 +170,14 @@ def cuts(tensor: torch.Tensor, edges: Sequence[int]) -> list[torch.Tensor]:
 
 
 def _dense_with_null_rows(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
-    value = nulls.require_value(name, array.null_count)
+    leaf = pa.field("", array.type)
+    while pa.types.is_fixed_size_list(leaf.type):
+        leaf = leaf.type.value_field
+    kind = pa.float32() if is_bfloat16(leaf) else leaf.type
+    value = nulls.require_value(name, array.null_count, kind)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     kept = dense(array.filter(pa.array(valid)), name, nulls)
-    leaf = array.type
-    while pa.types.is_fixed_size_list(leaf):
-        leaf = leaf.value_type
-    filler = numbers(pa.nulls(1, leaf), name, NullPolicy(value))
+    filler = elements(pa.nulls(1, leaf.type), leaf, name, NullPolicy(value))
     out = filler.reshape([1] * kept.dim()).expand(len(array), *kept.shape[1:]).clone()
     out[torch.from_numpy(valid)] = kept
     return out
