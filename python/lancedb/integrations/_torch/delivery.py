@@ -67,6 +67,8 @@ class Loader(Protocol):
 
     def resume(self) -> Progress: ...
 
+    def kept_workers(self) -> Iterator[Any] | None: ...
+
     def batches(self) -> Iterator[Any]: ...
 
     def forget_workers(self) -> None: ...
@@ -103,8 +105,6 @@ class Delivery:
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
-            # The error itself would hold, by its traceback, all that held this iterator.
-            self._failure = type(error).__name__
             self._explain(error)
             raise
         self._stopwatch.hand_out(self._progress.rows_of_next())
@@ -114,7 +114,18 @@ class Delivery:
         self._progress = self._loader.resume()
         self._stopwatch = Stopwatch(self._progress.pace, self._loader.total)
         self._failure: str | None = None
-        self._batches: Iterator[Any] | None = self._loader.batches()
+        self._batches: Iterator[Any] | None = self._loader.kept_workers()
+        self._begin_to_watch()  # workers that were kept are asked to go on, and may be dying
+        try:
+            self._batches = self._loader.batches()
+        except BaseException as error:
+            self._loader.forget_workers()
+            self._explain(error)
+            raise
+        if self._watch is None:
+            self._begin_to_watch()
+
+    def _begin_to_watch(self) -> None:
         self._watch = watch(self._batches)
         # The watch does not end by itself where the workers are kept for the next epoch.
         self._stop_watching = weakref.finalize(self, _stop, self._watch)
@@ -125,9 +136,11 @@ class Delivery:
 
     def _explain(self, error: BaseException) -> None:
         """Raise an error that names the worker, if it is a worker's death that was seen."""
+        # The error itself would hold, by its traceback, all that held this iterator.
+        self._failure = type(error).__name__
         dead = None
         if self._watch is not None and isinstance(error, _BROKEN) and not _sent(error):
-            dead = self._watch.dead_worker()
+            dead = self._watch.dead_worker(error)
         if dead is not None or not isinstance(error, Exception):
             self._loader.forget_workers()
         # The error's traceback holds torch's iterator: what ends with it is ended here.
