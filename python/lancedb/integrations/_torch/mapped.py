@@ -17,6 +17,7 @@ from .base import TableDataset
 from .collate import RowBatch
 from .indices import normalize_indices
 from .output import count_rows, first_row
+from .reader import READ_TIMEOUT
 
 
 class LanceTorchDataset(TableDataset, Dataset):
@@ -35,9 +36,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         Where the database is, as for ``lancedb.connect``, and the table in it.
     connect_kwargs : dict, optional
         Further arguments of ``lancedb.connect``, such as ``storage_options``: credentials, and
-        how long lancedb tries again when an object store fails (``client_max_retries``,
-        ``timeout``; by default about ten seconds of refusals). They are pickled into workers;
-        see `connection_factory` to avoid that.
+        how lancedb tries again when an object store fails (``client_max_retries``, ``timeout``).
+        They are pickled into workers; see `connection_factory` to avoid that.
     connection_factory : callable of str to Table, optional
         Called with the table's name in every process, returns the table. Must be picklable.
         With it no connection, and so no credential, is pickled. Goes with `table`, or with
@@ -81,6 +81,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         of the warning, and may raise. The rows still count: no order, position or number of steps
         changes. Each batch that fails is tried again in halves, so `transform` must be able to
         work on fewer rows.
+    read_timeout : float, default 120
+        Seconds to wait for one read, in which lancedb may try again as often as it likes: then a
+        RuntimeError names the rows. None for no limit.
 
     Raises
     ------
@@ -130,6 +133,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         ragged: str = "jagged",
         unwrap: bool = False,
         on_error: OnError = "raise",
+        read_timeout: float | None = READ_TIMEOUT,
     ):
         super().__init__(
             Given(
@@ -151,6 +155,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             unwrap=unwrap,
             batch_size=batch_size,
             on_error=on_error,
+            read_timeout=read_timeout,
         )
 
     def __len__(self) -> int:
