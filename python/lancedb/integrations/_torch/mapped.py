@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from .arguments import Given
 from .badrows import OnError
 from .base import TableDataset
-from .collate import RowBatch
+from .collate import OpaqueRow, RowBatch
 from .indices import normalize_indices
 from .output import count_rows, first_row
 from .reader import READ_TIMEOUT
@@ -79,8 +79,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         batch, which is that much shorter, logs a warning for each, and lists them in
         ``skipped_rows()``. A callable is called with the exception and the row's offset instead
         of the warning, and may raise. The rows still count: no order, position or number of steps
-        changes. Each batch that fails is tried again in halves, so `transform` must be able to
-        work on fewer rows.
+        changes, and a batch of which no row is left is empty: what `transform` makes of no rows
+        or, if it cannot, an empty one in `format`. Each batch that fails is tried again in
+        halves, so `transform` must be able to work on fewer rows.
     read_timeout : float, default 120
         Seconds to wait for one read, in which lancedb may try again as often as it likes: then a
         RuntimeError names the rows. None for no limit.
@@ -212,6 +213,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         if self.format != "torch":
             return batch
         changed = count_rows(batch) if self._output.transform else None
+        if changed == 0 and len(rows):
+            return _NoneLeft(batch, 0)
         return RowBatch(batch, len(rows) if changed is None else changed)
 
     def _read(self, rows: np.ndarray) -> Any:
@@ -238,6 +241,16 @@ class LanceTorchDataset(TableDataset, Dataset):
                 "return as many rows as it is given, or use unwrap=False"
             )
         return first_row(batch, self.format)
+
+
+class _NoneLeft(RowBatch):
+    """A batch whose rows were all left out, which ``default_collate`` takes as any other.
+
+    It asks for the first row to see of what kind they are, and then for no value of it.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        return OpaqueRow(self, 0) if _is_one(index) and index == 0 else super().__getitem__(index)
 
 
 def _is_one(index: Any) -> bool:
