@@ -73,14 +73,15 @@ def test_what_a_failed_attempt_changed_is_not_seen(table):
         torch.testing.assert_close(batch["vec"], expected.float())
 
 
-def test_a_run_resumed_among_bad_rows_is_the_uninterrupted_one(table):
-    loader = LanceDataLoader(streamed(table, shuffle=True, seed=4))
-    whole = ids(loader)
-    for stop_after in (0, 1, 7, len(whole) - 1):
-        loader = LanceDataLoader(streamed(table, shuffle=True, seed=4))
+@pytest.mark.parametrize(("workers", "stops"), [(0, (0, 1, 7, 30)), (2, (7,))])
+def test_a_run_resumed_among_bad_rows_is_the_uninterrupted_one(table, workers, stops):
+    whole = ids(LanceDataLoader(streamed(table, shuffle=True, seed=4)))
+    assert len(whole) == 31
+    for stop_after in stops:
+        loader = LanceDataLoader(streamed(table, shuffle=True, seed=4), num_workers=workers)
         head = ids(batch for _, batch in zip(range(stop_after), loader, strict=False))
         state = json.loads(json.dumps(loader.state_dict()))
-        resumed = LanceDataLoader(streamed(table, shuffle=True, seed=4))
+        resumed = LanceDataLoader(streamed(table, shuffle=True, seed=4), num_workers=workers)
         resumed.load_state_dict(state)
         assert head + ids(resumed) == whole
 
