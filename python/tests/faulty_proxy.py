@@ -8,6 +8,7 @@ import itertools
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,7 +23,7 @@ class Proxy:
     def __init__(self, upstream: str):
         self.upstream = urlsplit(upstream).netloc
         self.requests = 0
-        self.spoiled = 0
+        self.spoiled: Counter[str] = Counter()  # how often each request was
         self.released = threading.Event()
         self._lock = threading.Lock()
         self._faults: Iterator[Fault] = iter(())
@@ -62,11 +63,11 @@ class Proxy:
         """Let this happen to every request from now on, but for the first few."""
         self._faults = itertools.chain(itertools.repeat(pass_on, after), itertools.repeat(fault))
 
-    def next_fault(self) -> Fault:
+    def next_fault(self, request: str) -> Fault:
         with self._lock:
             fault = next(self._faults, pass_on)
             self.requests += 1
-            self.spoiled += fault is not pass_on
+            self.spoiled[request] += fault is not pass_on
         return fault
 
     def __enter__(self) -> Proxy:
@@ -112,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.server.proxy.next_fault()(self, body)
+        request = f"{self.command} {self.path} {self.headers.get('range')}"
+        self.server.proxy.next_fault(request)(self, body)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 

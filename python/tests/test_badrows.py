@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lancedb.integrations._torch.badrows import Partial, make_what_can_be
+from lancedb.integrations._torch.badrows import HOPELESS, Partial, make_what_can_be
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -73,14 +73,15 @@ def test_what_a_failed_attempt_changed_is_not_seen(table):
         torch.testing.assert_close(batch["vec"], expected.float())
 
 
-def test_a_run_resumed_among_bad_rows_is_the_uninterrupted_one(table):
-    loader = LanceDataLoader(streamed(table, shuffle=True, seed=4))
-    whole = ids(loader)
-    for stop_after in (0, 1, 7, len(whole) - 1):
-        loader = LanceDataLoader(streamed(table, shuffle=True, seed=4))
+@pytest.mark.parametrize(("workers", "stops"), [(0, (0, 1, 7, 30)), (2, (7,))])
+def test_a_run_resumed_among_bad_rows_is_the_uninterrupted_one(table, workers, stops):
+    whole = ids(LanceDataLoader(streamed(table, shuffle=True, seed=4)))
+    assert len(whole) == 31
+    for stop_after in stops:
+        loader = LanceDataLoader(streamed(table, shuffle=True, seed=4), num_workers=workers)
         head = ids(batch for _, batch in zip(range(stop_after), loader, strict=False))
         state = json.loads(json.dumps(loader.state_dict()))
-        resumed = LanceDataLoader(streamed(table, shuffle=True, seed=4))
+        resumed = LanceDataLoader(streamed(table, shuffle=True, seed=4), num_workers=workers)
         resumed.load_state_dict(state)
         assert head + ids(resumed) == whole
 
@@ -145,9 +146,46 @@ def test_a_transform_that_fails_on_rows_together_but_on_none_alone_is_raised(tab
         list(streamed(table, transform=refuses_large_batches))
 
 
-def test_a_transform_that_makes_nothing_of_any_row_is_raised(table):
+def test_a_transform_that_never_works_is_raised(wide_range):
+    got = []
     with pytest.raises(ValueError, match="nothing can be decoded"):
-        list(streamed(table, transform=refuses_all))
+        got.extend(
+            batch["id"].tolist()
+            for batch in streamed(wide_range, transform=refuses_all, transform_threads=1)
+        )
+    assert got == [[]] * (HOPELESS // 32)
+
+
+def stacks(columns):
+    """Refuses bad rows, and an empty batch, as torch.stack does."""
+    refuses_bad(columns)
+    return {"id": torch.stack(list(columns["id"])), "vec": columns["vec"]}
+
+
+@pytest.mark.parametrize(("shuffle", "workers"), [(False, 0), ("global", 0), (False, 2)])
+def test_a_batch_of_bad_rows_alone_is_empty_and_a_step_like_any_other(table, shuffle, workers):
+    options = {"transform": stacks, "filter": "id < 70 OR id = 999", "drop_last": False}
+    for batch_size in (1, 10):
+        ranks = []
+        for rank in (0, 1):
+            dataset = streamed(
+                table, batch_size=batch_size, rank=rank, world_size=2, shuffle=shuffle, **options
+            )
+            ranks.append(ids(LanceDataLoader(dataset, num_workers=workers)))
+            assert len(ranks[-1]) == len(dataset)
+        assert len(ranks[0]) == len(ranks[1])
+        assert ([] in ranks[0] + ranks[1]) == (batch_size == 1)
+        seen = [row for rank in ranks for batch in rank for row in batch]
+        assert sorted(seen) == [row for row in range(70) if row not in BAD]
+
+
+def test_so_it_is_with_the_map_style_dataset(table):
+    dataset = LanceTorchDataset(
+        table, columns=["id", "vec"], format="torch", transform=stacks, on_error="skip"
+    )
+    batches = list(LanceDataLoader(dataset, batch_size=1))
+    assert [row for row, batch in enumerate(batches) if not len(batch["id"])] == sorted(BAD)
+    assert batches[3]["vec"].shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +215,7 @@ def test_exactly_the_failing_rows_are_found(rows, failing):
         return batch["x"].to_pylist()
 
     batch = pa.record_batch({"x": np.arange(rows)})
-    made = make_what_can_be(batch, make)
+    made = make_what_can_be(batch, make, make)
     bad = sorted(failing.intersection(range(rows)))
     good = [row for row in range(rows) if row not in failing]
     if bad:

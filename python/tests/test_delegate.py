@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 
 import lancedb
 import numpy as np
@@ -15,9 +16,12 @@ import pytest
 from arrow_strategies import record_batches
 from conftest import rows_of
 from hypothesis import given
+from lancedb.integrations._torch import forking
 from lancedb.integrations._torch.delegate import Delegate, packed, unpacked
 from lancedb.integrations._torch.handle import OwnHandle
+from lancedb.integrations._torch.reader import Reader
 from lancedb.integrations._torch.recipe import Recipe, UriSource
+from lancedb.integrations._torch.selection import all_rows
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -103,6 +107,94 @@ def test_one_that_was_killed_is_an_error_and_no_hang(table):
     process.wait()
     with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
         delegate.submit(np.arange(3)).result(timeout=10)
+
+
+@pytest.fixture
+def reader(table, monkeypatch):
+    """One that reads as in a forked process."""
+    monkeypatch.setattr(forking, "came_with_a_fork", lambda: True)
+    return Reader(recipe_of(table), all_rows(table), {"id": "id"})
+
+
+def test_one_that_was_killed_is_replaced_before_the_next_rows_are_read(reader):
+    reader.open()
+    (process,) = delegates()
+    process.kill()
+    process.wait()
+    assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
+
+
+def test_one_that_takes_too_long_is_ended_and_replaced(reader):
+    reader.open().timeout = 1e-9
+    (process,) = delegates()
+    with pytest.raises(
+        RuntimeError, match="rows .* of table 'points', .*not read within 1e-09 sec"
+    ):
+        reader.read(np.arange(3))
+    assert not process.is_running()
+    reader.timeout = None
+    assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
+
+
+def test_one_killed_in_mid_epoch_is_an_error_and_a_resume_is_exact(wide_range):
+    dataset = LanceIterableTorchDataset(
+        wide_range, columns=["id"], format="torch", batch_size=100, shuffle="global", readahead=1
+    )
+    whole = [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
+    options = {"multiprocessing_context": "fork", "persistent_workers": True}
+    loader = LanceDataLoader(dataset, num_workers=1, **options)
+    loader.set_epoch(0)
+    got, batches = [], iter(loader)
+    got.append(next(batches)["id"].tolist())
+    for process in delegates():
+        process.kill()
+    with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
+        got.extend(batch["id"].tolist() for batch in batches)
+    loader.load_state_dict(loader.state_dict())
+    assert got + [batch["id"].tolist() for batch in loader] == whole
+
+
+class TwoArguments(Exception):
+    """An error whose pickle does not give it back."""
+
+    def __init__(self, user, reason):
+        super().__init__(f"{user}: {reason}")
+
+
+class RefusesIn:
+    """A connection factory that does not work where it was sent to."""
+
+    def __init__(self, uri, error):
+        self.uri = uri
+        self.error = error
+        self.travelled = False
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, travelled=True)
+
+    def __call__(self, name):
+        if self.travelled:
+            raise self.error("me", "no credentials")
+        return lancedb.connect(self.uri).open_table(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (PermissionError, PermissionError, "no credentials"),
+        (TwoArguments, RuntimeError, "TwoArguments: me: no credentials"),
+    ],
+)
+def test_an_error_of_a_factory_comes_with_its_traceback(table, error, kind, said):
+    factory = RefusesIn(table._conn.uri, error)
+    dataset = LanceTorchDataset(table_name="points", connection_factory=factory, columns=["id"])
+    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(kind) as caught:
+        next(iter(loader))
+    text = "".join(traceback.format_exception(caught.value))
+    assert said in text
+    assert 'raise self.error("me", "no credentials")' in text
+    assert "while opening table 'points'" in text
 
 
 def test_what_fails_there_is_raised_here(table):

@@ -231,6 +231,7 @@ NOT_IN_THE_REFERENCE = {
     "state_at",
     "adopt_state",
     "resume",
+    "kept_workers",
     "forget_workers",
     "end_workers",
     "batches",

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes wrong in mid-epoch says so at once, and the run goes on exactly where it was."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -22,7 +24,8 @@ KINDS = pytest.mark.parametrize("kind", ["iterable", "mapped"])
 
 
 def loader_of(table, kind="iterable", workers=2, **options):
-    keep = {key: options.pop(key) for key in ("persistent_workers",) if key in options}
+    ours = ("persistent_workers", "multiprocessing_context")
+    keep = {key: options.pop(key) for key in ours if key in options}
     options = {"columns": ["id"], "format": "torch", **options}
     if kind == "mapped":
         dataset = LanceTorchDataset(table, **options)
@@ -103,6 +106,61 @@ def test_a_worker_killed_in_the_middle_of_a_message_does_not_hang_the_loader(wid
     assert got + run(loader) == whole
 
 
+def finish(batches):
+    return list(batches)
+
+
+def break_off(batches):
+    return [next(batches)]
+
+
+def kill(worker):
+    """Kill a worker, and wait until this process has seen it."""
+    with contextlib.suppress(RuntimeError):  # torch's handler of SIGCHLD raises wherever we are
+        worker.kill()
+        worker.join()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("kind", "stop", "method"),
+    [  # a spawned process is this one's child, as a forked one is
+        ("iterable", finish, "forkserver"),
+        ("mapped", break_off, "forkserver"),
+        ("iterable", break_off, "fork"),
+    ],
+)
+def test_a_worker_killed_between_epochs_is_replaced(wide_range, kind, stop, method, caplog):
+    whole = loader_of(wide_range, kind, 0)
+    epochs = [run(whole) for _ in range(3)]
+    loader = loader_of(wide_range, kind, persistent_workers=True, multiprocessing_context=method)
+    batches = iter(loader)
+    stop(batches)
+    victim = workers_of(batches)[1]
+    del batches
+    kill(victim)
+    assert run(loader) == epochs[1]
+    assert f"(pid {victim.pid}) was killed by SIGKILL between epochs" in caplog.text
+    workers = loader._iterator._workers
+    assert run(loader) == epochs[2]
+    assert loader._iterator._workers is workers
+
+
+def test_a_worker_that_dies_as_it_is_asked_to_go_on_is_named_and_replaced(wide_range, monkeypatch):
+    whole = run(loader_of(wide_range, workers=0))
+    loader = loader_of(wide_range, persistent_workers=True)
+    break_off(iter(loader))
+    loader.set_epoch(0)
+    victim = loader._iterator._workers[1]
+    kill(victim)
+    monkeypatch.setattr(LanceDataLoader, "kept_workers", lambda self: self._iterator)
+    with pytest.raises(RuntimeError, match=rf"\(pid {victim.pid}\) was killed by SIGKILL, after 0"):
+        iter(loader)
+    loader.load_state_dict(loader.state_dict())
+    assert run(loader) == whole
+
+
 def test_an_iterator_that_failed_does_not_end_as_if_it_were_done(wide_range):
     loader = loader_of(wide_range, workers=1)
     batches = iter(loader)
@@ -127,6 +185,33 @@ def test_workers_end_with_an_error_of_one_of_them_unless_they_persist(wide_range
     with pytest.raises(ValueError, match="not these"):
         next(batches)
     assert [worker.is_alive() for worker in workers] == [persistent] * 2
+
+
+def refuse_or_stay(columns):
+    if columns["id"][0] // 100 % 3 == 0:  # the batches of worker 0
+        raise ValueError("not these")
+    threading.Event().wait(60)
+
+
+def test_an_error_of_one_worker_does_not_wait_for_the_others(wide_range):
+    loader = loader_of(wide_range, workers=3, transform=refuse_or_stay, shuffle=False)
+    batches = iter(loader)
+    workers = workers_of(batches)
+    with pytest.raises(ValueError, match="not these"):
+        next(batches)
+    # torch would ask them to end, wait for five seconds each, and then use SIGTERM.
+    assert [worker.exitcode for worker in workers[1:]] == [-signal.SIGKILL] * 2
+
+
+def leave_as_if_done(columns):
+    os._exit(0)
+
+
+def test_a_worker_that_leaves_as_if_it_were_done_is_named_though_torch_finds_it(table, monkeypatch):
+    monkeypatch.setattr(WorkerWatch, "_note_end", lambda self, number: None)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+    with pytest.raises(RuntimeError, match=r"worker 0 \(pid \d+\) ended with exit code 0, after 0"):
+        run(loader_of(table, workers=1, transform=leave_as_if_done))
 
 
 def leave_suddenly(columns):

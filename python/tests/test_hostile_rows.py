@@ -238,6 +238,13 @@ def test_text_that_is_no_utf8_is_an_error_that_names_the_table_and_the_rows(home
         LanceTorchDataset(table)[0]
 
 
+def test_lists_of_width_zero_are_no_column_that_lance_stores(home):
+    """So that none is ever read."""
+    column = pa.array([[], []], pa.list_(pa.float32(), 0))
+    with pytest.raises(RuntimeError, match="dimension must be a positive integer"):
+        home.create_table("flat", pa.table({"x": [1, 2], "v": column}))
+
+
 def test_a_struct_without_fields_is_refused_as_lancedb_loses_what_stands_beside_it(home):
     empty = pa.array([{}, {}], pa.struct([]))
     for name, column in {

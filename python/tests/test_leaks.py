@@ -99,11 +99,15 @@ def without_collection():
 
 
 @pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator])
-@pytest.mark.parametrize("started", [{}, {"persistent_workers": True}], ids=["0", "1"])
+@pytest.mark.parametrize(
+    ("workers", "started"),
+    [(0, {}), (1, {}), (1, {"persistent_workers": True})],
+    ids=["none", "new", "kept"],
+)
 def test_a_loader_and_its_workers_go_with_the_last_reference(
-    wide_range, started, ending, without_collection
+    wide_range, workers, started, ending, without_collection
 ):
-    loader = loader_of(wide_range, ORDERS[1], len(started), started)
+    loader = loader_of(wide_range, ORDERS[1], workers, started)
     ending(loader)
     gone = weakref.ref(loader)
     del loader

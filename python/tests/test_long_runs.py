@@ -188,8 +188,7 @@ def test_two_dozen_epochs_with_new_workers_each(small, make):
 
 
 @KINDS
-def test_ten_thousand_epochs_broken_off(small, make):
-    """5,000 of either dataset."""
+def test_five_thousand_epochs_broken_off_of_either_dataset(small, make):
     loader = make(small)
     assert_levels_off(5000, Broken(loader), alone)
     assert loader.state_dict()["epoch"] == 4999

@@ -2,6 +2,7 @@
 """A dataset reads the version it was made from, wherever and however it is reopened."""
 
 import datetime
+import io
 import pickle
 import shutil
 import traceback
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import rows_of
 from lancedb.integrations._torch.recipe import is_local, normalize_uri, redact_uri
-from lancedb.integrations.torch import LanceTorchDataset
+from lancedb.integrations.torch import LanceIterableTorchDataset, LanceTorchDataset
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import DataLoader
 
@@ -328,3 +329,54 @@ def test_only_paths_are_made_absolute(tmp_path, monkeypatch):
     assert normalize_uri("s3://bucket/db") == "s3://bucket/db"
     assert is_local("C:\\data")
     assert np.array([is_local("memory://"), is_local("gs://x")]).sum() == 0
+
+
+class Named(pickle.Unpickler):
+    """Loads a pickle, and notes what of which module it asks for."""
+
+    def __init__(self, raw):
+        super().__init__(io.BytesIO(raw))
+        self.names = set()
+
+    def find_class(self, module, name):
+        self.names.add(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+# Of tensors: the shared clock, and the offsets of chosen rows.
+OF_TORCH = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor_v2",
+    "torch.storage._load_from_bytes",
+}
+
+
+def of_table(table):
+    return LanceTorchDataset(table, columns=["id"])
+
+
+def of_chosen_rows(table):
+    return LanceTorchDataset(table, filter="id > 3", format="torch", fill_null={"id": 1})
+
+
+def of_a_split(table):
+    rows = permutation_builder(table).split_random(ratios=[0.5, 0.5]).execute()
+    return LanceTorchDataset(table, permutation_table=rows, split=0)
+
+
+def of_a_place(table):
+    return LanceTorchDataset(uri=table._conn.uri, table_name="points", version=1)
+
+
+def shuffled(table):
+    return LanceIterableTorchDataset(table, format="torch", shuffle=True, on_error="raise")
+
+
+@pytest.mark.parametrize("make", [of_table, of_chosen_rows, of_a_split, of_a_place, shuffled])
+def test_a_pickle_asks_for_the_rooms_own_classes_and_torchs_tensors_alone(table, make):
+    dataset = make(table)
+    dataset.__getitems__([0]) if make is not shuffled else next(iter(dataset))
+    loaded = Named(pickle.dumps(dataset))
+    assert loaded.load().num_rows == dataset.num_rows
+    others = {name for name in loaded.names if not name.startswith("lancedb.integrations._torch.")}
+    assert others <= OF_TORCH

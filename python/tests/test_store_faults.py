@@ -3,6 +3,7 @@
 
 import json
 import pickle
+import time
 
 import file_store
 import lancedb
@@ -23,6 +24,7 @@ GIVES_UP_SOON = {
     "lance_aimd_max_retries": "0",
     "download_retry_count": "0",
 }
+LIMIT = 2.0
 ERROR = r"reading \d+ rows \(offsets \d+ to \d+\) of table 'points', version 1 at s3://bucket/db"
 
 
@@ -49,7 +51,7 @@ def where(proxy, options):
     return {"uri": "s3://bucket/db", "table_name": "points", "connect_kwargs": connect_kwargs}
 
 
-def iterable(proxy, options):
+def iterable(proxy, options, **limits):
     dataset = LanceIterableTorchDataset(
         **where(proxy, options),
         format="torch",
@@ -59,12 +61,13 @@ def iterable(proxy, options):
         window_rows=256,
         lanes=2,
         readahead=1,
+        **limits,
     )
     return LanceDataLoader(dataset)
 
 
-def map_style(proxy, options):
-    dataset = LanceTorchDataset(**where(proxy, options), format="torch")
+def map_style(proxy, options, **limits):
+    dataset = LanceTorchDataset(**where(proxy, options), format="torch", **limits)
     return LanceDataLoader(dataset, batch_size=50)
 
 
@@ -80,7 +83,18 @@ def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
     loader.set_epoch(0)
     proxy.spoil(*[fault, pass_on, pass_on, fault, pass_on])
     assert ids(loader) == whole
-    assert proxy.spoiled == 2
+    assert proxy.spoiled.total() == 2
+
+
+@pytest.mark.parametrize("fault", [slow_down, hang_up])
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, fault, make):
+    loader = make(proxy, {})
+    whole, requests = epoch(proxy, loader)
+    loader.set_epoch(0)
+    proxy.spoil(*[pass_on] * (requests // 2), *[fault] * 30)
+    assert ids(loader) == whole
+    assert proxy.spoiled.total() == 30
 
 
 @pytest.mark.parametrize("fault", [go_down, slow_down, break_off, stall])
@@ -100,15 +114,37 @@ def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, fault, make
         assert delivered + ids(resumed) == whole
 
 
+# With its own options lancedb went on for more than eight minutes.
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [(iterable, slow_down), (iterable, hang_up), (iterable, go_down), (map_style, slow_down)],
+)
+def test_what_lancedb_tries_again_and_again_ends_at_the_limit_and_a_resume_is_exact(
+    proxy, make, fault
+):
+    whole, requests = epoch(proxy, make(proxy, {}))
+    loader = make(proxy, {}, read_timeout=LIMIT)
+    proxy.spoil_all(fault, after=requests * 4 // 5)
+    started = time.monotonic()
+    delivered = deliver_until_it_fails(loader, "not read within 2 seconds, .* read_timeout")
+    # A bound on hanging, not a measurement.
+    assert time.monotonic() - started < 10 * LIMIT
+    assert max(proxy.spoiled.values()) <= 10 * LIMIT  # there are pauses of 0.1 seconds and more
+    restore(proxy)
+    loader.load_state_dict(loader.state_dict())
+    assert 0 < len(delivered) < len(whole)
+    assert delivered + ids(loader) == whole
+
+
 def epoch(proxy, loader):
     """An epoch, and how many requests it took."""
     before = proxy.requests
     return ids(loader), proxy.requests - before
 
 
-def deliver_until_it_fails(loader):
+def deliver_until_it_fails(loader, reason=""):
     delivered = []
-    with pytest.raises(RuntimeError, match=ERROR):
+    with pytest.raises(RuntimeError, match=f"{ERROR} failed: {reason}"):
         delivered.extend(batch["id"].tolist() for batch in loader)
     return delivered
 
@@ -126,11 +162,14 @@ def restore(proxy):
 
 
 def test_a_worker_says_what_failed_and_a_resume_without_workers_is_exact(proxy):
-    loader = iterable(proxy, GIVES_UP_SOON)
-    whole, requests = epoch(proxy, loader)
-    workers = LanceDataLoader(loader.dataset, num_workers=2)
-    proxy.spoil_all(go_down, after=requests)  # the workers need some more to open the table
-    delivered = deliver_until_it_fails(workers)
+    loader = map_style(proxy, GIVES_UP_SOON)
+    whole, _ = epoch(proxy, loader)
+    workers = LanceDataLoader(loader.dataset, num_workers=2, batch_size=50)
+    batches = iter(workers)
+    delivered = [next(batches)["id"].tolist() for _ in range(2)]  # both have opened the table
+    proxy.spoil_all(go_down)
+    with pytest.raises(RuntimeError, match=ERROR):
+        delivered.extend(batch["id"].tolist() for batch in batches)
     state = workers.state_dict()
     restore(proxy)
     loader.load_state_dict(state)

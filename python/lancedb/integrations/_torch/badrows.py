@@ -15,6 +15,7 @@ from . import gather
 OnError = str | Callable[[Exception, int], Any]
 
 LISTED = 1000
+HOPELESS = 1000
 
 
 class Partial(NamedTuple):
@@ -34,29 +35,51 @@ def check_policy(on_error: Any) -> OnError:
     )
 
 
-def make_what_can_be(batch: pa.RecordBatch, make: Callable[[pa.RecordBatch], Any]) -> Any:
+def make_what_can_be(
+    batch: pa.RecordBatch,
+    make: Callable[[pa.RecordBatch], Any],
+    make_empty: Callable[[pa.RecordBatch], Any],
+) -> Any:
     """What `make` makes of the batch, or a `Partial` of the rows with which it does not fail.
 
-    `make` may change what it is given: each attempt has a copy of the rows.
+    If that is none, the batch is what `make` makes of no rows, or `make_empty` if it fails. `make`
+    may change what it is given: each attempt has a copy of the rows.
 
     Raises
     ------
     Exception
-        What `make` raised, if it fails on rows together and on none alone, or on all rows and
-        on an empty batch, too.
+        What `make` raised, if it fails on rows together and on none alone.
     """
     everything = np.arange(batch.num_rows)
     try:
         return make(gather.take(batch, everything))
-    except Exception as error:
+    except Exception:
         bad = _failing_rows(batch, make)
         if not bad:
             raise
-        good = np.setdiff1d(everything, list(bad))
-        try:
-            return Partial(make(gather.take(batch, good)), bad)
-        except Exception:
-            raise error from None
+    good = np.setdiff1d(everything, list(bad))
+    if len(good):
+        return Partial(make(gather.take(batch, good)), bad)
+    try:
+        return Partial(make(batch.slice(0, 0)), bad)
+    except Exception:  # as torch.stack of nothing
+        return Partial(make_empty(batch.slice(0, 0)), bad)
+
+
+class Trial:
+    """Whether a transform has ever worked in this process. One that never does is wrong itself."""
+
+    def __init__(self) -> None:
+        self._in_vain = 0
+        self._worked = False
+
+    def note(self, made: Any, rows: int) -> None:
+        """Raise the error of the first row if a transform has failed on `HOPELESS` and on all."""
+        bad = made.bad if isinstance(made, Partial) else {}
+        self._worked |= len(bad) < rows
+        self._in_vain += len(bad)
+        if not self._worked and self._in_vain >= HOPELESS:
+            raise next(iter(bad.values()))
 
 
 def _failing_rows(

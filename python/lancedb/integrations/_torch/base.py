@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import reprlib
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,7 @@ class TableDataset:
         unwrap: bool,
         batch_size: int | None,
         on_error: OnError,
+        read_timeout: float | None,
     ):
         forking.refuse_while_importing_main()
         self._view: View = resolve(given)
@@ -64,6 +66,7 @@ class TableDataset:
             batch_size = self._view.batch_size or self._default_batch_size
         self.batch_size = positive("batch_size", batch_size)
         self.unwrap = bool(unwrap)
+        self._read_timeout = seconds("read_timeout", read_timeout)
         self._perm: Reader | None = None
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
@@ -193,7 +196,8 @@ class TableDataset:
         return self._perm.open()
 
     def _new_reader(self) -> Reader:
-        return Reader(self._view.recipe, self._view.selection, self._view.columns)
+        view = self._view
+        return Reader(view.recipe, view.selection, view.columns, self._read_timeout)
 
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""
@@ -228,3 +232,15 @@ def positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be a positive whole number, not {value!r}")
     return int(value)
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """`value` as a float, or None; ValueError naming the argument unless time can be so long."""
+    if value is None:
+        return None
+    known = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not known or not 0 < value <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"{name} must be a number of seconds above 0, or None for no limit, not {value!r}"
+        )
+    return float(value)

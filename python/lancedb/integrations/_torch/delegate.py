@@ -16,17 +16,19 @@ import pickle
 import subprocess
 import sys
 import time
+import traceback
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from . import forking
 from .handle import OwnHandle, empty_batch
+from .notes import add_note
 from .recipe import Recipe
 
 _SERVE = "import sys; from lancedb.integrations._torch.delegate import serve; serve({fd})"
@@ -61,11 +63,19 @@ class Delegate:
                 f"{recipe.describe()} cannot be opened in a forked process: {error}. Define what "
                 "connection_factory names with def at the top level of a module"
             ) from error
-        self._connection, process = _start()
+        self._connection, self._process = _start()
         self._calls = ThreadPoolExecutor(1, "lance-delegate")
-        self.close = weakref.finalize(self, _close, self._connection, process, self._calls)
+        self.close = weakref.finalize(self, _close, self._connection, self._process, self._calls)
         self._connection.send(_preparation(asked))
         self.schema: pa.Schema = self._ask(asked).schema
+
+    @property
+    def is_over(self) -> bool:
+        return self._process.poll() is not None
+
+    def give_up(self) -> None:
+        self._process.kill()  # which ends the call under way
+        self._process.wait()
 
     def submit(
         self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
@@ -81,8 +91,9 @@ class Delegate:
         try:
             self._connection.send_bytes(question)
             answer = self._connection.recv()
-            if isinstance(answer, Exception):
-                raise answer
+            if isinstance(answer, _Failed):
+                add_note(answer.error, answer.where)
+                raise answer.error
             data = pa.allocate_buffer(answer)
             self._connection.recv_bytes_into(data)
         except (EOFError, ConnectionError) as error:
@@ -146,11 +157,30 @@ def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
     connection.send_bytes(data)
 
 
+class _Failed(NamedTuple):
+    """What is sent in place of rows."""
+
+    error: Exception
+    where: str
+
+
 def _fail(connection: Connection, error: Exception) -> None:
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    where = f"in the process that reads for this forked one:\n{''.join(lines)}"
+    connection.send(_Failed(_sendable(error), where))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one that says the same if its pickle would not give it back.
+
+    So it is with one whose constructor takes something else than what it hands on to Exception.
+    """
     try:
-        connection.send(error)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    except Exception:  # of any kind: what runs is the error's own code
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _start() -> tuple[Connection, subprocess.Popen]:
@@ -170,5 +200,8 @@ def _close(connection: Connection, process: subprocess.Popen, calls: ThreadPoolE
     """Give up the calls that wait, and have the other process end."""
     calls.shutdown(wait=False, cancel_futures=True)
     connection.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    try:
         process.wait(_ENDS_WITHIN)
+    except subprocess.TimeoutExpired:  # it is in the middle of a read
+        process.kill()
+        process.wait()

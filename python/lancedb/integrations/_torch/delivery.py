@@ -89,6 +89,8 @@ class Loader(Protocol):
 
     def resume(self) -> Progress: ...
 
+    def kept_workers(self) -> Iterator[Any] | None: ...
+
     def batches(self) -> Iterator[Any]: ...
 
     def forget_workers(self) -> None: ...
@@ -139,8 +141,6 @@ class Delivery:
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
-            # The error itself would hold, by its traceback, all that held this iterator.
-            self._failure = type(error).__name__
             self._progress.over = True
             self._explain(error)
             raise
@@ -153,20 +153,37 @@ class Delivery:
     def _begin(self) -> None:
         self._failure: str | None = None
         self._given_away = False
+        self._turn = Turn(self._loader)
         before = self._loader.succeed(self)
         if before is None:
             self._progress = self._loader.resume()
-            self._batches: Iterator[Any] | None = self._loader.batches()
-            self._watch = watch(self._batches)
+            self._start()
         else:
-            self._progress, self._batches, self._watch = before._give_away()
+            self._progress, self._batches, watching = before._give_away()
+            self._watch_over(watching)
         self._stopwatch = Stopwatch(
             self._progress.pace, self._loader.total, after_first=self._progress.steady
         )
-        self._turn = Turn(self._loader)
+
+    def _start(self) -> None:
+        """Have the epoch begin, by workers that were kept or by new ones."""
+        self._batches: Iterator[Any] | None = self._loader.kept_workers()
+        self._watch_over(watch(self._batches))  # they are asked to go on, and may be dying
+        try:
+            self._batches = self._loader.batches()
+        except BaseException as error:
+            self._loader.forget_workers()
+            self._explain(error)
+            raise
+        if self._watch is None:
+            self._let_go.detach()
+            self._watch_over(watch(self._batches))
+
+    def _watch_over(self, watching: WorkerWatch | None) -> None:
+        self._watch = watching
         # The watch does not end by itself where the workers are kept for the next epoch, and
         # Accelerate has to hear of an iterator that is dropped before its last batch.
-        self._let_go = weakref.finalize(self, _let_go, self._watch, self._turn)
+        self._let_go = weakref.finalize(self, _let_go, watching, self._turn)
 
     def _give_away(self) -> tuple[Progress, Iterator[Any] | None, WorkerWatch | None]:
         """Leave what is under way, workers and all, to the iterator that comes after this one."""
@@ -182,9 +199,11 @@ class Delivery:
 
     def _explain(self, error: BaseException) -> None:
         """Raise an error that names the worker, if it is a worker's death that was seen."""
+        # The error itself would hold, by its traceback, all that held this iterator.
+        self._failure = type(error).__name__
         dead = None
         if self._watch is not None and isinstance(error, _BROKEN) and not _sent(error):
-            dead = self._watch.dead_worker()
+            dead = self._watch.dead_worker(error)
         if dead is not None or not isinstance(error, Exception):
             self._loader.forget_workers()
         # The error's traceback holds torch's iterator: what ends with it is ended here.

@@ -41,6 +41,15 @@ class Handle(Protocol):
     scans: bool
     """Whether neighbouring rows are scanned, which takes nanoseconds a row."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it cannot be used any more."""
+        ...
+
+    def give_up(self) -> None:
+        """Use it no more: something that it read failed, or did not come."""
+        ...
+
     def submit(
         self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
     ) -> Future[tuple[pa.RecordBatch, float]]:
@@ -74,6 +83,11 @@ class OwnHandle:
         shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
         self.schema = read_schema(table, self._rows, columns)
+        self.is_over = False
+
+    def give_up(self) -> None:
+        # lancedb's rate control would hold back what is read next, for what failed before.
+        self.is_over = True
 
     def submit(
         self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None

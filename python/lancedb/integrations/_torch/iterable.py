@@ -25,6 +25,7 @@ from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
+from .reader import READ_TIMEOUT
 from .recipe import is_in_object_store
 from .resident import Resident
 from .sample import average_row_bytes
@@ -90,6 +91,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     on_error : {"raise", "skip"} or callable, default "raise"
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
+    read_timeout : float, default 120
+        As for `LanceTorchDataset`: seconds to wait for one read.
 
     Raises
     ------
@@ -148,6 +151,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         transform_threads: int | None = None,
         cache: bool | Literal["auto"] = "auto",
         on_error: OnError = "raise",
+        read_timeout: float | None = READ_TIMEOUT,
     ):
         super().__init__(
             Given(
@@ -169,6 +173,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             unwrap=unwrap,
             batch_size=batch_size,
             on_error=on_error,
+            read_timeout=read_timeout,
         )
         if unwrap and self.batch_size != 1:
             raise ValueError(

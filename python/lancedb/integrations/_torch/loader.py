@@ -24,6 +24,7 @@ from .progress import MappedProgress
 from .sampler import DealtSampler
 from .stats import SECONDS
 from .steps import Steps
+from .watch import describe_worker, first_ended, kill_workers
 
 _log = logging.getLogger("lancedb.integrations.torch")
 _PRELOAD = "lancedb.integrations._torch.preload"
@@ -354,15 +355,32 @@ class LanceDataLoader(DataLoader):
         self._now = Progress(at, self._resumable.steps(at.position), rank, spent)
         return self._now
 
+    def kept_workers(self) -> Iterator[Any] | None:
+        """torch's iterator over the workers that persist; None if there are to be new ones.
+
+        For one that has died since the last epoch torch would raise, at every epoch to come.
+        """
+        kept: Any = self._iterator
+        if kept is None:
+            return None
+        gone = first_ended(kept)
+        if gone is None:
+            return kept
+        worker = describe_worker(kept, gone).worker
+        _log.warning("%s: %s between epochs; all are started anew", type(self).__name__, worker)
+        self.forget_workers()
+        self.end_workers(kept)
+        return None
+
     def forget_workers(self) -> None:
         """Let the next ``iter()`` start workers anew, even if they were to persist."""
         self._iterator = None
 
     def end_workers(self, batches: Iterator[Any]) -> None:
         """End the workers of an iterator that failed, but for those kept for the next epoch."""
-        end = getattr(batches, "_shutdown_workers", None)
-        if end is not None and batches is not self._iterator:
-            end()
+        if getattr(batches, "_workers", None) and batches is not self._iterator:
+            kill_workers(batches)  # torch would wait five seconds for each that is busy
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
     def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""

@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 from .arguments import Given
 from .badrows import OnError
 from .base import TableDataset
-from .collate import RowBatch, WholeBatch, is_for_default_collate
+from .collate import OpaqueRow, RowBatch, WholeBatch, is_for_default_collate
 from .indices import normalize_indices
 from .output import count_rows, first_row
+from .reader import READ_TIMEOUT
 
 
 class LanceTorchDataset(TableDataset, Dataset):
@@ -37,9 +38,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         Where the database is, as for ``lancedb.connect``, and the table in it.
     connect_kwargs : dict, optional
         Further arguments of ``lancedb.connect``, such as ``storage_options``: credentials, and
-        how long lancedb tries again when an object store fails (``client_max_retries``,
-        ``timeout``; by default about ten seconds of refusals). They are pickled into workers;
-        see `connection_factory` to avoid that.
+        how lancedb tries again when an object store fails (``client_max_retries``, ``timeout``).
+        They are pickled into workers; see `connection_factory` to avoid that.
     connection_factory : callable of str to Table, optional
         Called with the table's name in every process, returns the table. Must be picklable.
         With it no connection, and so no credential, is pickled. Goes with `table`, or with
@@ -81,8 +81,12 @@ class LanceTorchDataset(TableDataset, Dataset):
         batch, which is that much shorter, logs a warning for each, and lists them in
         ``skipped_rows()``. A callable is called with the exception and the row's offset instead
         of the warning, and may raise. The rows still count: no order, position or number of steps
-        changes. Each batch that fails is tried again in halves, so `transform` must be able to
-        work on fewer rows.
+        changes, and a batch of which no row is left is empty: what `transform` makes of no rows
+        or, if it cannot, an empty one in `format`. Each batch that fails is tried again in
+        halves, so `transform` must be able to work on fewer rows.
+    read_timeout : float, default 120
+        Seconds to wait for one read, in which lancedb may try again as often as it likes: then a
+        RuntimeError names the rows. None for no limit.
 
     Raises
     ------
@@ -132,6 +136,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         ragged: str = "jagged",
         unwrap: bool = False,
         on_error: OnError = "raise",
+        read_timeout: float | None = READ_TIMEOUT,
     ):
         super().__init__(
             Given(
@@ -153,6 +158,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             unwrap=unwrap,
             batch_size=batch_size,
             on_error=on_error,
+            read_timeout=read_timeout,
         )
 
     def __len__(self) -> int:
@@ -211,6 +217,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         if self.format != "torch":
             return self._whole(batch, len(rows), sys._getframe(1))
         changed = count_rows(batch) if self._output.transform else None
+        if changed == 0 and len(rows):
+            return _NoneLeft(batch, 0)
         return RowBatch(batch, len(rows) if changed is None else changed)
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
@@ -243,6 +251,16 @@ class LanceTorchDataset(TableDataset, Dataset):
                 "return as many rows as it is given, or use unwrap=False"
             )
         return first_row(batch, self.format)
+
+
+class _NoneLeft(RowBatch):
+    """A batch whose rows were all left out, which ``default_collate`` takes as any other.
+
+    It asks for the first row to see of what kind they are, and then for no value of it.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        return OpaqueRow(self, 0) if _is_one(index) and index == 0 else super().__getitem__(index)
 
 
 def _is_one(index: Any) -> bool:

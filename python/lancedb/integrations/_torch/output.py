@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from . import convert
-from .badrows import OnError, check_policy, make_what_can_be
+from .badrows import OnError, Trial, check_policy, make_what_can_be
 from .sending import check_sendable, name_of
 from .stats import Stats
 
@@ -47,13 +47,17 @@ class Output:
         self.on_error = check_policy(on_error)
         if transform is None and on_error != "raise":
             raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
+        self._trial = Trial()
         self._convert = convert.make_converter(self.format, fill_null=fill_null, ragged=ragged)
 
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         """The batch in its format, after the transform; a `Partial` if rows were left out."""
         if self.on_error == "raise":
             return self._make(batch, stats)
-        return make_what_can_be(batch, functools.partial(self._make, stats=stats))
+        make = functools.partial(self._make, stats=stats)
+        made = make_what_can_be(batch, make, self._convert)
+        self._trial.note(made, batch.num_rows)
+        return made
 
     def _make(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         with stats.timed("converting"):

@@ -12,6 +12,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ from .handle import Handle, OwnHandle
 from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
+
+# Longer than what lancedb sits out by itself, and well below the ten minutes after which the
+# other ranks of a distributed run give up.
+READ_TIMEOUT = 120.0
 
 
 class Reader:
@@ -36,12 +41,21 @@ class Reader:
         Which rows, in base order.
     columns : mapping of str to str
         Output name -> column (or SQL expression) of the table.
+    timeout : float, optional
+        Seconds to wait for one read; None for no limit.
     """
 
-    def __init__(self, recipe: Recipe, selection: Selection, columns: Mapping[str, str]):
+    def __init__(
+        self,
+        recipe: Recipe,
+        selection: Selection,
+        columns: Mapping[str, str],
+        timeout: float | None = READ_TIMEOUT,
+    ):
         self.recipe = recipe
         self.selection = selection
         self.columns = dict(columns)
+        self.timeout = timeout
         self._handle: Handle | None = None
         self._pid: int | None = None
 
@@ -54,7 +68,12 @@ class Reader:
         return self.handle().schema
 
     def open(self) -> Reader:
-        """Open the handle unless this process has done so already."""
+        """Open the handle unless this process has done so already, or anew if it failed.
+
+        Not as a read begins: where one has failed, those ahead of it would only fail later.
+        """
+        if self._handle is not None and self._pid == os.getpid() and self._handle.is_over:
+            self._handle = None
         self.handle()
         return self
 
@@ -83,7 +102,7 @@ class Reader:
             As in `Handle.submit`.
         """
         offsets, order = distinct(self.selection.offsets(rows))
-        return Reading(self.recipe, offsets, order, self.handle().submit(offsets, turn))
+        return Reading(self, offsets, order, turn)
 
 
 class Reading:
@@ -91,28 +110,30 @@ class Reading:
 
     Parameters
     ----------
-    recipe : Recipe
-        Whose table it is, for errors.
+    reader : Reader
+        Whose table it is, and how long to wait.
     offsets : numpy.ndarray of int64
         What is read, ascending.
     order : numpy.ndarray of int64, optional
         Where in `offsets` each row asked for stands; None if they were asked for so.
-    future : Future
-        The rows by ascending offset, and the seconds that reading them took.
+    turn : asyncio.Semaphore, optional
+        As in `Handle.submit`.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        reader: Reader,
         offsets: np.ndarray,
         order: np.ndarray | None,
-        future: Future[tuple[pa.RecordBatch, float]],
+        turn: asyncio.Semaphore | None,
     ):
         self.order = order
         self.seconds = 0.0
-        self._recipe = recipe
+        self._recipe = reader.recipe
+        self._timeout = reader.timeout
         self._offsets = offsets
-        self._future = future
+        self._handle = reader.handle()
+        self._future: Future[tuple[pa.RecordBatch, float]] = self._handle.submit(offsets, turn)
 
     def rows(self) -> pa.RecordBatch:
         """Wait for the rows, ascending by offset.
@@ -120,12 +141,16 @@ class Reading:
         Raises
         ------
         RuntimeError
-            If the storage fails, or no longer has these rows.
+            If the storage fails, takes too long, or no longer has these rows.
         """
         try:
-            batch, self.seconds = self._future.result()
-        except (RuntimeError, OSError, ValueError) as error:
-            raise RuntimeError(self._failure(str(error))) from error
+            batch, self.seconds = self._future.result(self._timeout)
+        except (NotInTime, RuntimeError, OSError, ValueError) as error:
+            late = isinstance(error, NotInTime) and not self._future.done()
+            self.cancel()
+            self._handle.give_up()
+            reason = self._too_late() if late else str(error) or type(error).__name__
+            raise RuntimeError(self._failure(reason)) from error
         if batch.num_rows != len(self._offsets):
             raise RuntimeError(self._failure(f"{batch.num_rows} rows came back"))
         return batch
@@ -146,6 +171,12 @@ class Reading:
     def cancel(self) -> None:
         """Give the read up if it is still under way."""
         self._future.cancel()
+
+    def _too_late(self) -> str:
+        return (
+            f"not read within {self._timeout:g} seconds, the dataset's read_timeout (a larger one "
+            "waits longer, None for as long as lancedb tries)"
+        )
 
     def _failure(self, reason: str) -> str:
         hint = ""

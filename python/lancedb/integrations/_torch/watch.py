@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 import weakref
+from collections.abc import Collection
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -66,8 +68,8 @@ class WorkerWatch:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def dead_worker(self) -> Death | None:
-        """Which worker has died, and how, once a message of the workers could not be read.
+    def dead_worker(self, error: BaseException) -> Death | None:
+        """Which worker has died, and how, once `error` came in place of a message of a worker.
 
         Called by the thread that asks for batches. The end of a process is seen a little later
         than the end of what it sends.
@@ -75,23 +77,17 @@ class WorkerWatch:
         batches = self._batches()
         if batches is None:
             return None
-        number = self._first_dead(batches)
+        number = self._first_dead(batches, error)
         if number is None:
             self._thread.join(_NOTICED_WITHIN)
-            number = self._first_dead(batches)
-        if number is None:
-            return None
-        worker = batches._workers[number]
-        worker.join(_NOTICED_WITHIN)
-        ended, advice = _ended(worker.exitcode)
-        return Death(f"DataLoader worker {number} (pid {worker.pid}) {ended}", advice)
+            number = self._first_dead(batches, error)
+        return None if number is None else describe_worker(batches, number)
 
-    def _first_dead(self, batches: Any) -> int | None:
+    def _first_dead(self, batches: Any, error: BaseException) -> int | None:
         """The worker that this watch saw die, else one that torch saw die before it did."""
-        if self._dead is not None:
-            return self._dead
-        numbers = (number for number, worker in enumerate(batches._workers) if worker.exitcode)
-        return next(numbers, None)
+        exited = next(iter(dead_workers(batches, _pids_in(error))), None)
+        # Asked for last: whoever this watch killed itself was found only if this is set.
+        return exited if self._dead is None else self._dead
 
     def _run(self) -> None:
         while self._sentinels and self._dead is None:
@@ -109,12 +105,7 @@ class WorkerWatch:
         if batches is None or batches._shutdown or not batches._workers_status[number]:
             return  # it had nothing left to do
         self._dead = number if self._dead is None else self._dead
-        if batches._worker_pids_set:
-            # torch's handler of SIGCHLD would raise wherever the main thread happens to be.
-            signal_handling._remove_worker_pids(id(batches))  # pyright: ignore
-            batches._worker_pids_set = False
-        for worker in batches._workers:
-            worker.kill()
+        kill_workers(batches)
         batches._worker_result_queue._writer.close()
 
 
@@ -126,6 +117,44 @@ def watch(batches: Any) -> WorkerWatch | None:
     if not getattr(batches, "_workers", None) or sys.platform == "win32":
         return None
     return WorkerWatch(batches)
+
+
+def dead_workers(batches: Any, pids: Collection[int] = ()) -> list[int]:
+    """The workers of torch's iterator that have died, and those of `pids` that have ended.
+
+    One that has no more to do ends with exit code 0, and torch's status of it is False. So it is
+    of one that torch found dead.
+    """
+    return [
+        number
+        for number, worker in enumerate(batches._workers)
+        if worker.exitcode
+        or (worker.exitcode == 0 and (batches._workers_status[number] or worker.pid in pids))
+    ]
+
+
+def first_ended(batches: Any) -> int | None:
+    """The first worker of torch's iterator that has ended, for whatever reason."""
+    codes = (worker.exitcode for worker in batches._workers)
+    return next((number for number, code in enumerate(codes) if code is not None), None)
+
+
+def kill_workers(batches: Any) -> None:
+    """End the workers of torch's iterator at once, whatever they are doing."""
+    if batches._worker_pids_set:
+        # torch's handler of SIGCHLD would raise wherever the main thread happens to be.
+        signal_handling._remove_worker_pids(id(batches))  # pyright: ignore
+        batches._worker_pids_set = False
+    for worker in batches._workers:
+        worker.kill()
+
+
+def describe_worker(batches: Any, number: int) -> Death:
+    """How a worker of torch's iterator has ended."""
+    worker = batches._workers[number]
+    worker.join(_NOTICED_WITHIN)
+    ended, advice = _ended(worker.exitcode)
+    return Death(f"DataLoader worker {number} (pid {worker.pid}) {ended}", advice)
 
 
 def follow_parent() -> None:
@@ -143,6 +172,12 @@ def follow_parent() -> None:
 def _end_after(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
+
+
+def _pids_in(error: BaseException) -> list[int]:
+    """The processes that torch says have ended."""
+    listed = re.search(r"worker \(pid\(s\) ([\d, ]+)\) exited", str(error))
+    return [int(pid) for pid in listed[1].split(", ")] if listed else []
 
 
 def _ended(code: int | None) -> tuple[str, str]:
