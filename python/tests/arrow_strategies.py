@@ -62,6 +62,9 @@ class BFloat16(pa.ExtensionType):
         return cls()
 
 
+pa.register_extension_type(BFloat16())  # so that it comes back from another process
+
+
 def bfloat16_bytes(value: float) -> bytes:
     """A number that bfloat16 holds exactly, as Lance stores it: the upper half of a float32."""
     return struct.pack("<f", value)[2:]
