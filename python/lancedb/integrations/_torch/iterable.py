@@ -20,7 +20,7 @@ from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
 from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
-from .memory import SEGMENTS, WindowMemory, segment_size
+from .memory import WindowMemory
 from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
@@ -28,6 +28,7 @@ from .position import Position, make_state, of_worker, read_state, start_of, ste
 from .reader import READ_TIMEOUT
 from .recipe import is_in_object_store
 from .resident import Resident
+from .room import Room
 from .sample import average_row_bytes
 from .selection import AllRows, in_stored_order
 from .steps import Steps, worker_steps
@@ -205,8 +206,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._now: Position | None = None
         self._base = Position()
         self._made = self._skip = 0
-        self._memory: WindowMemory | None = None
-        self._resident: Resident | None = None
+        self._room = Room()
         self._warn_if_no_step()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -216,8 +216,6 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             **super().__getstate__(),
             "_given_rank": self.rank_and_world_size(),
             "_now": None,
-            "_memory": None,
-            "_resident": None,
         }
 
     def __len__(self) -> int:
@@ -282,7 +280,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         plan = self._order.plan(at.epoch, steps.global_batch)
         spans = (steps.slice_of(step, rank) for step in mine)
         with contextlib.ExitStack() as stack:
-            room = stack.enter_context(self._room_for(plan))
+            room = stack.enter_context(self._kept_in(plan))
             stream = Stream(
                 plan,
                 spans,
@@ -412,24 +410,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         asked = alone and in_order and small and self._order.is_automatic
         return asked and self._reader().handle().scans
 
-    @contextlib.contextmanager
-    def _room_for(self, plan: Plan) -> Iterator[WindowMemory | Resident]:
-        """Memory for one stream's rows, kept for the next epoch's."""
+    def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Resident]:
+        """Memory for the rows of one stream."""
         if self._is_kept():
-            if self._resident is None:
-                schema, size = self._reader().schema, self._order.row_bytes
-                self._resident = Resident(schema, self.num_rows, size)
-            yield self._resident
-            return
-        memory, self._memory = self._memory, None
-        segment_rows = segment_size(min(plan.window_rows, plan.rows))
-        if memory is None or memory.segment_rows != segment_rows:
-            expected = min(SEGMENTS * plan.lanes, plan.rows // segment_rows + 1)
-            memory = WindowMemory(segment_rows, expected)
-        try:
-            yield memory
-        finally:
-            self._memory = memory
+            return self._room.for_everything(self._reader(), self.num_rows, self._order.row_bytes)
+        return self._room.for_windows(plan)
 
     def _described(self) -> list[str]:
         return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]
