@@ -27,7 +27,7 @@ def scattered(folder: Path, fragments: int) -> str:
     """The name of a table of 10,000 rows or more in so many fragments, made at the first call."""
     name = f"fragments_{fragments}"
     db = lancedb.connect(folder)
-    if name in db.table_names(limit=100_000):
+    if name in db.list_tables(limit=100_000).tables:
         return name
     each = max(1, ROWS // fragments)
     schema = pa.schema([("id", pa.int64()), ("label", pa.int32())])
@@ -43,7 +43,7 @@ def wide(folder: Path, columns: int) -> str:
     """The name of a table of so many columns, made at the first call."""
     name = f"columns_{columns}"
     db = lancedb.connect(folder)
-    if name not in db.table_names(limit=100_000):
+    if name not in db.list_tables(limit=100_000).tables:
         rows = pa.array(range(1000), pa.int32())
         db.create_table(name, pa.table({f"c{number}": rows for number in range(columns)}))
     return name
