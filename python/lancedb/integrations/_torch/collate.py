@@ -123,6 +123,16 @@ class WholeBatch(RowBatch):
         return OpaqueRow(self, index)
 
 
+class NoRows(RowBatch):
+    """A batch whose rows were all left out, which `default_collate` takes as any other.
+
+    It asks for the first row to see of what kind they are, and then for no value of it.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        return OpaqueRow(self, 0) if index == 0 else super().__getitem__(index)
+
+
 def pick(column: Any, index: int) -> Any:
     """One row's value out of a batched column."""
     if isinstance(column, dict):

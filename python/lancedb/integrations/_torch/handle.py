@@ -25,7 +25,7 @@ from . import forking, gather, uring
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
-# planning, and lancedb makes SQL of a list, half a microsecond an offset.
+# planning, and lancedb makes an expression of every offset, half a microsecond each.
 _RANGE_ROWS = 2048
 
 # lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from .arguments import Given
 from .badrows import OnError
 from .base import TableDataset
-from .collate import OpaqueRow, RowBatch, WholeBatch, is_for_default_collate
+from .collate import NoRows, RowBatch, WholeBatch, is_for_default_collate
 from .indices import normalize_indices
 from .output import count_rows, first_row
 from .reader import READ_TIMEOUT
@@ -218,7 +218,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             return self._whole(batch, len(rows), sys._getframe(1))
         changed = count_rows(batch) if self._output.transform else None
         if changed == 0 and len(rows):
-            return _NoneLeft(batch, 0)
+            return NoRows(batch, 0)
         return RowBatch(batch, len(rows) if changed is None else changed)
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
@@ -251,16 +251,6 @@ class LanceTorchDataset(TableDataset, Dataset):
                 "return as many rows as it is given, or use unwrap=False"
             )
         return first_row(batch, self.format)
-
-
-class _NoneLeft(RowBatch):
-    """A batch whose rows were all left out, which ``default_collate`` takes as any other.
-
-    It asks for the first row to see of what kind they are, and then for no value of it.
-    """
-
-    def __getitem__(self, index: Any) -> Any:
-        return OpaqueRow(self, 0) if _is_one(index) and index == 0 else super().__getitem__(index)
 
 
 def _is_one(index: Any) -> bool:
