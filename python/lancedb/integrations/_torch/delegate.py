@@ -54,6 +54,7 @@ class Delegate:
     """
 
     scans = False
+    is_read_in_bulk = False
 
     def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
         try:

@@ -30,7 +30,7 @@ _RANGE_ROWS = 2048
 
 # lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from
 # so many rows on.
-_PART_ROWS = 128
+_PART_ROWS = 512
 _MAX_PARTS = 4
 
 
@@ -40,6 +40,8 @@ class Handle(Protocol):
     schema: pa.Schema
     scans: bool
     """Whether neighbouring rows are scanned, which takes nanoseconds a row."""
+    is_read_in_bulk: bool
+    """Whether a whole column is cheap to read, at least as compared with row by row."""
 
     @property
     def is_over(self) -> bool:
@@ -79,6 +81,7 @@ class OwnHandle:
         self._table = table
         self._rows = open_rows(table)
         self.scans = _are_scans_fast(table)
+        self.is_read_in_bulk = not isinstance(table, RemoteTable)
         # Workers share the processors, and a server wants few requests.
         shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)

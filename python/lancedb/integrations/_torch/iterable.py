@@ -20,6 +20,7 @@ from .badrows import OnError, Partial
 from .base import TableDataset, positive
 from .clock import EpochClock
 from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
+from .kept import Cache, check_cache
 from .memory import WindowMemory
 from .order import Order
 from .output import count_rows, first_row
@@ -150,7 +151,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         lanes: Auto = "auto",
         readahead: int = 2,
         transform_threads: int | None = None,
-        cache: bool | Literal["auto"] = "auto",
+        cache: Cache = "auto",
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
     ):
@@ -185,9 +186,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if transform_threads is not None:
             positive("transform_threads", transform_threads)
         self.transform_threads = transform_threads
-        if cache not in (True, False, "auto"):
-            raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
-        self.cache = cache
+        self.cache = check_cache(cache)
         self._given_rank = (rank, world_size)
         self._order = Order(
             rows=self.num_rows,

@@ -18,6 +18,7 @@ from .badrows import OnError
 from .base import TableDataset
 from .collate import NoRows, RowBatch, WholeBatch, is_for_default_collate
 from .indices import normalize_indices
+from .kept import Cache, KeptColumns, check_cache
 from .output import count_rows, first_row
 from .reader import READ_TIMEOUT
 
@@ -73,6 +74,12 @@ class LanceTorchDataset(TableDataset, Dataset):
         What a column of variable-length lists becomes in ``"torch"``: a nested tensor; a tensor
         ``(rows, longest)`` padded with zeros, and the lengths as int64 in ``<name>_length``; or a
         list of tensors.
+    cache : bool or "auto", default "auto"
+        Whether to keep columns in the memory of each process that reads. ``"auto"`` keeps the
+        narrowest, up to 192 MB (64 MB in a worker process), once the process has read a sixteenth
+        of the rows, as each column costs a read of its own for every row. It keeps none where
+        under a quarter of a stretch of the table is wanted. True keeps all columns from the first
+        read on.
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it.
@@ -134,6 +141,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         batch_size: int | None = None,
         fill_null: Any = None,
         ragged: str = "jagged",
+        cache: Cache = "auto",
         unwrap: bool = False,
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
@@ -160,10 +168,16 @@ class LanceTorchDataset(TableDataset, Dataset):
             on_error=on_error,
             read_timeout=read_timeout,
         )
+        self._kept = KeptColumns(check_cache(cache))
 
     def __len__(self) -> int:
         """How many rows there are."""
         return self.num_rows
+
+    @property
+    def cache(self) -> Cache:
+        """Whether columns are kept in memory."""
+        return self._kept.cache
 
     def __getitem__(self, index: Any) -> Any:
         """A batch of one row, or that row itself with ``unwrap``; a slice or list gives a batch.
@@ -230,7 +244,7 @@ class LanceTorchDataset(TableDataset, Dataset):
     def _read(self, rows: np.ndarray) -> Any:
         stats = self._stats()
         with stats.timed("reading"):
-            batch = self._reader().read(rows)
+            batch = self._kept.read(self._reader(), rows)
         stats.add(rows=batch.num_rows, bytes=batch.nbytes)
         try:
             return self._without_bad(self._output(batch, stats), rows)

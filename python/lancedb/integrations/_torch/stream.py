@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .finish import Finish, InPlace, InThreads
+from .lookup import ResidentSource
 from .memory import WindowMemory
 from .output import Output
 from .plan import Plan
 from .reader import Reader
 from .reads import Reads, RunSource, Source, WindowSource
-from .resident import Resident, ResidentSource
+from .resident import Resident
 from .schedule import Span, StepPieces, schedule
 from .stats import Stats
 

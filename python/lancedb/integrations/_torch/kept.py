@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows columns that a process keeps in memory, so that single rows need fewer reads.
+
+A row of a few bytes costs lancedb about as much to read by itself as one of a few hundred, and
+each column costs its own. A label or a caption beside a vector is soon worth its memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from .reader import Reader
+from .resident import Resident
+from .sample import average_row_bytes
+from .selection import AllRows, Selection
+from .topology import in_worker
+
+Cache = bool | Literal["auto"]
+
+# Of all columns together, in this process or in each of several workers.
+_KEPT_BYTES = 192 << 20
+_KEPT_BYTES_OF_WORKER = 64 << 20
+# Reading a column as a whole takes a twentieth of the time, or less, of reading it row by row:
+# it is worth it once a process has read this share of the rows.
+_READ_FIRST = 1 / 16
+# The part of a stretch of the table that has to be wanted, or else what lies between is left out.
+_DENSE = 1 / 4
+
+
+def check_cache(cache: Cache) -> Cache:
+    """`cache`; ValueError if it is none of what it may be."""
+    if cache not in (True, False, "auto"):
+        raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
+    return "auto" if cache == "auto" else bool(cache)
+
+
+class KeptColumns:
+    """Columns of a dataset's rows in this process: a copy in another one begins with none.
+
+    Parameters
+    ----------
+    cache : bool or "auto"
+        Whether to keep every column from the first read on, or none; ``"auto"`` keeps the
+        narrowest that fit, as soon as a sixteenth of the rows was read.
+    """
+
+    def __init__(self, cache: Cache):
+        self.cache = cache
+        self._seen = 0
+        self._bytes: Counter[str] = Counter()
+        self._decided = cache is False
+        self._held: _Held | None = None
+
+    def __reduce__(self) -> tuple:
+        return KeptColumns, (self.cache,)
+
+    def read(self, reader: Reader, rows: np.ndarray) -> pa.RecordBatch:
+        """As `Reader.read`, out of memory as far as may be."""
+        if not self._decided and self._is_due(reader):
+            self._held = self._loaded(reader)
+            self._decided = True
+        if self._held is not None:
+            return self._held.read(rows)
+        batch = reader.read(rows)
+        if not self._decided:
+            self._note(batch)
+        return batch
+
+    def _note(self, batch: pa.RecordBatch) -> None:
+        self._seen += batch.num_rows
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self._bytes[name] += column.nbytes
+
+    def _is_due(self, reader: Reader) -> bool:
+        if self.cache is True:
+            return reader.selection.num_rows > 0
+        return self._seen > 0 and self._seen >= reader.selection.num_rows * _READ_FIRST
+
+    def _loaded(self, reader: Reader) -> _Held | None:
+        """The columns to keep, read; None if none of them is worth it."""
+        selection = reader.selection
+        stretch = _stretch_of(selection)
+        if self.cache is True:
+            return _Held(reader, list(reader.columns), stretch or selection)
+        # Rows here and there would have to be read one by one, as they are in any case.
+        if stretch is None or not reader.handle().is_read_in_bulk:
+            return None
+        widths = {name: size / self._seen for name, size in self._bytes.items()}
+        room = _KEPT_BYTES_OF_WORKER if in_worker() else _KEPT_BYTES
+        names = narrowest(widths, room / stretch.num_rows)
+        return _Held(reader, names, stretch) if names else None
+
+
+class _Held:
+    """Some columns of a stretch of a table, or of a selection, and how to read the others.
+
+    Parameters
+    ----------
+    reader : Reader
+        What reads every column.
+    names : list of str
+        Which columns to keep.
+    held : Selection
+        Whose rows to keep: a stretch of the table, or the reader's own selection.
+    """
+
+    def __init__(self, reader: Reader, names: list[str], held: Selection):
+        self._names = list(reader.columns)
+        self._kept = frozenset(names)
+        self._selection = reader.selection
+        self._stretch = held if isinstance(held, AllRows) else None
+        others = [name for name in self._names if name not in self._kept]
+        self._rest = _only(reader, reader.selection, others) if others else None
+        kept = [name for name in self._names if name in self._kept]
+        self._rows = _in_memory(_only(reader, held, kept))
+
+    def read(self, rows: np.ndarray) -> pa.RecordBatch:
+        reading = self._rest.open().begin(rows) if self._rest is not None else None
+        kept = self._rows.take(self._places(rows))
+        if reading is None:
+            return kept
+        read = reading.in_order()
+        parts = [(kept if name in self._kept else read, name) for name in self._names]
+        return pa.RecordBatch.from_arrays(
+            [batch[name] for batch, name in parts],
+            schema=pa.schema([batch.schema.field(name) for batch, name in parts]),
+        )
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        if self._stretch is None:
+            return rows
+        return self._selection.offsets(rows) - self._stretch.start
+
+
+def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
+    """A reader of some columns; it opens the table for itself."""
+    columns = {name: reader.columns[name] for name in names}
+    return Reader(reader.recipe, selection, columns, reader.timeout)
+
+
+def _in_memory(reader: Reader) -> Resident:
+    """All that a reader reads."""
+    total = reader.selection.num_rows
+    rows = Resident(reader.schema, total, average_row_bytes(reader))
+    rows.load(
+        reader.read(np.arange(start, min(start + rows.read_rows, total)))
+        for start in range(0, total, rows.read_rows)
+    )
+    return rows
+
+
+def narrowest(widths: dict[str, float], room: float) -> list[str]:
+    """As many columns as fit in `room` bytes a row, the narrowest first.
+
+    Examples
+    --------
+    >>> narrowest({"vector": 512.0, "label": 4.0, "text": 30.0}, 100)
+    ['label', 'text']
+    """
+    names = []
+    for name in sorted(widths, key=lambda name: widths[name]):
+        room -= widths[name]
+        if room < 0:
+            break
+        names.append(name)
+    return names
+
+
+def _stretch_of(selection: Selection) -> AllRows | None:
+    """The part of the table that a selection is in; None if most of that is not selected."""
+    if isinstance(selection, AllRows):
+        return selection
+    offsets = selection.offsets(np.arange(selection.num_rows))
+    start, stop = int(offsets.min()), int(offsets.max()) + 1
+    if selection.num_rows < (stop - start) * _DENSE:
+        return None
+    return AllRows(stop - start, start)
