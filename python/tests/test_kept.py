@@ -2,6 +2,8 @@
 """Columns of a map-style dataset are kept in memory; nothing else about its rows changes."""
 
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.kept import narrowest
 from lancedb.integrations._torch.reader import Reader
-from lancedb.integrations._torch.resident import Resident
 from lancedb.integrations.torch import LanceTorchDataset
 from lancedb.permutation import permutation_builder
 from torch.utils.data import DataLoader
@@ -144,14 +145,6 @@ def test_tables_of_tiny_fragments_are_kept_too(db, columns_read):
     assert columns_read == []
 
 
-def test_a_column_that_arrow_cannot_hold_in_one_piece_is_named():
-    gigabyte = pa.py_buffer(np.zeros(1 << 30, np.uint8))
-    ends = pa.py_buffer(np.array([0, 1 << 30], np.int32))
-    batch = pa.record_batch({"text": pa.StringArray.from_buffers(1, ends, gigabyte)})
-    with pytest.raises(ValueError, match="'text' is too large to be kept .* use cache=False"):
-        Resident(batch.schema, 2, 1 << 30).load([batch, batch])
-
-
 def test_what_is_kept_is_of_the_pinned_version(wide_range):
     kept, read = (warm(dataset_of(wide_range, each)) for each in ("auto", False))
     wide_range.delete("id < 100")
@@ -185,15 +178,22 @@ def test_batches_that_are_changed_do_not_change_what_is_kept(wide_range):
         columns["id"].fill_(-1)
 
 
-def test_a_read_that_fails_while_columns_are_loaded_leaves_them_for_the_next(
-    wide_range, monkeypatch
-):
-    dataset = dataset_of(wide_range, True)
-    with monkeypatch.context() as patched:
-        patched.setattr(Reader, "read", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            dataset[ASKED]
-    assert dataset[ASKED] == dataset_of(wide_range, False)[ASKED]
+def test_a_table_that_is_gone_is_said_by_the_read_that_was_asked_for(db):
+    dataset = dataset_of(db.create_table("gone", rows_of(16)))
+    dataset[0]
+    shutil.rmtree(Path(db.uri) / "gone.lance")
+    with pytest.raises(RuntimeError, match="reading 3 rows .* its files are gone"):
+        dataset[[0, 9, 15]]
+
+
+def test_loading_that_fails_is_tried_again_by_the_next_read(db):
+    table = db.create_table("gone", rows_of(ROWS))
+    dataset, files = dataset_of(table, True), Path(db.uri) / "gone.lance"
+    files.rename(files.with_suffix(".away"))
+    with pytest.raises(ValueError, match="no table 'gone'"):
+        dataset[ASKED]
+    files.with_suffix(".away").rename(files)
+    assert dataset[ASKED] == dataset_of(table, False)[ASKED]
 
 
 @given(st.dictionaries(st.text(), st.floats(0, 100)), st.floats(0, 300))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from conftest import rows_of
 from lancedb.integrations._torch.reader import Reader
+from lancedb.integrations._torch.resident import Resident
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 ORDERS = pytest.mark.parametrize("shuffle", [True, "global"])
@@ -137,6 +138,17 @@ def test_batches_that_are_changed_do_not_change_what_is_kept(wide_range):
     ids = [row for batch in loader for row in batch["id"].tolist()]
     assert min(ids) >= 0
     assert len(set(ids)) == len(ids)
+
+
+def test_a_column_too_large_for_one_array_is_kept_in_pieces(monkeypatch):
+    monkeypatch.setattr("lancedb.integrations._torch.resident._PIECE_BYTES", 20_000)
+    rows = rows_with_nulls(3000)
+    resident = Resident(rows.schema, 3000, 50)
+    resident.load(rows.to_batches(max_chunksize=100))
+    places = np.random.default_rng(0).integers(0, 3000, 500)
+    assert resident.take(places).to_pylist() == rows.take(places).to_pylist()
+    assert resident.take(places[:1]).to_pylist() == rows.take(places[:1]).to_pylist()
+    assert resident.take(places[:0]).num_rows == 0
 
 
 @pytest.mark.parametrize("wrong", ["yes", 2, None])

@@ -33,6 +33,8 @@ def slices(batch: pa.RecordBatch, counts: Sequence[int]) -> list[pa.RecordBatch]
 class Rows(Protocol):
     """The rows of a column, made ready to be taken several times."""
 
+    def __len__(self) -> int: ...
+
     def take(self, indices: np.ndarray) -> pa.Array:
         """The values at `indices`, in that order."""
         ...
@@ -64,6 +66,9 @@ class ArrowRows:
     def __init__(self, column: pa.Array):
         self._column = column
 
+    def __len__(self) -> int:
+        return len(self._column)
+
     def take(self, indices: np.ndarray) -> pa.Array:
         return self._column.take(pa.array(indices))
 
@@ -74,6 +79,9 @@ class FixedRows:
     def __init__(self, kind: pa.DataType, rows: np.ndarray):
         self.bytes = rows
         self._kind = kind
+
+    def __len__(self) -> int:
+        return len(self.bytes)
 
     def take(self, indices: np.ndarray) -> pa.Array:
         data, out = room_for(len(indices), self.bytes.dtype.itemsize)
@@ -97,6 +105,9 @@ class ListRows:
         self._bytes = pa.Array.from_buffers(
             pa.large_binary(), len(column), [None, pa.py_buffer(offsets), data]
         )
+
+    def __len__(self) -> int:
+        return len(self._bytes)
 
     def take(self, indices: np.ndarray) -> pa.Array:
         picked = self._bytes.take(pa.array(indices))

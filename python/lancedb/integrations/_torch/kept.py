@@ -7,8 +7,9 @@ each column costs its own. A label or a caption beside a vector is soon worth it
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from .resident import Resident
 from .sample import average_row_bytes
 from .selection import AllRows, Selection
 from .topology import in_worker
+
+_log = logging.getLogger("lancedb.integrations.torch")
 
 Cache = bool | Literal["auto"]
 
@@ -31,11 +34,11 @@ _READ_FIRST = 1 / 16
 _DENSE = 1 / 4
 
 
-def check_cache(cache: Cache) -> Cache:
+def check_cache(cache: Any) -> Cache:
     """`cache`; ValueError if it is none of what it may be."""
     if cache not in (True, False, "auto"):
         raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
-    return "auto" if cache == "auto" else bool(cache)
+    return "auto" if isinstance(cache, str) else bool(cache)
 
 
 class KeptColumns:
@@ -49,7 +52,7 @@ class KeptColumns:
     """
 
     def __init__(self, cache: Cache):
-        self.cache = cache
+        self.cache: Cache = cache
         self._seen = 0
         self._bytes: Counter[str] = Counter()
         self._decided = cache is False
@@ -61,8 +64,7 @@ class KeptColumns:
     def read(self, reader: Reader, rows: np.ndarray) -> pa.RecordBatch:
         """As `Reader.read`, out of memory as far as may be."""
         if not self._decided and self._is_due(reader):
-            self._held = self._loaded(reader)
-            self._decided = True
+            self._decide(reader)
         if self._held is not None:
             return self._held.read(rows)
         batch = reader.read(rows)
@@ -79,6 +81,16 @@ class KeptColumns:
         if self.cache is True:
             return reader.selection.num_rows > 0
         return self._seen > 0 and self._seen >= reader.selection.num_rows * _READ_FIRST
+
+    def _decide(self, reader: Reader) -> None:
+        try:
+            self._held = self._loaded(reader)
+        except (RuntimeError, OSError, ValueError) as error:
+            if self.cache is True:
+                raise
+            # Nobody asked for it. If the rows cannot be read either, that says what is wrong.
+            _log.debug("no columns are kept: %s", error)
+        self._decided = True
 
     def _loaded(self, reader: Reader) -> _Held | None:
         """The columns to keep, read; None if none of them is worth it."""
@@ -114,7 +126,7 @@ class _Held:
         self._selection = reader.selection
         self._stretch = held if isinstance(held, AllRows) else None
         others = [name for name in self._names if name not in self._kept]
-        self._rest = _only(reader, reader.selection, others) if others else None
+        self._rest = _only(reader, reader.selection, others).open() if others else None
         kept = [name for name in self._names if name in self._kept]
         self._rows = _in_memory(_only(reader, held, kept))
 

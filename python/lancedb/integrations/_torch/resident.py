@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ from .memory import new_rows
 from .raw import from_raw, raw_rows, row_bytes
 
 _READ_BYTES = 8 << 20
+# Of a column, in one array; small enough for offsets of 32 bits.
+_PIECE_BYTES = 1 << 30
 
 
 class Resident:
@@ -52,9 +54,7 @@ class Resident:
         for batch in batches:
             for column, array in zip(columns, batch.columns, strict=True):
                 column.add(array)
-        return [
-            column.finished(name) for name, column in zip(self._schema.names, columns, strict=True)
-        ]
+        return [column.finished() for column in columns]
 
 
 class _Column:
@@ -79,13 +79,42 @@ class _Column:
             self._room[self._filled : self._filled + len(array)] = raw
         self._filled += len(array)
 
-    def finished(self, name: str) -> gather.Rows:
+    def finished(self) -> gather.Rows:
         if self._room is not None:
             return gather.FixedRows(self._kind, self._room)
-        try:
-            return gather.rows_of(pa.concat_arrays(self._chunks))
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"column {name!r} is too large to be kept in memory as {self._kind} ({error}): "
-                "use cache=False, or leave the column out"
-            ) from error
+        pieces = [gather.rows_of(pa.concat_arrays(group)) for group in _grouped(self._chunks)]
+        return pieces[0] if len(pieces) == 1 else _PiecesOfRows(pieces)
+
+
+class _PiecesOfRows:
+    """Rows of a column that is too large for one array: offsets of 32 bits end at 2 GB."""
+
+    def __init__(self, pieces: list[gather.Rows]):
+        self._pieces = pieces
+        self._ends = np.cumsum([len(piece) for piece in pieces])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def take(self, indices: np.ndarray) -> pa.Array:
+        where = np.searchsorted(self._ends, indices, side="right")
+        by_piece = np.argsort(where, kind="stable")
+        starts = np.concatenate([[0], self._ends])
+        parts = [
+            self._pieces[number].take(indices[where == number] - starts[number])
+            for number in (np.unique(where) if len(where) else [0])
+        ]
+        taken = pa.concat_arrays(parts)
+        return gather.take_column(taken, np.argsort(by_piece, kind="stable"))
+
+
+def _grouped(chunks: list[pa.Array]) -> Iterator[list[pa.Array]]:
+    """Consecutive chunks in groups that Arrow can concatenate."""
+    group, size = [chunks[0]], chunks[0].nbytes
+    for chunk in chunks[1:]:
+        if size + chunk.nbytes > _PIECE_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(chunk)
+        size += chunk.nbytes
+    yield group
