@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.plan import Piece, Plan
-from lancedb.integrations._torch.schedule import joined, rows_of, schedule
+from lancedb.integrations._torch.pieces import Pieces, divided, runs
+from lancedb.integrations._torch.plan import Plan
+from lancedb.integrations._torch.schedule import rows_of, schedule
 from lancedb.integrations._torch.sizing import auto_layout
 from lancedb.integrations._torch.steps import Steps, worker_steps
 
@@ -68,8 +69,24 @@ def test_an_epoch_of_a_billion_rows_begins_at_once():
     assert next(asked) < 10
 
 
-def test_neighbouring_pieces_are_joined():
-    pieces = [Piece(1, 0, 4), Piece(1, 4, 4), Piece(2, 0, 4), Piece(2, 8, 4), Piece(1, 8, 1)]
-    expected = [Piece(1, 0, 8), Piece(2, 0, 4), Piece(2, 8, 4), Piece(1, 8, 1)]
-    assert list(joined(pieces)) == expected
-    assert list(joined([])) == []
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(1, 4)), max_size=20))
+def test_joined_pieces_have_the_same_rows_and_no_two_could_be_one(of_each):
+    pieces = Pieces(*np.array(of_each, np.int64).reshape(-1, 3).T)
+    joined = pieces.joined()
+    assert np.array_equal(joined.indices(), pieces.indices())
+    for apart in (joined, pieces):
+        windows = np.repeat(apart.windows, apart.counts)
+        assert np.array_equal(windows, np.repeat(pieces.windows, pieces.counts))
+    for one, other in itertools.pairwise(joined):
+        assert other[:2] != (one.window, one.begin + one.count)
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=20), st.integers(1, 9))
+def test_divided_spans_are_what_they_were_and_no_part_crosses_a_multiple(ends, unit):
+    starts, stops = np.sort(np.array(ends, np.int64).reshape(-1, 2)).T
+    owners, begins, finishes = divided(starts, stops, unit)
+    assert np.array_equal(runs(begins, finishes - begins), runs(starts, stops - starts))
+    assert np.array_equal(
+        np.repeat(owners, finishes - begins), np.repeat(np.arange(len(starts)), stops - starts)
+    )
+    assert np.array_equal(begins // unit, (finishes - 1) // unit)

@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch import gather
 from lancedb.integrations._torch.memory import WindowMemory
+from lancedb.integrations._torch.pieces import Pieces
 from lancedb.integrations._torch.raw import from_raw, raw_rows, room_for, row_bytes
-from lancedb.integrations._torch.window import Part, Window, assemble
+from lancedb.integrations._torch.window import Window, assemble
 
 TENSORS = pa.fixed_shape_tensor(pa.float32(), [2, 2])
+
+
+def put_together(*parts: tuple[Window, int, int]) -> pa.RecordBatch:
+    """Some rows of some windows: from which index on, and how many."""
+    windows = list(dict.fromkeys(window for window, _, _ in parts))
+    owners = np.array([windows.index(window) for window, _, _ in parts])
+    begins, counts = np.array([part[1:] for part in parts], np.int64).T
+    return assemble(windows, owners, Pieces(owners, begins, counts))
 
 
 def taken(batch: pa.RecordBatch, indices: np.ndarray) -> list:
@@ -41,9 +50,9 @@ def test_a_batch_of_pieces_of_windows_has_their_rows_in_sequence(batch, segment_
     for number in random.integers(0, 3, 5):
         begin = random.integers(0, rows)
         count = random.integers(1, rows - begin + 1)
-        parts.append(Part(windows[number], begin, count))
+        parts.append((windows[number], begin, count))
         expected += taken(batch, orders[number][begin : begin + count])
-    got = assemble(parts)
+    got = put_together(*parts)
     got.validate()
     assert got.schema == batch.schema
     assert got.to_pylist() == expected
@@ -53,11 +62,11 @@ def test_what_was_handed_out_is_used_again_and_nothing_else():
     memory = WindowMemory(4)
     batch = pa.record_batch({"x": np.arange(10)})
     window = Window(batch, np.arange(10), memory)
-    kept = assemble([Part(window, 0, 10)])
+    kept = put_together((window, 0, 10))
     window.hand_out(9)
     new = Window(pa.record_batch({"x": np.arange(100, 108)}), np.arange(8), memory)
-    assert assemble([Part(window, 8, 2)])["x"].to_pylist() == [8, 9]
-    assert assemble([Part(new, 0, 8)])["x"].to_pylist() == list(range(100, 108))
+    assert put_together((window, 8, 2))["x"].to_pylist() == [8, 9]
+    assert put_together((new, 0, 8))["x"].to_pylist() == list(range(100, 108))
     assert kept["x"].to_pylist() == list(range(10))
 
 
@@ -73,7 +82,7 @@ def test_growing_memory_keeps_what_open_windows_hold():
     memory = WindowMemory(10)
     batches = [pa.record_batch({"x": np.arange(25) + 25 * number}) for number in range(20)]
     windows = [Window(batch, np.arange(25), memory) for batch in batches]
-    got = assemble([Part(window, 0, 25) for window in windows])
+    got = put_together(*((window, 0, 25) for window in windows))
     assert got["x"].to_pylist() == list(range(500))
 
 

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from .plan import Piece, Plan
+from .pieces import Pieces
+from .plan import Plan
 from .reader import Reading
 from .reads import Reads
 from .resident import Resident
-from .schedule import WindowRows, joined, rows_of
+from .schedule import WindowRows, rows_of
 
 
 class ResidentSource:
@@ -41,9 +42,9 @@ class ResidentSource:
     def begin(self, windows: Sequence[WindowRows]) -> None:
         self._open.update((window.window, rows_of(self._plan, window)) for window in windows)
 
-    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
         self._resident.load(self._everything())
-        rows = [self._open[at.window][at.begin : at.begin + at.count] for at in joined(pieces)]
+        rows = [self._open[at.window][at.begin : at.begin + at.count] for at in pieces.joined()]
         return self._resident.take(np.concatenate(rows))
 
     def drop(self, window: int) -> None:

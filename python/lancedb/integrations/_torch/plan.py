@@ -28,12 +28,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from .bijection import derive_key, permute, shuffled
 from .blocks import spread
+from .pieces import Pieces, divided
 
 SHUFFLES = ("none", "block", "global")
 _LEAST = {
@@ -47,20 +47,8 @@ _LEAST = {
 }
 _TURN, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
 # The golden ratio's multiples are spread evenly, whichever lanes are looked at.
-_GOLDEN = 0x9E3779B97F4A7C15
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LEAST_BLOCKS_TO_STAGGER = 4
-
-
-class Piece(NamedTuple):
-    """`count` rows of a window from index `begin` on, in the window's own order."""
-
-    window: int
-    begin: int
-    count: int
-
-    def continues_in(self, later: Piece) -> bool:
-        """Whether `later` goes on in the window where this one ends."""
-        return later.window == self.window and later.begin == self.begin + self.count
 
 
 @dataclass(frozen=True)
@@ -182,21 +170,6 @@ class Plan:
         key = self._key(_WINDOW, lane, window // self.lanes)
         return self._lane_rows_in(lane, start, stop)[shuffled(stop - start, key)]
 
-    def _window_at(self, lane: int, block: int) -> tuple[int, int, int]:
-        """The window of a lane in which its `block`-th block stands: number, first block, end."""
-        size, latest = self._window_blocks, self._latest_start
-        first, second = self._early_ends(lane)
-        block = min(block, latest)
-        if block < first:
-            number, start, end = 0, 0, first
-        elif block < second:
-            number, start, end = 1, first, second
-        else:
-            number = (block - second) // size + 2
-            start = second + (number - 2) * size
-            end = start + size
-        return number, start, self.lane_blocks if end > latest else end
-
     def _window_span(self, window: int) -> tuple[int, int, int]:
         """A window's lane, and where in the lane's rows it starts and stops."""
         if window >= self.tail_window:
@@ -204,10 +177,24 @@ class Plan:
             stop = min(start + self._tail_unit, self.rows - self.body_rows)
             return self.lanes, start, stop
         number, lane = divmod(window, self.lanes)
-        first, second = self._early_ends(lane)
+        first, second = (int(ends[0]) for ends in self._early_ends(np.array([lane])))
         start = (0, first)[number] if number < 2 else second + (number - 2) * self._window_blocks
-        end = self._window_at(lane, start)[2]
+        end = int(self._windows_at(np.array([lane]), np.array([start]))[2][0])
         return lane, start * self.block_rows, min(end * self.block_rows, self.lane_rows)
+
+    def _windows_at(
+        self, lanes: np.ndarray, blocks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The windows in which some lanes' blocks stand: their numbers, first blocks and ends."""
+        size, latest = self._window_blocks, self._latest_start
+        first, second = self._early_ends(lanes)
+        blocks = np.minimum(blocks, latest)
+        in_first, in_second = blocks < first, blocks < second
+        later = (blocks - second) // size
+        numbers = np.where(in_first, 0, np.where(in_second, 1, later + 2))
+        starts = np.where(in_first, 0, np.where(in_second, first, second + later * size))
+        ends = np.where(in_first, first, np.where(in_second, second, starts + size))
+        return numbers, starts, np.where(ends > latest, self.lane_blocks, ends)
 
     @cached_property
     def _latest_start(self) -> int:
@@ -217,25 +204,17 @@ class Plan:
         """
         return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
 
-    def _early_ends(self, lane: int) -> tuple[int, int]:
-        """Where a lane's first and its second window end, in blocks.
+    def _early_ends(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where some lanes' first and second windows end, in blocks.
 
         From there on windows are of full size, so that these ends decide how far apart in time
         the lanes come to their next windows. No window before is smaller than half a size.
         """
-        ends = self._known_ends.get(lane)
-        if ends is None:
-            size = self._window_blocks
-            stagger = (lane * _GOLDEN % 2**64) * size >> 64
-            few = size < _LEAST_BLOCKS_TO_STAGGER
-            ends = (size, size) if few else ((size + stagger) // 2, size + stagger)
-            self._known_ends[lane] = ends
-        return ends
-
-    @cached_property
-    def _known_ends(self) -> dict[int, tuple[int, int]]:
-        """By lane: each is asked for at every turn."""
-        return {}
+        size = self._window_blocks
+        if size < _LEAST_BLOCKS_TO_STAGGER:
+            return np.full(len(lanes), size), np.full(len(lanes), size)
+        stagger = _share(lanes.astype(np.uint64) * _GOLDEN, size)
+        return (size + stagger) // 2, size + stagger
 
     # -- rows ------------------------------------------------------------------------------
 
@@ -267,20 +246,30 @@ class Plan:
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The window of each position, and its index among the rows that the window hands out."""
-        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
-        pieces = [
-            piece
-            for run in runs
-            if len(run)
-            for piece in self.pieces(int(run[0]), int(run[-1]) + 1)
-        ]
-        windows = [np.full(piece.count, piece.window) for piece in pieces]
-        indices = [np.arange(piece.begin, piece.begin + piece.count) for piece in pieces]
-        none = [np.zeros(0, np.int64)]
-        return np.concatenate(none + windows), np.concatenate(none + indices)
+        positions = np.asarray(positions, np.int64)
+        firsts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+        lasts = np.append(firsts[1:], len(positions))[: len(firsts)] - 1
+        pieces, _ = self.pieces_of(np.stack([positions[firsts], positions[lasts] + 1], axis=1))
+        return np.repeat(pieces.windows, pieces.counts), pieces.indices()
 
-    def pieces(self, start: int, stop: int) -> tuple[Piece, ...]:
-        """The positions from `start` to `stop` as runs of windows, in sequence.
+    def pieces(self, start: int, stop: int) -> Pieces:
+        """The positions from `start` to `stop` as runs of windows, in sequence; see `pieces_of`."""
+        return self.pieces_of(np.array([[start, stop]]))[0]
+
+    def pieces_of(self, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
+        """Spans of positions as runs of windows, in sequence.
+
+        Parameters
+        ----------
+        spans : numpy.ndarray of int64, shape (spans, 2)
+            Where each starts and stops.
+
+        Returns
+        -------
+        pieces : Pieces
+            Of all spans, one after the other.
+        counts : numpy.ndarray of int64
+            How many of the pieces are each span's.
 
         Raises
         ------
@@ -289,26 +278,49 @@ class Plan:
         """
         if not self.has_windows:
             raise ValueError(f"shuffle={self.shuffle!r} has no windows here: take rows_at()")
-        pieces = []
-        while start < min(stop, self.body_rows):
-            piece = self._piece_at(start, stop)
-            pieces.append(piece)
-            start += piece.count
-        while start < stop:
-            number, begin = divmod(start - self.body_rows, self._tail_unit)
-            count = min(self._tail_unit - begin, stop - start)
-            pieces.append(Piece(self.tail_window + number, begin, count))
-            start += count
-        return tuple(pieces)
+        starts, stops = np.asarray(spans, np.int64).T
+        end = self.body_rows
+        owners, *body = self._body_pieces(np.minimum(starts, end), np.minimum(stops, end))
+        if len(stops) and int(stops.max()) > end:
+            parts = self._tail_pieces(np.maximum(starts - end, 0), np.maximum(stops - end, 0))
+            owners = np.concatenate([owners, parts[0]])
+            order = np.argsort(owners, kind="stable")
+            body = [np.concatenate(columns)[order] for columns in zip(body, parts[1:], strict=True)]
+        return Pieces(*body), np.bincount(owners, minlength=len(starts))
 
-    def _piece_at(self, position: int, stop: int) -> Piece:
-        """What follows a position before the tail out of one window."""
-        turn, within = divmod(position, self.lanes * self.chunk)
-        lane, taken = divmod(within, self.chunk)
-        index, size = turn * self.chunk + taken, self.block_rows
-        number, first, end = self._window_at(lane, index // size)
-        count = min(self.chunk - taken, stop - position, end * size - index)
-        return Piece(number * self.lanes + lane, index - first * size, count)
+    def _body_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What stands before the tail: each piece's span, window, begin and count."""
+        owners, starts, stops = divided(starts, stops, self.chunk)
+        # A chunk may go on in the lane's next window, and from there in the one after that.
+        parts = []
+        while len(starts):
+            windows, begins, counts = self._pieces_at(starts, stops)
+            parts.append((owners, starts, windows, begins, counts))
+            more = starts + counts < stops
+            owners, starts, stops = owners[more], (starts + counts)[more], stops[more]
+        if len(parts) == 1:
+            owners, _, *pieces = parts[0]
+            return owners, *pieces
+        if not parts:
+            return (np.zeros(0, np.int64),) * 4
+        owners, starts, *pieces = map(np.concatenate, zip(*parts, strict=True))
+        order = np.lexsort((starts, owners))
+        return owners[order], *(column[order] for column in pieces)
+
+    def _pieces_at(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What follows some positions within a chunk out of one window."""
+        chunks = starts // self.chunk
+        turns, lanes = np.divmod(chunks, self.lanes)
+        index, size = turns * self.chunk + starts - chunks * self.chunk, self.block_rows
+        numbers, firsts, ends = self._windows_at(lanes, index // size)
+        counts = np.minimum(stops - starts, ends * size - index)
+        return numbers * self.lanes + lanes, index - firsts * size, counts
+
+    def _tail_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """As `_body_pieces` of the tail, by positions from its start on."""
+        owners, starts, stops = divided(starts, stops, self._tail_unit)
+        windows, begins = np.divmod(starts, self._tail_unit)
+        return owners, windows + self.tail_window, begins, stops - starts
 
     def _lane_rows_in(self, lane: int, start: int, stop: int) -> np.ndarray:
         """The `start`-th to `stop`-th row of a lane, where `start` begins a block."""
@@ -346,6 +358,17 @@ class Plan:
 
     def _key(self, *parts: int) -> int:
         return derive_key(self.seed, self.epoch, *parts)
+
+
+def _share(fractions: np.ndarray, size: int) -> np.ndarray:
+    """`size` times each of `fractions` of 2**64, rounded down: the upper half of the product."""
+    half = np.uint64(32)
+    low_bits = np.uint64(2**32 - 1)
+    high, low = fractions >> half, fractions & low_bits
+    size_high, size_low = np.uint64(size >> 32), np.uint64(size & 0xFFFFFFFF)
+    middle = high * size_low + (low * size_low >> half)
+    carry = (low * size_high + (middle & low_bits)) >> half
+    return (high * size_high + (middle >> half) + carry).astype(np.int64)
 
 
 def _whole(name: str, value: int, low: int | None) -> int:

@@ -8,7 +8,7 @@ rows of each. The other orders read the rows of some steps in a row, and a batch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from . import gather
 from .memory import WindowMemory
-from .plan import Piece, Plan
+from .pieces import Piece, Pieces
+from .plan import Plan
 from .reader import Reader, Reading
-from .schedule import WindowRows, joined, rows_of
+from .schedule import WindowRows, rows_of
 from .stats import Stats
-from .window import Part, Window, assemble
+from .window import Window, assemble
 
 
 class Source(Protocol):
@@ -30,7 +31,7 @@ class Source(Protocol):
         """Start one read for all of these windows."""
         ...
 
-    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
         """The rows of some pieces, waiting until they were read."""
         ...
 
@@ -92,8 +93,8 @@ class RunSource:
         for window in windows:
             self._open[window.window] = self._reads.begin([window])
 
-    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
-        parts = [self._cut(piece) for piece in joined(pieces)]
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+        parts = [self._cut(piece) for piece in pieces.joined()]
         return gather.concatenate(parts)
 
     def _cut(self, piece: Piece) -> pa.RecordBatch:
@@ -125,14 +126,15 @@ class WindowSource:
         read = _Read(self._reads, windows, self._memory)
         self._open.update((window.window, read) for window in windows)
 
-    def batch(self, pieces: Iterable[Piece]) -> pa.RecordBatch:
-        parts = [
-            Part(self._open[window].window(window), begin, count)
-            for window, begin, count in joined(pieces)
-        ]
-        batch = assemble(parts)
-        for window, begin, count in parts:
-            window.hand_out(begin + count)
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+        pieces = pieces.joined()
+        numbers, owners = np.unique(pieces.windows, return_inverse=True)
+        windows = [self._open[number].window(number) for number in numbers.tolist()]
+        batch = assemble(windows, owners, pieces)
+        ends = np.zeros(len(windows), np.int64)
+        np.maximum.at(ends, owners, pieces.begins + pieces.counts)
+        for window, end in zip(windows, ends.tolist(), strict=True):
+            window.hand_out(end)
         return batch
 
     def drop(self, window: int) -> None:

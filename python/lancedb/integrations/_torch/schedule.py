@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .plan import Piece, Plan
+from .pieces import Pieces
+from .plan import Plan
 
 Span = tuple[int, int]
 
@@ -21,12 +22,9 @@ Span = tuple[int, int]
 class StepPieces(NamedTuple):
     """How one step's batch is put together, and which windows nobody needs after it."""
 
-    pieces: tuple[Piece, ...]
+    pieces: Pieces
     spent: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(piece.count for piece in self.pieces)
+    rows: int
 
 
 class WindowRows(NamedTuple):
@@ -52,20 +50,6 @@ def rows_of(plan: Plan, window: WindowRows) -> np.ndarray:
     return plan.window_rows_of(window.window)
 
 
-def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same rows in as few pieces as may be."""
-    last: Piece | None = None
-    for piece in pieces:
-        if last is not None and last.continues_in(piece):
-            last = Piece(last.window, last.begin, last.count + piece.count)
-            continue
-        if last is not None:
-            yield last
-        last = piece
-    if last is not None:
-        yield last
-
-
 def schedule(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
     """Group the steps of one worker so that each group's reads have about `read_rows` rows.
 
@@ -86,15 +70,7 @@ def schedule(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Grou
 
 
 def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
-    taken: list[Span] = []
-    target, number = 1, 0
-    for span in spans:
-        taken.append(span)
-        if _count(taken) >= target:
-            yield _run_group(number, taken)
-            target = min(read_rows, 2 * max(target, _count(taken)))
-            taken, number = [], number + 1
-    if taken:
+    for number, taken in enumerate(_in_batches(spans, read_rows)):
         yield _run_group(number, taken)
 
 
@@ -102,7 +78,7 @@ def _run_group(number: int, spans: list[Span]) -> Group:
     steps, begin = [], 0
     for start, stop in spans:
         spent = (number,) if begin + stop - start == _count(spans) else ()
-        steps.append(StepPieces((Piece(number, begin, stop - start),), spent))
+        steps.append(StepPieces(_one_piece(number, begin, stop - start), spent, stop - start))
         begin += stop - start
     return Group(tuple(steps), ((WindowRows(number, begin, tuple(spans)),),))
 
@@ -110,25 +86,61 @@ def _run_group(number: int, spans: list[Span]) -> Group:
 def _window_groups(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
     steps: list[StepPieces] = []
     fresh: list[WindowRows] = []
-    open_in_lane: dict[int, int] = {}
     delivered, target = 0, 1
-    for span in spans:
-        pieces, spent = plan.pieces(*span), []
-        for piece in pieces:
-            lane = plan.lane_of(piece.window)
-            before = open_in_lane.get(lane)
-            if before != piece.window:
-                open_in_lane[lane] = piece.window
-                fresh.append(WindowRows(piece.window, plan.window_size(piece.window)))
-                spent += [] if before is None else [before]
-        steps.append(StepPieces(pieces, tuple(spent)))
-        delivered += span[1] - span[0]
+    for step, opened in _window_steps(plan, spans, read_rows):
+        steps.append(step)
+        fresh += opened
+        delivered += step.rows
         if sum(window.size for window in fresh) >= target or delivered >= target:
             yield Group(tuple(steps), _reads(fresh, read_rows))
             target = min(read_rows, 2 * max(target, delivered))
             steps, fresh, delivered = [], [], 0
     if steps:
         yield Group(tuple(steps), _reads(fresh, read_rows))
+
+
+def _window_steps(
+    plan: Plan, spans: Iterable[Span], read_rows: int
+) -> Iterator[tuple[StepPieces, list[WindowRows]]]:
+    """Every step, and the windows that it is the first to need."""
+    open_in_lane: dict[int, int] = {}
+    for some in _in_batches(spans, read_rows):
+        pieces, counts = plan.pieces_of(np.array(some))
+        ends = np.cumsum(counts)
+        opened: list[list[WindowRows]] = [[] for _ in some]
+        spent: list[list[int]] = [[] for _ in some]
+        firsts = np.unique(pieces.windows, return_index=True)[1]
+        for first in np.sort(firsts).tolist():
+            window, step = int(pieces.windows[first]), int(np.searchsorted(ends, first, "right"))
+            lane = plan.lane_of(window)
+            before = open_in_lane.get(lane)
+            if before != window:
+                open_in_lane[lane] = window
+                opened[step].append(WindowRows(window, plan.window_size(window)))
+                spent[step] += [] if before is None else [before]
+        start = 0
+        for number, (stop, (begin, end)) in enumerate(zip(ends.tolist(), some, strict=True)):
+            made = StepPieces(pieces.cut(start, stop), tuple(spent[number]), end - begin)
+            yield made, opened[number]
+            start = stop
+
+
+def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
+    """Spans to plan at once: few at first, as the first batch waits for them."""
+    batch: list[Span] = []
+    target = 1
+    for span in spans:
+        batch.append(span)
+        if _count(batch) >= target:
+            yield batch
+            target = min(most_rows, 2 * max(target, _count(batch)))
+            batch = []
+    if batch:
+        yield batch
+
+
+def _one_piece(window: int, begin: int, count: int) -> Pieces:
+    return Pieces(np.array([window]), np.array([begin]), np.array([count]))
 
 
 def _reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:

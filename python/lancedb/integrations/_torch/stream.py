@@ -20,6 +20,7 @@ from .finish import Finish, InPlace, InThreads
 from .lookup import ResidentSource
 from .memory import WindowMemory
 from .output import Output
+from .pieces import together
 from .plan import Plan
 from .reader import Reader
 from .reads import Reads, RunSource, Source, WindowSource
@@ -132,7 +133,7 @@ class Stream:
         steps = self._next_steps()
         if not steps:
             return []
-        batch = self._source.batch(piece for step in steps for piece in step.pieces)
+        batch = self._source.batch(together([step.pieces for step in steps]))
         for step in steps:
             for window in step.spent:
                 self._source.drop(window)

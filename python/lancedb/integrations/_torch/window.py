@@ -7,16 +7,14 @@ Columns of fixed width are kept as bytes in memory of our own; Arrow keeps the o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from . import gather
 from .memory import WindowMemory
+from .pieces import Pieces
 from .raw import from_raw, room_for, row_bytes
-
-Run = tuple[int, int]
 
 _GIVEN_BACK = pa.nulls(0)
 
@@ -70,21 +68,21 @@ class Window:
     def slices(self, column: int, begin: int, count: int) -> list[pa.Array]:
         """`count` rows of a column from `begin` on, in one or more pieces."""
         if self.keeps_as_bytes(column):
-            return [_picked(self, column, _places(list(self.runs(begin, count))))]
+            return [_picked(self, column, self.places(np.arange(begin, begin + count)))]
         arrays, size = self._arrays[column], self.memory.segment_rows
         return [
             arrays[number].slice(within, here) for number, within, here in _cut(begin, count, size)
         ]
 
-    def runs(self, begin: int, count: int) -> Iterator[Run]:
-        """Where in the memory `count` rows from `begin` on are: first place, and how many.
+    @property
+    def starts(self) -> np.ndarray:
+        """Where in the memory each segment starts; none if no column is there."""
+        return np.array(self._segments, np.int64) * self.memory.segment_rows
 
-        None if no column is there.
-        """
-        if self._segments:
-            size = self.memory.segment_rows
-            for number, within, here in _cut(begin, count, size):
-                yield self._segments[number] * size + within, here
+    def places(self, indices: np.ndarray) -> np.ndarray:
+        """Where in the memory some rows are."""
+        numbers, within = np.divmod(indices, self.memory.segment_rows)
+        return self.starts[numbers] + within
 
     def hand_out(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
@@ -103,28 +101,43 @@ class Window:
             self._given_back = number + 1
 
 
-class Part(NamedTuple):
-    """`count` rows of a window from `begin` on."""
+def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> pa.RecordBatch:
+    """One record batch with the rows of all pieces, copied.
 
-    window: Window
-    begin: int
-    count: int
-
-
-def assemble(parts: Sequence[Part]) -> pa.RecordBatch:
-    """One record batch with the rows of all parts, copied."""
-    schema = parts[0].window.schema
-    runs = [run for window, begin, count in parts for run in window.runs(begin, count)]
-    places = _places(runs) if runs else None
-    columns = [_assembled(parts, number, places) for number in range(len(schema))]
+    Parameters
+    ----------
+    windows : sequence of Window
+        All that the pieces are of.
+    owners : numpy.ndarray of int64
+        Of each piece, which of `windows` it is of.
+    pieces : Pieces
+        Which rows, in sequence.
+    """
+    schema = windows[0].schema
+    fixed = [all(each.keeps_as_bytes(number) for each in windows) for number in range(len(schema))]
+    places = _places(windows, owners, pieces) if any(fixed) else np.zeros(0, np.int64)
+    columns = [
+        _picked(windows[0], number, places)
+        if fixed[number]
+        else _joined(windows, owners, pieces, number)
+        for number in range(len(schema))
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _assembled(parts: Sequence[Part], column: int, places: np.ndarray | None) -> pa.Array:
-    if places is not None and all(part.window.keeps_as_bytes(column) for part in parts):
-        return _picked(parts[0].window, column, places)
+def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> np.ndarray:
+    """Where in the memory each row of the pieces is."""
+    starts = [window.starts for window in windows]
+    firsts = np.cumsum([0, *map(len, starts)])[:-1]
+    numbers, within = np.divmod(pieces.indices(), windows[0].memory.segment_rows)
+    return np.concatenate(starts)[np.repeat(firsts[owners], pieces.counts) + numbers] + within
+
+
+def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, column: int) -> pa.Array:
     slices = [
-        piece for window, begin, count in parts for piece in window.slices(column, begin, count)
+        part
+        for owner, (_, begin, count) in zip(owners.tolist(), pieces, strict=True)
+        for part in windows[owner].slices(column, begin, count)
     ]
     return pa.concat_arrays(slices) if len(slices) > 1 else slices[0]
 
@@ -136,13 +149,6 @@ def _cut(begin: int, count: int, size: int) -> Iterator[tuple[int, int, int]]:
         here = min(count, size - within)
         yield number, within, here
         begin, count = begin + here, count - here
-
-
-def _places(runs: Sequence[Run]) -> np.ndarray:
-    """The place of every row of some runs."""
-    starts, counts = np.array(runs, np.int64).T
-    ends = np.cumsum(counts)
-    return np.repeat(starts - ends + counts, counts) + np.arange(ends[-1])
 
 
 def _picked(window: Window, column: int, places: np.ndarray) -> pa.Array:
