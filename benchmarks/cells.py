@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 SAMPLE_SECONDS = 0.2
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 0.2
 # Imported once, so that a cell's process is there in a fraction of a second.
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 if sys.platform != "win32":

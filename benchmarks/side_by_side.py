@@ -34,7 +34,7 @@ class Scale:
     """How much of everything."""
 
     share: float = 1.0  # of each workload's rows
-    slow_writers_rows: int = 200_000
+    slow_writers_rows: int = 100_000
     rounds: int = 2
     warm_up: float = 0.4
     seconds: float = 1.0

@@ -38,7 +38,7 @@ def columns_read(monkeypatch):
 def room_for_numbers(monkeypatch):
     """So little memory that text and vectors of 20,000 rows are too much."""
     monkeypatch.setattr("lancedb.integrations._torch.kept._KEPT_BYTES", 15 * ROWS)
-    monkeypatch.setattr("lancedb.integrations._torch.kept._KEPT_BYTES_OF_WORKER", 15 * ROWS)
+    monkeypatch.setattr("lancedb.integrations._torch.kept._FEWER_BYTES", 15 * ROWS)
 
 
 def dataset_of(table, cache="auto", **options):

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from .reader import Reader
+from .recipe import is_in_object_store
 from .resident import Resident
 from .sample import average_row_bytes
 from .selection import AllRows, Selection
@@ -24,12 +25,12 @@ _log = logging.getLogger("lancedb.integrations.torch")
 
 Cache = bool | Literal["auto"]
 
-# Of all columns together, in this process or in each of several workers.
+# Of all columns together; less in each of several workers, or where reading them takes long.
 _KEPT_BYTES = 192 << 20
-_KEPT_BYTES_OF_WORKER = 64 << 20
+_FEWER_BYTES = 64 << 20
 # Reading a column as a whole takes a twentieth of the time, or less, of reading it row by row:
 # it is worth it once a process has read this share of the rows.
-_READ_FIRST = 1 / 16
+_READ_FIRST = 1 / 32
 # The part of a stretch of the table that has to be wanted, or else what lies between is left out.
 _DENSE = 1 / 4
 
@@ -48,7 +49,7 @@ class KeptColumns:
     ----------
     cache : bool or "auto"
         Whether to keep every column from the first read on, or none; ``"auto"`` keeps the
-        narrowest that fit, as soon as a sixteenth of the rows was read.
+        narrowest that fit, as soon as 3 % of the rows was read.
     """
 
     def __init__(self, cache: Cache):
@@ -102,7 +103,8 @@ class KeptColumns:
         if stretch is None or not reader.handle().is_read_in_bulk:
             return None
         widths = {name: size / self._seen for name, size in self._bytes.items()}
-        room = _KEPT_BYTES_OF_WORKER if in_worker() else _KEPT_BYTES
+        dear = in_worker() or is_in_object_store(reader.recipe.source)
+        room = _FEWER_BYTES if dear else _KEPT_BYTES
         names = narrowest(widths, room / stretch.num_rows)
         return _Held(reader, names, stretch) if names else None
 

@@ -76,10 +76,10 @@ class LanceTorchDataset(TableDataset, Dataset):
         list of tensors.
     cache : bool or "auto", default "auto"
         Whether to keep columns in the memory of each process that reads. ``"auto"`` keeps the
-        narrowest, up to 192 MB (64 MB in a worker process), once the process has read a sixteenth
-        of the rows, as each column costs a read of its own for every row. It keeps none where
-        under a quarter of a stretch of the table is wanted. True keeps all columns from the first
-        read on.
+        narrowest, up to 192 MB (64 MB in a worker process or of an object store), once the process
+        has read 3 % of the rows, as each column costs a read of its own for every row. It keeps
+        none where under a quarter of a stretch of the table is wanted. True keeps all columns
+        from the first read on.
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it.
