@@ -62,11 +62,7 @@ def resolve(given: Given) -> View:
     """
     check_arguments(given)
     permutation = given.table if isinstance(given.table, Permutation) else None
-    permutation_table = permutation.permutation_table if permutation else given.permutation_table
-    base: Any = permutation.base_table if permutation else given.table
-    recipe = _pinned(given, permutation, permutation_table, base)
-    table = recipe.open()
-    chosen = _selection(table, permutation_table, permutation, given)
+    recipe, table, chosen = _rows(given, permutation)
     columns = _columns(table, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
     return View(
@@ -78,6 +74,12 @@ def resolve(given: Given) -> View:
         transform=transform,
         batch_size=permutation.batch_size if permutation else None,
     )
+
+
+def rows_of(permutation: Permutation) -> tuple[Recipe, Selection]:
+    """Which rows of which table version a permutation has."""
+    recipe, table, chosen = _rows(Given(table=permutation), permutation)
+    return recipes.portable(recipe, table), chosen
 
 
 def check_arguments(given: Given) -> None:
@@ -154,6 +156,15 @@ def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., 
         return "polars", None
     known = formats.get(transform)
     return (known, None) if known else (None, transform)
+
+
+def _rows(given: Given, permutation: Permutation | None) -> tuple[Recipe, Table, Selection]:
+    """The pinned table, open, and which of its rows are meant."""
+    permutation_table = permutation.permutation_table if permutation else given.permutation_table
+    base: Any = permutation.base_table if permutation else given.table
+    recipe = _pinned(given, permutation, permutation_table, base)
+    table = recipe.open()
+    return recipe, table, _selection(table, permutation_table, permutation, given)
 
 
 def _pinned(

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 from lancedb.background_loop import LOOP
 
-from . import convert, gather
+from . import convert, forking, gather
 from .indices import distinct, normalize_indices
+
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def extend(module: ModuleType) -> None:
@@ -24,11 +28,14 @@ def extend(module: ModuleType) -> None:
     permutation = module.Permutation
     if getattr(permutation, "fetch", None) is fetch:
         return
+    permutation.__new__ = staticmethod(_new)
     permutation.fetch = fetch
     permutation.__copy__ = shallow_copy
     module.batch_to_tensor_dict = convert.batch_to_tensor_dict  # type: ignore[attr-defined]
     module.batch_to_tensor_rows = convert.batch_to_tensor_rows  # type: ignore[attr-defined]
     module.batch_to_tensor = convert.batch_to_tensor  # type: ignore[attr-defined]
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_prepare_for_fork)
 
 
 def fetch(self: Any, indices: Any) -> Any:
@@ -57,10 +64,10 @@ def fetch(self: Any, indices: Any) -> Any:
     Each row is read once and offsets are read in ascending order, whatever order they are asked
     for in, since lancedb reads neighbouring rows together.
 
-    In a forked process this reads with lancedb's own runtime, as all of `Permutation` does, which
-    may hang or crash there: start workers with ``multiprocessing_context="forkserver"`` or
-    ``"spawn"``, or wrap the permutation in a `LanceTorchDataset`, which reads through a process of
-    its own.
+    lancedb's runtime does not survive a fork. A forked process, such as a worker that `DataLoader`
+    starts by itself on Linux before Python 3.14, reads through a process of its own that was not
+    forked, which it starts at its first `fetch`. ``multiprocessing_context="forkserver"`` needs
+    no second process. A permutation made, skipped or cut after the fork reads as lancedb does.
 
     Examples
     --------
@@ -71,17 +78,39 @@ def fetch(self: Any, indices: Any) -> Any:
     >>> Permutation.identity(table).fetch([3, -1, 3])
     [{'x': 3}, {'x': 9}, {'x': 3}]
     """
-    offsets = normalize_indices(indices, len(self))
-    known, places = distinct(offsets)
+    reader = _reader_after_fork(self) if forking.came_with_a_fork() else None
+    if reader is not None:
+        return self.transform_fn(reader.read(normalize_indices(indices, reader.selection.num_rows)))
+    known, places = distinct(normalize_indices(indices, len(self)))
     batch = _take(self, known)
     return self.transform_fn(batch if places is None else gather.take(batch, places))
 
 
 def shallow_copy(self: Any) -> Any:
     """A permutation that shares this one's tables and reader: no row is exported or rebuilt."""
-    new = object.__new__(type(self))
+    new = _new(type(self))
     new.__dict__.update(self.__dict__)
     return new
+
+
+def _new(kind: type, *_: Any, **__: Any) -> Any:
+    new = object.__new__(kind)
+    _alive.add(new)
+    return new
+
+
+def _prepare_for_fork() -> None:
+    if _alive and not forking.came_with_a_fork():
+        from .forked import note_rows  # which imports torch
+
+        forking.note_use()
+        note_rows(list(_alive))
+
+
+def _reader_after_fork(permutation: Any) -> Any:
+    from .forked import reader_of
+
+    return reader_of(permutation)
 
 
 def _take(permutation: Any, offsets: Any) -> pa.RecordBatch:

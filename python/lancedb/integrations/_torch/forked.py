@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how a permutation reads in a forked process: as a dataset does, by what was noted before.
+
+Which rows of which table version a permutation has is found out with lancedb's runtime, and so
+before the fork; see `forking`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .arguments import rows_of
+from .reader import Reader
+from .recipe import Recipe
+from .selection import Selection
+
+_log = logging.getLogger("lancedb.integrations.torch")
+_NOTE = "_rows_for_forks"
+
+
+@dataclass(frozen=True)
+class Note:
+    """The rows of a permutation, and the readers of those of its copies that have the same."""
+
+    recipe: Recipe
+    selection: Selection
+    skip: int | None
+    take: int | None
+    readers: dict[tuple, Reader] = field(default_factory=dict)
+
+    def is_of(self, permutation: Any) -> bool:
+        """Whether the permutation that has this note was given no other rows since."""
+        return (self.skip, self.take) == (permutation.offset, permutation.limit)
+
+    def reader(self, columns: dict[str, str]) -> Reader:
+        """What reads some columns of these rows."""
+        key = tuple(columns.items())
+        if key not in self.readers:
+            self.readers[key] = Reader(self.recipe, self.selection, columns)
+        return self.readers[key]
+
+
+def note_rows(permutations: Iterable[Any]) -> None:
+    """Note the rows of permutations, whose copies take the note along; before a fork."""
+    known: dict[tuple, Note] = {}
+    for permutation in permutations:
+        if _note_of(permutation) is not None:
+            continue
+        base, chosen = permutation.base_table, permutation.permutation_table
+        key = (id(base), id(chosen), permutation.split, permutation.offset, permutation.limit)
+        try:
+            if key not in known:
+                known[key] = Note(*rows_of(permutation), permutation.offset, permutation.limit)
+        except Exception as error:  # whatever it is, a fork is not to fail for it
+            _log.debug("a permutation of %r cannot be read after a fork: %s", base.name, error)
+        else:
+            setattr(permutation, _NOTE, known[key])
+
+
+def reader_of(permutation: Any) -> Reader | None:
+    """What reads a permutation in this forked process; None if nothing was noted before."""
+    note = _note_of(permutation)
+    return note.reader(dict(permutation.selection)).open() if note is not None else None
+
+
+def _note_of(permutation: Any) -> Note | None:
+    note = vars(permutation).get(_NOTE)
+    return note if note is not None and note.is_of(permutation) else None
