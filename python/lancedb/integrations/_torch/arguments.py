@@ -52,8 +52,11 @@ class Given:
     columns: Columns = None
 
 
-def resolve(given: Given) -> View:
+def resolve(given: Given, timeout: float | None) -> View:
     """Open the table once, pin its version, and check every name against it.
+
+    Each time that it is opened that may take `timeout` seconds. Finding the rows that are meant
+    may mean to read the whole table, and takes as long as it takes.
 
     Raises
     ------
@@ -64,8 +67,8 @@ def resolve(given: Given) -> View:
     permutation = given.table if isinstance(given.table, Permutation) else None
     permutation_table = permutation.permutation_table if permutation else given.permutation_table
     base: Any = permutation.base_table if permutation else given.table
-    recipe = _pinned(given, permutation, permutation_table, base)
-    table = recipe.open()
+    recipe = _pinned(given, permutation, permutation_table, base, timeout)
+    table = recipe.in_time(recipe.open)
     chosen = _selection(table, permutation_table, permutation, given)
     columns = _columns(table, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
@@ -73,7 +76,7 @@ def resolve(given: Given) -> View:
         recipe=recipes.portable(recipe, table),
         selection=chosen,
         columns=columns,
-        schema=_schema(table, columns),
+        schema=recipe.in_time(lambda: _schema(table, columns)),
         format=format,
         transform=transform,
         batch_size=permutation.batch_size if permutation else None,
@@ -157,7 +160,11 @@ def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., 
 
 
 def _pinned(
-    given: Given, permutation: Permutation | None, permutation_table: Table | None, base: Any
+    given: Given,
+    permutation: Permutation | None,
+    permutation_table: Table | None,
+    base: Any,
+    timeout: float | None,
 ) -> Recipe:
     """The version and branch that the permutation's row ids are of, else those of the handle."""
     if base is not None:
@@ -167,7 +174,7 @@ def _pinned(
     is_main = branch is None and (recorded is not None or base is not None)
     source = _source(given, permutation, base, is_main)
     name = str(given.table_name if base is None else base.name)
-    recipe = recipes.pin(source, name, branch, version)
+    recipe = recipes.pin(source, name, branch, version, timeout)
     if recorded is not None and given.version is not None:
         _check_version(given.version, recipe)
     return recipe
@@ -182,7 +189,9 @@ def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | N
 
 def _check_version(version: Any, recorded: Recipe) -> None:
     """Raise unless `version`, a number or a tag, is the one that row ids are of."""
-    meant = recipes.pin(recorded.source, recorded.name, recorded.branch, version).version
+    meant = recipes.pin(
+        recorded.source, recorded.name, recorded.branch, version, recorded.timeout
+    ).version
     if meant != recorded.version:
         raise ValueError(
             f"version={version!r} contradicts the permutation_table, whose row ids are of version "
