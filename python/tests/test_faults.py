@@ -57,8 +57,7 @@ def workers_of(batches):
         ("iterable", True, "forkserver"),
         ("mapped", False, "forkserver"),
         ("mapped", True, "forkserver"),
-        ("iterable", True, "spawn"),
-        ("mapped", True, "spawn"),
+        ("iterable", True, "spawn"),  # which starts slowly
     ],
 )
 def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, persistent, method):
@@ -128,7 +127,9 @@ def test_a_worker_that_died_before_its_batch_was_taken_is_named_and_not_torchs_e
     kill(victim)
     with pytest.raises(RuntimeError, match=rf"\(pid {victim.pid}\) was killed by SIG") as caught:
         got.extend(map(ids, batches))
-    assert isinstance(caught.value.__cause__, (OSError, EOFError))
+    by_torch = caught.value.__cause__
+    assert "exited unexpectedly" in str(by_torch)
+    assert isinstance(by_torch.__cause__, (OSError, EOFError))
     loader.load_state_dict(loader.state_dict())
     assert got + run(loader) == whole
 
@@ -156,8 +157,7 @@ def kill(worker):
         ("iterable", finish, "forkserver"),
         ("mapped", break_off, "forkserver"),
         ("iterable", break_off, "fork"),
-        ("iterable", finish, "spawn"),
-        ("mapped", break_off, "spawn"),
+        ("mapped", finish, "spawn"),
     ],
 )
 def test_a_worker_killed_between_epochs_is_replaced(wide_range, kind, stop, method, caplog):

@@ -46,7 +46,7 @@ def positions_in(draw, plan):
     starts = draw(st.lists(st.integers(0, last) | edges, min_size=1, max_size=4))
     run = draw(st.integers(1, 40))
     asked = np.concatenate([np.arange(start, start + run) for start in starts])
-    return np.unique(asked[(asked >= 0) & (asked <= last)])
+    return np.unique(np.clip(asked, 0, last))
 
 
 @given(data=st.data())

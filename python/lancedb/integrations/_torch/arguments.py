@@ -70,7 +70,9 @@ def resolve(given: Given, timeout: float | None) -> View:
     recipe = _pinned(given, permutation, permutation_table, base, timeout)
     table = recipe.in_time(recipe.open)
     chosen = _selection(table, permutation_table, permutation, given)
-    columns = _columns(table, permutation, given.columns)
+    with recipes.naming(recipe):
+        known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
+    columns = _columns(known, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
     return View(
         recipe=recipes.portable(recipe, table),
@@ -227,9 +229,9 @@ def _selection(
     return chosen
 
 
-def _columns(table: Table, permutation: Permutation | None, columns: Columns) -> dict[str, str]:
+def _columns(known: pa.Schema, permutation: Permutation | None, columns: Columns) -> dict[str, str]:
     if permutation is None:
-        return resolve_columns(table.schema, columns)
+        return resolve_columns(known, columns)
     renamed = pa.schema([(name, pa.null()) for name in permutation.selection])
     chosen = resolve_columns(renamed, columns)
     return {name: permutation.selection.get(source, source) for name, source in chosen.items()}
