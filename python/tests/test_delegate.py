@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forked workers read through a process of their own, and read what any process reads."""
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -125,14 +126,15 @@ def test_one_that_was_killed_is_replaced_before_the_next_rows_are_read(reader):
 
 
 def test_one_that_takes_too_long_is_ended_and_replaced(reader):
-    reader.open().timeout = 1e-9
+    asked = reader.open().recipe
+    reader.recipe = dataclasses.replace(asked, timeout=1e-9)
     (process,) = delegates()
     with pytest.raises(
         RuntimeError, match="rows .* of table 'points', .*not read within 1e-09 sec"
     ):
         reader.read(np.arange(3))
     assert not process.is_running()
-    reader.timeout = None
+    reader.recipe = asked
     assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
 
 

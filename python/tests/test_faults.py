@@ -50,11 +50,21 @@ def workers_of(batches):
 # -- a worker is killed ------------------------------------------------------------------------
 
 
-@KINDS
-@pytest.mark.parametrize("persistent", [False, True])
-def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, persistent):
+@pytest.mark.parametrize(
+    ("kind", "persistent", "method"),
+    [
+        ("iterable", False, "forkserver"),
+        ("iterable", True, "forkserver"),
+        ("mapped", False, "forkserver"),
+        ("mapped", True, "forkserver"),
+        ("iterable", True, "spawn"),  # which starts slowly
+    ],
+)
+def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, persistent, method):
     whole = run(loader_of(wide_range, kind, 0))
-    loader = loader_of(wide_range, kind, persistent_workers=persistent)
+    loader = loader_of(
+        wide_range, kind, persistent_workers=persistent, multiprocessing_context=method
+    )
     batches, got = iter(loader), []
     for _ in range(10):
         got.append(ids(next(batches)))
@@ -106,6 +116,24 @@ def test_a_worker_killed_in_the_middle_of_a_message_does_not_hang_the_loader(wid
     assert got + run(loader) == whole
 
 
+def test_a_worker_that_died_before_its_batch_was_taken_is_named_and_not_torchs_error(wide_range):
+    whole = run(loader_of(wide_range, workers=0))
+    loader = loader_of(wide_range, workers=1)
+    batches = iter(loader)
+    got = [ids(next(batches))]
+    # The next batch is there, but its tensors have to be asked for where they were made.
+    assert batches._batches._worker_result_queue._reader.poll(60)
+    victim = workers_of(batches)[0]
+    kill(victim)
+    with pytest.raises(RuntimeError, match=rf"\(pid {victim.pid}\) was killed by SIG") as caught:
+        got.extend(map(ids, batches))
+    by_torch = caught.value.__cause__
+    assert "exited unexpectedly" in str(by_torch)
+    assert isinstance(by_torch.__cause__, (OSError, EOFError))
+    loader.load_state_dict(loader.state_dict())
+    assert got + run(loader) == whole
+
+
 def finish(batches):
     return list(batches)
 
@@ -125,10 +153,11 @@ def kill(worker):
 
 @pytest.mark.parametrize(
     ("kind", "stop", "method"),
-    [  # a spawned process is this one's child, as a forked one is
+    [
         ("iterable", finish, "forkserver"),
         ("mapped", break_off, "forkserver"),
         ("iterable", break_off, "fork"),
+        ("mapped", finish, "spawn"),
     ],
 )
 def test_a_worker_killed_between_epochs_is_replaced(wide_range, kind, stop, method, caplog):

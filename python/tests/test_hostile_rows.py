@@ -220,6 +220,17 @@ def test_a_column_nested_thirty_deep(home, wrap):
     assert batch.columns["id"].tolist() == [1, 0]
 
 
+@BOTH
+@pytest.mark.parametrize("wrap", list(NESTS.values())[:2], ids=list(NESTS)[:2])
+def test_a_column_nested_deeper_than_arrow_can_say_is_an_error_that_names_the_table(
+    home, wrap, kind
+):
+    rows = pa.table({"deep": nest(pa.float32(), 1.5, 200, wrap), "id": [0, 1]})
+    table = home.create_table("abyss", rows, mode="overwrite")
+    with pytest.raises(RuntimeError, match=r"opening table 'abyss', version \d at .*Recursion"):
+        kind(table, columns=["id"])
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_bytes_that_are_no_text_stay_bytes(home, kind):
     values = [b"\xff\xfe\x00", b"\x80" * 300]

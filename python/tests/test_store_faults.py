@@ -25,23 +25,27 @@ GIVES_UP_SOON = {
     "download_retry_count": "0",
 }
 LIMIT = 2.0
+LATENCY = 0.1
 ERROR = r"reading \d+ rows \(offsets \d+ to \d+\) of table 'points', version 1 at s3://bucket/db"
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory):
-    """A store with a table of rows of 4 KB, so that an epoch takes dozens of requests."""
+def endpoints(tmp_path_factory):
+    """A store with a table of rows of 4 KB, so that an epoch takes dozens of requests.
+
+    It answers at once at the first of its addresses, and after a while at the second.
+    """
     folder = tmp_path_factory.mktemp("store")
     values = pa.array(np.random.default_rng(0).random(ROWS * 1024, dtype=np.float32))
     rows = {"id": np.arange(ROWS), "vec": pa.FixedSizeListArray.from_arrays(values, 1024)}
     lancedb.connect(folder / "bucket" / "db").create_table("points", pa.table(rows))
-    with file_store.serving(folder, 0) as endpoints:
-        yield endpoints[0]
+    with file_store.serving(folder, 0, LATENCY) as endpoints:
+        yield endpoints
 
 
 @pytest.fixture
-def proxy(endpoint):
-    with Proxy(endpoint) as proxy:
+def proxy(endpoints):
+    with Proxy(endpoints[0]) as proxy:
         yield proxy
 
 
@@ -182,3 +186,61 @@ def test_a_process_that_cannot_open_the_table_says_which(proxy):
     message = "opening table 'points', version 1 at s3://bucket/db failed"
     with pytest.raises(RuntimeError, match=message):
         pickle.loads(raw)[0]
+
+
+# -- a store that is slow, and no more -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_a_store_that_answers_late_but_in_time_gives_every_row(endpoints, make):
+    with Proxy(endpoints[1]) as proxy:
+        loader = make(proxy, {}, read_timeout=LIMIT)
+        while loader.stats()["reading"] <= LIMIT:  # all together take longer than one may
+            rows = [row for batch in ids(loader) for row in batch]
+            assert sorted(rows) == list(range(ROWS))
+
+
+# -- a store that does not answer while a table is opened ----------------------------------------
+
+SOON = 0.5
+OPENING = r"opening table 'points'(, version 1)? at s3://bucket/db failed: not opened"
+READING = r"reading \d+ rows \(offsets \d+ to \d+\) of table 'points', version 1 at .* not read"
+IN_TIME = rf"({OPENING}|{READING}) within 0\.5 seconds, the dataset's read_timeout"
+
+
+def map_style_dataset(proxy):
+    return LanceTorchDataset(**where(proxy, {}), format="torch", read_timeout=SOON)
+
+
+def make_a_dataset(proxy):
+    return lambda: iterable(proxy, {}, read_timeout=SOON)
+
+
+def describe_the_data(proxy):
+    dataset = map_style_dataset(proxy)
+    return lambda: LanceDataLoader(dataset)  # whose states say which data they are of
+
+
+def open_in_another_process(proxy):
+    raw = pickle.dumps(map_style_dataset(proxy))
+    return lambda: pickle.loads(raw)[0]
+
+
+@pytest.mark.parametrize("prepare", [make_a_dataset, describe_the_data, open_in_another_process])
+def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoints, prepare):
+    with Proxy(endpoints[0]) as proxy:
+        act = prepare(proxy)
+        before = proxy.requests
+        act()
+        requests = proxy.requests - before
+    said = set()
+    for answered in np.unique(np.linspace(0, requests - 1, 6).astype(int)).tolist():
+        with Proxy(endpoints[0]) as proxy:
+            act = prepare(proxy)
+            proxy.spoil_all(stall, after=answered)
+            started = time.monotonic()
+            with pytest.raises(RuntimeError, match=IN_TIME) as caught:
+                act()
+            assert time.monotonic() - started < 20 * SOON  # a bound on hanging
+            said.add(str(caught.value).split()[0])
+    assert said == {"opening", "reading"}

@@ -52,8 +52,11 @@ class Given:
     columns: Columns = None
 
 
-def resolve(given: Given) -> View:
+def resolve(given: Given, timeout: float | None) -> View:
     """Open the table once, pin its version, and check every name against it.
+
+    Each time that it is opened that may take `timeout` seconds. Finding the rows that are meant
+    may mean to read the whole table, and takes as long as it takes.
 
     Raises
     ------
@@ -62,14 +65,16 @@ def resolve(given: Given) -> View:
     """
     check_arguments(given)
     permutation = given.table if isinstance(given.table, Permutation) else None
-    recipe, table, chosen = _rows(given, permutation)
-    columns = _columns(table, permutation, given.columns)
+    recipe, table, chosen = _rows(given, permutation, timeout)
+    with recipes.naming(recipe):
+        known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
+    columns = _columns(known, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
     return View(
         recipe=recipes.portable(recipe, table),
         selection=chosen,
         columns=columns,
-        schema=_schema(table, columns),
+        schema=recipe.in_time(lambda: _schema(table, columns)),
         format=format,
         transform=transform,
         batch_size=permutation.batch_size if permutation else None,
@@ -78,7 +83,7 @@ def resolve(given: Given) -> View:
 
 def rows_of(permutation: Permutation) -> tuple[Recipe, Selection]:
     """Which rows of which table version a permutation has."""
-    recipe, table, chosen = _rows(Given(table=permutation), permutation)
+    recipe, table, chosen = _rows(Given(table=permutation), permutation, None)
     return recipes.portable(recipe, table), chosen
 
 
@@ -158,17 +163,23 @@ def output_of(transform: Callable[..., Any]) -> tuple[str | None, Callable[..., 
     return (known, None) if known else (None, transform)
 
 
-def _rows(given: Given, permutation: Permutation | None) -> tuple[Recipe, Table, Selection]:
+def _rows(
+    given: Given, permutation: Permutation | None, timeout: float | None
+) -> tuple[Recipe, Table, Selection]:
     """The pinned table, open, and which of its rows are meant."""
     permutation_table = permutation.permutation_table if permutation else given.permutation_table
     base: Any = permutation.base_table if permutation else given.table
-    recipe = _pinned(given, permutation, permutation_table, base)
-    table = recipe.open()
+    recipe = _pinned(given, permutation, permutation_table, base, timeout)
+    table = recipe.in_time(recipe.open)
     return recipe, table, _selection(table, permutation_table, permutation, given)
 
 
 def _pinned(
-    given: Given, permutation: Permutation | None, permutation_table: Table | None, base: Any
+    given: Given,
+    permutation: Permutation | None,
+    permutation_table: Table | None,
+    base: Any,
+    timeout: float | None,
 ) -> Recipe:
     """The version and branch that the permutation's row ids are of, else those of the handle."""
     if base is not None:
@@ -178,7 +189,7 @@ def _pinned(
     is_main = branch is None and (recorded is not None or base is not None)
     source = _source(given, permutation, base, is_main)
     name = str(given.table_name if base is None else base.name)
-    recipe = recipes.pin(source, name, branch, version)
+    recipe = recipes.pin(source, name, branch, version, timeout)
     if recorded is not None and given.version is not None:
         _check_version(given.version, recipe)
     return recipe
@@ -193,7 +204,9 @@ def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | N
 
 def _check_version(version: Any, recorded: Recipe) -> None:
     """Raise unless `version`, a number or a tag, is the one that row ids are of."""
-    meant = recipes.pin(recorded.source, recorded.name, recorded.branch, version).version
+    meant = recipes.pin(
+        recorded.source, recorded.name, recorded.branch, version, recorded.timeout
+    ).version
     if meant != recorded.version:
         raise ValueError(
             f"version={version!r} contradicts the permutation_table, whose row ids are of version "
@@ -229,9 +242,9 @@ def _selection(
     return chosen
 
 
-def _columns(table: Table, permutation: Permutation | None, columns: Columns) -> dict[str, str]:
+def _columns(known: pa.Schema, permutation: Permutation | None, columns: Columns) -> dict[str, str]:
     if permutation is None:
-        return resolve_columns(table.schema, columns)
+        return resolve_columns(known, columns)
     renamed = pa.schema([(name, pa.null()) for name in permutation.selection])
     chosen = resolve_columns(renamed, columns)
     return {name: permutation.selection.get(source, source) for name, source in chosen.items()}

@@ -32,6 +32,10 @@ from .watch import follow_parent
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
+# How long a dataset waits unless it is told otherwise. Longer than what lancedb sits out by itself,
+# and well below the ten minutes after which the other ranks of a distributed run give up.
+READ_TIMEOUT = 120.0
+
 
 class TableDataset:
     """A pinned view of a LanceDB table that reopens itself in every process.
@@ -56,7 +60,7 @@ class TableDataset:
         read_timeout: float | None,
     ):
         forking.refuse_while_importing_main()
-        self._view: View = resolve(given)
+        self._view: View = resolve(given, seconds("read_timeout", read_timeout))
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
         self._output = Output(format, transform, fill_null, ragged, on_error)
@@ -66,7 +70,6 @@ class TableDataset:
             batch_size = self._view.batch_size or self._default_batch_size
         self.batch_size = positive("batch_size", batch_size)
         self.unwrap = bool(unwrap)
-        self._read_timeout = seconds("read_timeout", read_timeout)
         self._perm: Reader | None = None
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
@@ -197,7 +200,7 @@ class TableDataset:
 
     def _new_reader(self) -> Reader:
         view = self._view
-        return Reader(view.recipe, view.selection, view.columns, self._read_timeout)
+        return Reader(view.recipe, view.selection, view.columns)
 
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""

@@ -76,17 +76,20 @@ class OwnHandle:
 
     def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
         forking.note_use()
-        table = uring.open_table(recipe) or recipe.open()
         self._columns = dict(columns)
-        self._table = table
-        self._rows = open_rows(table)
-        self.scans = _are_scans_fast(table)
-        self.is_read_in_bulk = not isinstance(table, RemoteTable)
+        recipe.in_time(lambda: self._open(recipe))
         # Workers share the processors, and a server wants few requests.
-        shared = multiprocessing.parent_process() is not None or isinstance(table, RemoteTable)
+        remote = isinstance(self._table, RemoteTable)
+        self.is_read_in_bulk = not remote
+        shared = multiprocessing.parent_process() is not None or remote
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
-        self.schema = read_schema(table, self._rows, columns)
         self.is_over = False
+
+    def _open(self, recipe: Recipe) -> None:
+        self._table = uring.open_table(recipe) or recipe.open()
+        self._rows = open_rows(self._table)
+        self.scans = _are_scans_fast(self._table)
+        self.schema = read_schema(self._table, self._rows, self._columns)
 
     def give_up(self) -> None:
         # lancedb's rate control would hold back what is read next, for what failed before.

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 
 from .arguments import Given
 from .badrows import OnError, Partial
-from .base import TableDataset, positive
+from .base import READ_TIMEOUT, TableDataset, positive
 from .clock import EpochClock
 from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
 from .kept import Cache, check_cache
@@ -26,7 +26,6 @@ from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
-from .reader import READ_TIMEOUT
 from .recipe import is_in_object_store
 from .resident import Resident
 from .room import Room
@@ -94,7 +93,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
     read_timeout : float, default 120
-        As for `LanceTorchDataset`: seconds to wait for one read.
+        As for `LanceTorchDataset`: seconds to wait until the table is open, and for each read.
 
     Raises
     ------

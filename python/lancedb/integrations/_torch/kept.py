@@ -153,7 +153,7 @@ class _Held:
 def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
     """A reader of some columns; it opens the table for itself."""
     columns = {name: reader.columns[name] for name in names}
-    return Reader(reader.recipe, selection, columns, reader.timeout)
+    return Reader(reader.recipe, selection, columns)
 
 
 def _in_memory(reader: Reader) -> Resident:

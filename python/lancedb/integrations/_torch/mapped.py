@@ -15,12 +15,11 @@ from torch.utils.data import Dataset
 
 from .arguments import Given
 from .badrows import OnError
-from .base import TableDataset
+from .base import READ_TIMEOUT, TableDataset
 from .collate import NoRows, RowBatch, WholeBatch, is_for_default_collate
 from .indices import normalize_indices
 from .kept import Cache, KeptColumns, check_cache
 from .output import count_rows, first_row
-from .reader import READ_TIMEOUT
 
 
 class LanceTorchDataset(TableDataset, Dataset):
@@ -92,8 +91,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         or, if it cannot, an empty one in `format`. Each batch that fails is tried again in
         halves, so `transform` must be able to work on fewer rows.
     read_timeout : float, default 120
-        Seconds to wait for one read, in which lancedb may try again as often as it likes: then a
-        RuntimeError names the rows. None for no limit.
+        Seconds to wait until the table is open, and for each read, in which lancedb may try again
+        as often as it likes: then a RuntimeError names the table and the rows. None for no limit.
 
     Raises
     ------

@@ -25,10 +25,6 @@ from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
 
-# Longer than what lancedb sits out by itself, and well below the ten minutes after which the
-# other ranks of a distributed run give up.
-READ_TIMEOUT = 120.0
-
 
 class Reader:
     """Reads rows of one pinned table by their position in a selection's base order.
@@ -36,26 +32,17 @@ class Reader:
     Parameters
     ----------
     recipe : Recipe
-        How to open the table.
+        How to open the table, and how long to wait for each read.
     selection : Selection
         Which rows, in base order.
     columns : mapping of str to str
         Output name -> column (or SQL expression) of the table.
-    timeout : float, optional
-        Seconds to wait for one read; None for no limit.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        selection: Selection,
-        columns: Mapping[str, str],
-        timeout: float | None = READ_TIMEOUT,
-    ):
+    def __init__(self, recipe: Recipe, selection: Selection, columns: Mapping[str, str]):
         self.recipe = recipe
         self.selection = selection
         self.columns = dict(columns)
-        self.timeout = timeout
         self._handle: Handle | None = None
         self._pid: int | None = None
 
@@ -130,7 +117,6 @@ class Reading:
         self.order = order
         self.seconds = 0.0
         self._recipe = reader.recipe
-        self._timeout = reader.timeout
         self._offsets = offsets
         self._handle = reader.handle()
         self._future: Future[tuple[pa.RecordBatch, float]] = self._handle.submit(offsets, turn)
@@ -144,12 +130,13 @@ class Reading:
             If the storage fails, takes too long, or no longer has these rows.
         """
         try:
-            batch, self.seconds = self._future.result(self._timeout)
+            batch, self.seconds = self._future.result(self._recipe.timeout)
         except (NotInTime, RuntimeError, OSError, ValueError) as error:
             late = isinstance(error, NotInTime) and not self._future.done()
             self.cancel()
             self._handle.give_up()
-            reason = self._too_late() if late else str(error) or type(error).__name__
+            said = str(error) or type(error).__name__
+            reason = f"not read within {self._recipe.limit()}" if late else said
             raise RuntimeError(self._failure(reason)) from error
         if batch.num_rows != len(self._offsets):
             raise RuntimeError(self._failure(f"{batch.num_rows} rows came back"))
@@ -171,12 +158,6 @@ class Reading:
     def cancel(self) -> None:
         """Give the read up if it is still under way."""
         self._future.cancel()
-
-    def _too_late(self) -> str:
-        return (
-            f"not read within {self._timeout:g} seconds, the dataset's read_timeout (a larger one "
-            "waits longer, None for as long as lancedb tries)"
-        )
 
     def _failure(self, reason: str) -> str:
         hint = ""

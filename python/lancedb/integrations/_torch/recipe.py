@@ -8,12 +8,13 @@ credential in its ``repr``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import os
 import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import lancedb
@@ -21,8 +22,11 @@ import numpy as np
 import pyarrow as pa
 from lancedb.table import AsyncTable, LanceTable, Table
 
+from .deadline import within
 from .notes import add_note
 from .sending import name_of
+
+T = TypeVar("T")
 
 _MAIN = "main"  # what lancedb calls the branch that handles call None
 
@@ -138,20 +142,44 @@ class Recipe:
         The branch, None for main.
     version : int, optional
         The pinned version; None only for a table that travels by value.
+    timeout : float, optional
+        Seconds to wait until it is open, and for each read; None for no limit.
     """
 
     source: Source
     name: str
     branch: str | None = None
     version: int | None = None
+    timeout: float | None = None
 
     def open(self) -> Table:
-        """Open a handle of its own, pinned to the version, for this process."""
+        """Open a handle of its own, pinned to the version, for this process; see `in_time`."""
         with naming(self):
             table = self.source.open(self.name, self.branch)
             if self.version is not None:
                 checkout(table, self.name, self.version)
         return table
+
+    def in_time(self, open: Callable[[], T]) -> T:
+        """What `open` returns, for which lancedb has to ask the storage.
+
+        Raises
+        ------
+        RuntimeError
+            If that takes too long. lancedb goes on trying for as long as it does.
+        """
+        return within(
+            self.timeout,
+            open,
+            late=lambda: f"opening {self.describe()} failed: not opened within {self.limit()}",
+        )
+
+    def limit(self) -> str:
+        """The timeout in words for messages, and what to do about it."""
+        return (
+            f"{self.timeout:g} seconds, the dataset's read_timeout (a larger one waits longer, "
+            "None for as long as lancedb tries)"
+        )
 
     def describe(self) -> str:
         """The table and its version in words for messages; never a credential."""
@@ -185,7 +213,13 @@ def naming(recipe: Recipe) -> Iterator[None]:
         raise RuntimeError(f"opening {recipe.describe()} failed: {message}") from cause
 
 
-def pin(source: Source, name: str, branch: str | None, version: int | str | None) -> Recipe:
+def pin(
+    source: Source,
+    name: str,
+    branch: str | None,
+    version: int | str | None,
+    timeout: float | None = None,
+) -> Recipe:
     """Open the table once, resolve `version` (number, tag or None for the newest) and pin it.
 
     Raises
@@ -199,17 +233,23 @@ def pin(source: Source, name: str, branch: str | None, version: int | str | None
         raise TypeError(f"version must be a number or a tag, not {version!r}")
     if isinstance(version, int) and version < 1:
         raise ValueError(f"version must be a number from 1 on, or a tag, not {version}")
-    with naming(Recipe(source, name, branch)):
-        table = source.open(name, branch)
-        if version is not None:
-            checkout(table, name, version)
-        return Recipe(source, name, branch or current_branch(table), table.version)
+    newest = Recipe(source, name, branch, timeout=timeout)
+
+    def find() -> Recipe:
+        with naming(newest):
+            table = source.open(name, branch)
+            if version is not None:
+                checkout(table, name, version)
+            branched = branch or current_branch(table)
+            return dataclasses.replace(newest, branch=branched, version=table.version)
+
+    return newest.in_time(find)
 
 
 def portable(recipe: Recipe, table: Table) -> Recipe:
     """The recipe for any process: a ``memory://`` table, as `table` has it, travels by value."""
     if isinstance(recipe.source, HandleSource):
-        return Recipe(MemorySource(table.to_arrow()), recipe.name)
+        return Recipe(MemorySource(table.to_arrow()), recipe.name, timeout=recipe.timeout)
     return recipe
 
 

@@ -38,7 +38,7 @@ def fingerprint(recipe: Recipe, selection: Selection) -> str:
     Made of the first, the middle and the last row of the table, whatever columns are read, and
     of the rows that the selection chose. A copy of the table elsewhere has the same one.
     """
-    table = recipe.open()
+    table = recipe.in_time(recipe.open)
     everything = all_rows(table)
     digest = hashlib.sha256(repr(table.schema.names).encode())
     if everything.num_rows:
