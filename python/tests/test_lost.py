@@ -33,7 +33,9 @@ def iterable(table, order="block", workers=0, started=None, **options):
 
 
 def mapped(table, workers=0, started=None, **options):
-    dataset = LanceTorchDataset(table, columns=["id", "vec"], format="torch", **options)
+    dataset = LanceTorchDataset(
+        table, columns=["id", "vec"], format="torch", cache=False, **options
+    )
     options = {"batch_size": 100, "shuffle": True, **(started or {})}
     return LanceDataLoader(dataset, num_workers=workers, **options)
 

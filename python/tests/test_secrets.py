@@ -108,7 +108,8 @@ def seen(caplog, capfd):
 
 
 def loader_of(kind, source, workers):
-    dataset = kind(table_name="points", format="torch", batch_size=10, **source.arguments)
+    read = {"format": "torch", "batch_size": 10, "cache": False}
+    dataset = kind(table_name="points", **read, **source.arguments)
     return LanceDataLoader(dataset, num_workers=workers)
 
 

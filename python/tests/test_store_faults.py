@@ -71,7 +71,7 @@ def iterable(proxy, options, **limits):
 
 
 def map_style(proxy, options, **limits):
-    dataset = LanceTorchDataset(**where(proxy, options), format="torch", **limits)
+    dataset = LanceTorchDataset(**where(proxy, options), format="torch", cache=False, **limits)
     return LanceDataLoader(dataset, batch_size=50)
 
 
@@ -209,7 +209,7 @@ IN_TIME = rf"({OPENING}|{READING}) within 0\.5 seconds, the dataset's read_timeo
 
 
 def map_style_dataset(proxy):
-    return LanceTorchDataset(**where(proxy, {}), format="torch", read_timeout=SOON)
+    return LanceTorchDataset(**where(proxy, {}), format="torch", cache=False, read_timeout=SOON)
 
 
 def make_a_dataset(proxy):

@@ -18,7 +18,7 @@ EPOCHS = 3
 
 
 def mapped(table, workers):
-    dataset = LanceTorchDataset(table)
+    dataset = LanceTorchDataset(table, cache=False)
     return LanceDataLoader(
         dataset,
         batch_size=20,
