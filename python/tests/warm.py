@@ -78,10 +78,13 @@ def _ranks(count: int, port: int) -> Iterator[dict[str, str]]:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
+            "GROUP_RANK": "0",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_RUN_ID": "none",
+            "OMP_NUM_THREADS": "1",
         }
 
 
