@@ -11,6 +11,8 @@ PEERS := $(BENCH)/.peers
 MAP_STYLE := $(if $(QUICK),--rows 200000 --rounds 1 --seconds 0.5,--rounds 2 --seconds 1.5)
 STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1.5)
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick)
+# All tests run in two processes, each file in one of them, in the order of their names.
+SIDE_BY_SIDE_TESTS := -n 2 --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.pyi' -o -type d \
 	| grep -v __pycache__)
 
@@ -26,7 +28,7 @@ demo: $(WHEEL)  ## Make a table of handwritten digits and train a model on it wi
 
 test: $(WHEEL)  ## Run the tests
 	@echo "== running the tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),$(SIDE_BY_SIDE_TESTS))
 
 check: $(WHEEL)  ## Lint, formatting, types
 	@echo "== ruff check"

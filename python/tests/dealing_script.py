@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each of two ranks runs under torchrun: loaders in the hands of Accelerate and Fabric."""
+"""What each of two ranks runs: loaders in the hands of Accelerate and Fabric."""
 
 import json
 import sys

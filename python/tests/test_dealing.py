@@ -2,13 +2,12 @@
 """Loaders in the hands of Accelerate, Lightning and Ray: dealt once, and no epoch mistaken."""
 
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import DataLoaderConfiguration
 from lancedb.integrations.torch import (
@@ -43,12 +42,8 @@ def ids(batches):
 
 
 def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, table):
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", SCRIPT, tmp_path / "db", tmp_path]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=250, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with warm.starter("lightning", "accelerate") as starter:
+        starter.run(SCRIPT, str(tmp_path / "db"), str(tmp_path), ranks=2, timeout=250)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for kind in ("streamed", "mapped"):
         assert first[f"{kind} is left alone"]

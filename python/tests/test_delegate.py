@@ -12,7 +12,6 @@ import traceback
 import lancedb
 import numpy as np
 import psutil
-import pyarrow as pa
 import pytest
 from arrow_strategies import record_batches
 from conftest import rows_of
@@ -48,13 +47,17 @@ def ids(batches):
     return [i for batch in batches for i in batch["id"].tolist()]
 
 
-def test_a_delegate_reads_what_a_handle_reads(table):
+def test_a_delegate_reads_what_a_handle_reads_and_ends_when_it_is_closed(table):
+    before = {each.pid for each in delegates()}
     columns = {name: name for name in table.schema.names}
     mine, theirs = OwnHandle(recipe_of(table), columns), Delegate(recipe_of(table), columns)
+    (process,) = (each for each in delegates() if each.pid not in before)
     assert theirs.schema.equals(mine.schema, check_metadata=True)
     for offsets in ([], [0], [3, 4, 399, 400, 999], range(1000)):
         wanted = np.array(offsets, dtype=np.int64)
         assert theirs.submit(wanted).result()[0].equals(mine.submit(wanted).result()[0])
+    theirs.close()
+    assert psutil.wait_procs([process], timeout=10)[1] == []
 
 
 @given(record_batches(nulls=True))
@@ -64,10 +67,19 @@ def test_every_type_comes_through_as_it_is(batch):
     assert received.equals(batch)
 
 
-def test_forked_map_style_workers_read_every_row(table):
+def test_forked_map_style_workers_read_every_row_and_their_delegates_end_with_them(table):
     dataset = LanceTorchDataset(table, columns=["id", "vec", "text"], format="torch")
-    loader = DataLoader(dataset, batch_size=64, num_workers=3, multiprocessing_context="fork")
+    options = {"multiprocessing_context": "fork", "persistent_workers": True}
+    loader = DataLoader(dataset, batch_size=64, num_workers=2, **options)
     assert ids(loader) == list(range(1000))
+    batches = iter(loader)
+    batch = next(batches)
+    batch["vec"] += 1  # what is handed out can be written to
+    assert batch["vec"].shape == (64, 4)
+    reading = delegates()
+    assert len(reading) == 2
+    del batches, loader
+    assert psutil.wait_procs(reading, timeout=10)[1] == []
 
 
 @pytest.mark.parametrize("shuffle", [False, True, "global"])
@@ -79,25 +91,6 @@ def test_forked_workers_make_the_same_batches(table, shuffle):
     forked = LanceDataLoader(dataset, num_workers=2, multiprocessing_context="fork")
     forked.set_epoch(0)
     assert [batch["id"].tolist() for batch in forked] == alone
-
-
-def test_they_end_with_the_workers_they_read_for(table):
-    dataset = LanceTorchDataset(table, columns=["id"], format="torch")
-    loader = DataLoader(dataset, batch_size=64, num_workers=2, multiprocessing_context="fork")
-    batches = iter(loader)
-    next(batches)
-    reading = delegates()
-    assert len(reading) == 2
-    del batches
-    assert psutil.wait_procs(reading, timeout=10)[1] == []
-
-
-def test_a_delegate_that_is_closed_ends(table):
-    before = {each.pid for each in delegates()}
-    delegate = Delegate(recipe_of(table), {"id": "id"})
-    (process,) = (each for each in delegates() if each.pid not in before)
-    delegate.close()
-    assert psutil.wait_procs([process], timeout=10)[1] == []
 
 
 def test_one_that_was_killed_is_an_error_and_no_hang(table):
@@ -272,12 +265,3 @@ def test_a_memory_table_goes_along(table):
     dataset = LanceTorchDataset(memory, columns=["id"], format="torch")
     loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
     assert ids(loader) == list(range(30))
-
-
-def test_the_types_survive_in_batches(table):
-    assert pa.types.is_fixed_size_list(table.schema.field("vec").type)
-    dataset = LanceTorchDataset(table, columns=["vec"], format="torch")
-    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
-    batch = next(iter(loader))
-    batch["vec"] += 1  # what is handed out can be written to
-    assert batch["vec"].shape == (10, 4)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples, run as they are: they learn, and a run that is cut off goes on exactly."""
+"""The examples, run as they are: they learn, and a run that is cut off goes on exactly.
+
+Each is started as a user starts it. Where a test needs it once more, it is run in a process that
+begins with its imports done.
+"""
 
 import json
 import os
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -33,6 +38,19 @@ def run(name, *arguments, ranks=None):
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def run_again():
+    """Runs an example once more; gives what it printed."""
+
+    def run_again(name, *arguments, ranks=None):
+        arguments = map(str, arguments)
+        return starter.run(EXAMPLES / name, *arguments, ranks=ranks, timeout=250)
+
+    # The last is what torch's optimizers import.
+    with warm.starter("lancedb.integrations.torch", "sklearn.datasets", "torch._dynamo") as starter:
+        yield run_again
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -53,10 +71,10 @@ def two_epochs(out):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, run_again):
     """The weights after two epochs on two ranks that nothing cut off."""
     out = tmp_path_factory.mktemp("whole")
-    run("ddp.py", "--out", out, ranks=2)
+    run_again("ddp.py", "--out", out, ranks=2)
     return torch.load(out / "ddp.pt")["model"]
 
 
@@ -67,25 +85,25 @@ def assert_close(weights, expected):
 
 
 def test_ddp_stops_on_two_ranks_and_goes_on_with_two_to_the_same_weights_or_with_one(
-    tmp_path, trained
+    tmp_path, run_again, trained
 ):
     run("ddp.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
     checkpoint = (tmp_path / "ddp.pt").read_bytes()
     before = steps_of(tmp_path, 2)
     state = torch.load(tmp_path / "ddp.pt")["loader"]
     assert (state["epoch"], state["position"]) == (1, 12 * 64)
-    run("ddp.py", "--out", tmp_path, "--resume", ranks=2)
+    run_again("ddp.py", "--out", tmp_path, "--resume", ranks=2)
     assert before + steps_of(tmp_path, 2) == two_epochs(tmp_path)
     assert_close(torch.load(tmp_path / "ddp.pt")["model"], trained)
     (tmp_path / "ddp.pt").write_bytes(checkpoint)
-    run("ddp.py", "--out", tmp_path, "--resume", ranks=1)
+    run_again("ddp.py", "--out", tmp_path, "--resume", ranks=1)
     assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
-def test_lightning_resumes_in_mid_epoch(tmp_path):
+def test_lightning_resumes_in_mid_epoch(tmp_path, run_again):
     printed = run("lightning_digits.py", "--out", tmp_path, "--stop-after", 40)
     before = steps_of(tmp_path, 1)
-    printed += run("lightning_digits.py", "--out", tmp_path, "--resume")
+    printed += run_again("lightning_digits.py", "--out", tmp_path, "--resume")
     assert printed.count("56 steps in all") == 2
     assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
@@ -95,18 +113,18 @@ def test_lightning_deals_rows_to_two_devices_once(tmp_path):
     assert steps_of(tmp_path, 2) == two_epochs(tmp_path)
 
 
-def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path):
+def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path, run_again):
     run("accelerate_digits.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
-    run("accelerate_digits.py", "--out", tmp_path, "--resume", ranks=1)
+    run_again("accelerate_digits.py", "--out", tmp_path, "--resume", ranks=1)
     assert steps_of(tmp_path, 2) + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
-def test_transformers_trainer_resumes_to_the_same_weights(tmp_path):
+def test_transformers_trainer_resumes_to_the_same_weights(tmp_path, run_again):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run("trainer_digits.py", "--out", whole)
+    run_again("trainer_digits.py", "--out", whole)
     run("trainer_digits.py", "--out", cut, "--stop-after", 40)
     assert len(lines(cut / "rows.jsonl")) == 40
-    run("trainer_digits.py", "--out", cut, "--resume")
+    run_again("trainer_digits.py", "--out", cut, "--resume")
     steps = lines(whole / "rows.jsonl")
     assert lines(cut / "rows.jsonl") == steps
     epochs = steps[:29], steps[29:]
@@ -131,11 +149,11 @@ def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path, trained):
     assert_close(last["model"], trained)
 
 
-def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path):
+def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path, run_again):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run("stateful.py", "--out", whole, "--workers", 0)
+    run_again("stateful.py", "--out", whole, "--workers", 0)
     run("stateful.py", "--out", cut, "--stop-after", 40)
-    run("stateful.py", "--out", cut, "--resume")
+    run_again("stateful.py", "--out", cut, "--resume")
     assert lines(whole / "rows.jsonl") == two_epochs(whole) == lines(cut / "rows.jsonl")
     models = [torch.load(folder / "stateful.pt")["model"] for folder in (whole, cut)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -163,8 +181,11 @@ def test_images_are_decoded_and_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "padding"), [([], (20, 80)), (["--packed"], (0, 3))])
-def test_a_language_model_learns_from_padded_and_packed_documents(tmp_path, options, padding):
-    printed = run("language_model.py", "--out", tmp_path, *options)
+def test_a_language_model_learns_from_padded_and_packed_documents(
+    tmp_path, run_again, options, padding
+):
+    start = run_again if options else run
+    printed = start("language_model.py", "--out", tmp_path, *options)
     share, tokens = numbers(r"padding: ([\d.]+)% of (\d+) tokens", printed)
     assert padding[0] < share < padding[1]
     assert tokens > 100_000

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables that go away under a running epoch, disks that are full, code of the user's that fails."""
 
+import os
 import pickle
 import shutil
 import traceback
@@ -61,6 +62,10 @@ def clean_up(db, table):
     table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
 
+def read_without_uring(worker):
+    os.environ["LANCEDB_TORCH_IO_URING"] = "0"
+
+
 LOSSES = pytest.mark.parametrize("lose", [drop, delete_files, clean_up])
 
 
@@ -74,7 +79,7 @@ def test_a_table_lost_in_mid_epoch_is_named_with_its_version_and_rows(
     monkeypatch.setenv("LANCEDB_TORCH_IO_URING", "0")
     make = mapped if order == "mapped" else iterable
     options = {} if order == "mapped" else {"order": order}
-    started = {"multiprocessing_context": "spawn"} if workers else {}
+    started = {"worker_init_fn": read_without_uring} if workers else {}
     whole = run(make(wide_range, **options))
     loader = make(wide_range, workers=workers, started=started, **options)
     version, batches, got = wide_range.version, iter(loader), []

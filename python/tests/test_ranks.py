@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real ranks under torchrun: equal steps, no row twice, the same epoch on any number of them."""
+"""Real ranks: equal steps, no row twice, the same epoch on any number of them.
+
+Two ranks are started by torchrun itself, and other numbers of them as it starts them.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
+import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from torchrun import torchrun
 
@@ -27,10 +31,16 @@ def whole(wide_range):
     return [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
 
 
-def run(tmp_path, ranks, name, *arguments):
+@pytest.fixture(scope="module")
+def starter():
+    with warm.starter() as starter:
+        yield starter
+
+
+def run(tmp_path, ranks, name, *arguments, starter=None):
     """Run the script on some ranks; the global steps, and the state of each rank."""
     out = tmp_path / name
-    records = torchrun(SCRIPT, ranks, tmp_path / "db", out, *arguments)
+    records = torchrun(SCRIPT, ranks, tmp_path / "db", out, *arguments, starter=starter)
     states = [record["state"] for record in records]
     assert all(state == states[0] for state in states)
     assert len({record["length"] for record in records}) == 1
@@ -40,20 +50,23 @@ def run(tmp_path, ranks, name, *arguments):
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (2, 2), (4, 0)])
-def test_global_steps_are_those_of_one_process(tmp_path, whole, ranks, workers):
-    steps, _ = run(tmp_path, ranks, "all", "--workers", workers)
+def test_global_steps_are_those_of_one_process(tmp_path, whole, starter, ranks, workers):
+    by = None if ranks == 2 else starter
+    steps, _ = run(tmp_path, ranks, "all", "--workers", workers, starter=by)
     assert steps == whole
 
 
-def test_an_epoch_begun_on_four_ranks_ends_on_two_and_on_one(tmp_path, whole):
-    first, state = run(tmp_path, 4, "four", "--steps", 50, "--workers", 2)
-    second, state = run(tmp_path, 2, "two", "--resume", state, "--steps", 70)
-    third, state = run(tmp_path, 1, "one", "--resume", state, "--workers", 2)
+def test_an_epoch_begun_on_four_ranks_ends_on_two_and_on_one(tmp_path, whole, starter):
+    by = {"starter": starter}
+    first, state = run(tmp_path, 4, "four", "--steps", 50, "--workers", 2, **by)
+    second, state = run(tmp_path, 2, "two", "--resume", state, "--steps", 70, **by)
+    third, state = run(tmp_path, 1, "one", "--resume", state, "--workers", 2, **by)
     assert first + second + third == whole
     state = json.loads(state.read_text())
     assert (state["epoch"], state["position"]) == (1, 0)
 
 
-def test_every_row_comes_once_when_none_is_dropped(tmp_path, wide_range):
-    steps, _ = run(tmp_path, 3, "all", "--keep-all", "--global-batch", 999)
+def test_every_row_comes_once_when_none_is_dropped(tmp_path, wide_range, starter):
+    rest = ["--keep-all", "--global-batch", 999]
+    steps, _ = run(tmp_path, 3, "all", *rest, starter=starter)
     assert sorted(id for step in steps for id in step) == list(range(20_000))

@@ -9,18 +9,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from warm import Starter
 
-def torchrun(script: Path, ranks: int, uri: Path, out: Path, *arguments: Any) -> list[Any]:
+
+def torchrun(
+    script: Path,
+    ranks: int,
+    uri: Path,
+    out: Path,
+    *arguments: Any,
+    starter: Starter | None = None,
+) -> list[Any]:
     """Run the script as ``script uri out *arguments`` on some ranks; the record of each.
 
+    With a `starter` the ranks are told what torchrun tells them, and begin with their imports done.
     A rank that waits for ever for another one ends with an error of its process group.
     """
     out.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    command += [f"--nproc-per-node={ranks}", sys.executable, "-W", "ignore"]
-    command += [script, uri, out, *arguments]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = tuple(map(str, (uri, out, *arguments)))
+    if starter is not None:
+        starter.run(script, *arguments, ranks=ranks, timeout=180)
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+        command += [f"--nproc-per-node={ranks}", sys.executable, "-W", "ignore", str(script)]
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(ranks)]
