@@ -118,7 +118,7 @@ def described(found: dict[str, Any]) -> str:
         "median over rounds, after a warm-up. `to ours` is the ratio to ours, `shuffle=True`, with "
         "as many workers. Mixing is the variance of label counts in a batch, and in 16 batches in "
         "a row, over that of a true shuffle: 1 is perfect. Memory is that of all processes "
-        "without page cache. Peers that store row by row were given at most 200,000 rows. A star "
+        "without page cache. Peers that store row by row were given at most 100,000 rows. A star "
         "marks a state that was not reached in mid-epoch in the time there was, but before."
     )
 

@@ -37,11 +37,11 @@ class Scale:
     slow_writers_rows: int = 100_000
     rounds: int = 2
     warm_up: float = 0.4
-    seconds: float = 1.0
-    mixing_seconds: float = 2.5
+    seconds: float = 0.8
+    mixing_seconds: float = 2.0
     workers: tuple[int, ...] = (0, 2)
     sizes: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    batch_sizes: tuple[int, ...] = (64, 1024, 4096)
+    batch_sizes: tuple[int, ...] = (64, 4096)
 
     def rows(self, kind: str) -> int:
         """Of a table of so few rows there would be no second batch to come."""

@@ -92,6 +92,12 @@ def test_version_takes_a_number_or_a_tag_and_is_resolved_once(table):
     assert len(dataset) == len(snapshot(dataset)) == 1000
 
 
+@pytest.mark.parametrize("name", ["", " ", "no such", ".x", "a..b", "x.lock", "no", "/", "a/b"])
+def test_a_name_that_is_no_tag_is_refused_with_the_way_to_the_tags(table, name):
+    with pytest.raises(ValueError, match=r"there is no such tag\. table\.tags\.list"):
+        LanceTorchDataset(table, version=name)
+
+
 def test_a_handle_that_is_checked_out_gives_its_version(table):
     old = table.version
     table.delete("id >= 10")

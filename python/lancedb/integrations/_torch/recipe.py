@@ -329,7 +329,9 @@ def checkout(table: Table, name: str, version: int | str) -> None:
         table.checkout(version)
     except (ValueError, RuntimeError) as error:
         message = str(error).lower()
-        if "no longer exists" not in message and "not found" not in message:
+        # The last one is of names that no tag can have.
+        absent = ("no longer exists", "not found", "ref is invalid")
+        if not any(words in message for words in absent):
             raise
         if isinstance(version, str):
             raise ValueError(
