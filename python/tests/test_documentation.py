@@ -193,7 +193,7 @@ def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
 NOT_PROVOKED = {
     ("bijection", "permute"): "arithmetic; the plan asks only for what there is",
     ("plan", "__post_init__"): "what a user may give is checked before",
-    ("plan", "pieces"): "arithmetic; the schedule asks only where there are windows",
+    ("plan", "pieces_of"): "arithmetic; the schedule asks only where there are windows",
     ("plan", "_whole"): "what a user may give is checked before",
     ("clock", "peek"): "more than a thousand worker processes",
     ("finish", "end"): "hands on what went wrong elsewhere",
@@ -228,6 +228,7 @@ NOT_IN_THE_REFERENCE = {
     "stats_for",
     "steps",
     "begin_at",
+    "has_begun",
     "state_at",
     "adopt_state",
     "resume",

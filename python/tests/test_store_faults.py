@@ -133,7 +133,7 @@ def test_what_lancedb_tries_again_and_again_ends_at_the_limit_and_a_resume_is_ex
     delivered = deliver_until_it_fails(loader, "not read within 2 seconds, .* read_timeout")
     took = time.monotonic() - started
     assert took < 10 * LIMIT  # A bound on hanging, not a measurement.
-    assert max(proxy.spoiled.values()) <= 10 * took  # there are pauses of 0.1 seconds and more
+    assert max(proxy.spoiled.values()) <= 100 * took  # there are pauses, or it were thousands
     restore(proxy)
     loader.load_state_dict(loader.state_dict())
     assert 0 < len(delivered) < len(whole)

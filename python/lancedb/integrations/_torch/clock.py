@@ -72,6 +72,10 @@ class EpochClock:
         """Whether the next ``iter()`` was set to begin in the middle of this epoch."""
         return self.is_set and self.peek(0).epoch == epoch and self.peek(0).position > 0
 
+    def has_begun(self, worker: int) -> bool:
+        """Whether a worker has begun an epoch since the clock was set."""
+        return bool(self._shared[_COUNTS + 1 + worker])
+
     @property
     def ran_in_workers(self) -> bool:
         """Whether a worker has begun an epoch since the clock was set."""

@@ -260,6 +260,10 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._now = None
         self._skip = 0
 
+    def has_begun(self, worker: int) -> bool:
+        """Whether a worker has looked where its epoch begins."""
+        return self._clock.has_begun(worker)
+
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of one, for this rank and worker."""
         self._refuse_foreign_loader()

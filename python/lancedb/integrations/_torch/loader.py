@@ -24,9 +24,12 @@ from .progress import MappedProgress
 from .sampler import DealtSampler
 from .stats import SECONDS
 from .steps import Steps
-from .watch import describe_worker, first_ended, kill_workers
+from .watch import describe_worker, first_ended, have_all_begun, kill_workers
 
 _log = logging.getLogger("lancedb.integrations.torch")
+# A worker that was told to begin has to look where, and does nothing before.
+_BEGUN_WITHIN = 60.0
+
 _PRELOAD = "lancedb.integrations._torch.preload"
 
 
@@ -41,6 +44,8 @@ class Resumable(Protocol):
     def steps(self, start: int = 0) -> Steps: ...
 
     def begin_at(self, at: Position) -> None: ...
+
+    def has_begun(self, worker: int) -> bool: ...
 
     def state_at(self, at: Position) -> dict[str, Any]: ...
 
@@ -151,6 +156,7 @@ class LanceDataLoader(DataLoader):
         self._next = Position()
         self._now: Progress | None = None
         self._latest: weakref.ref[Delivery] | None = None
+        self._running: weakref.ref[Any] | None = None  # torch's iterator, if workers make batches
         self._told = self._restored = False
         self._hints: set[str | None] = set()
         self.total = Pace()
@@ -171,7 +177,7 @@ class LanceDataLoader(DataLoader):
         return batches
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": None}
+        return {**self.__dict__, "_latest": None, "_running": None}
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -315,10 +321,19 @@ class LanceDataLoader(DataLoader):
 
     def _go_to(self, at: Position) -> None:
         self._next = at
-        self._resumable.begin_at(at)  # for whoever iterates the dataset in place of this loader
+        self._begin_at(at)  # for whoever iterates the dataset in place of this loader
         if self._now is not None:
             self._now.superseded = True
             self._now = None
+
+    def _begin_at(self, at: Position) -> None:
+        running, self._running = self._running, None
+        batches = running() if running is not None else None
+        if batches is not None and not have_all_begun(
+            batches, self._resumable.has_begun, _BEGUN_WITHIN
+        ):
+            kill_workers(batches)
+        self._resumable.begin_at(at)
 
     def _follow(self, loop: Any) -> None:
         """Begin at the epoch of Lightning's loop, where nobody has named another."""
@@ -348,7 +363,7 @@ class LanceDataLoader(DataLoader):
             self.forget_workers()  # who may not have begun yet, and would count one epoch too many
         else:
             at, self._next = self._next, Position(self._next.epoch + 1)
-        self._resumable.begin_at(at)
+        self._begin_at(at)
         rank = self._resumable.rank_and_world_size()[0]
         self.dataset.count_for(self)  # type: ignore[attr-defined]
         spent = self.dataset.stats_for(self)  # type: ignore[attr-defined]
@@ -384,7 +399,10 @@ class LanceDataLoader(DataLoader):
 
     def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
-        return super().__iter__()
+        batches = super().__iter__()
+        if getattr(batches, "_workers", None):
+            self._running = weakref.ref(batches)
+        return batches
 
     def advise(self, progress: Progress) -> None:
         """Log, once each, who waits for whom in an epoch and what to do about it."""

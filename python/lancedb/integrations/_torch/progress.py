@@ -56,6 +56,10 @@ class MappedProgress:
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)
 
+    def has_begun(self, worker: int) -> bool:
+        """True: a worker is told rows, and need not look where to begin."""
+        return True
+
     def state_at(self, at: Position) -> dict[str, Any]:
         if at.position and self.steps(at.position).num_steps == 0:
             at = Position(at.epoch + 1)

@@ -16,14 +16,16 @@ import re
 import signal
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 from torch.utils.data._utils import signal_handling
 
 _NOTICED_WITHIN = 2.0
+_LOOKED_EVERY = 0.001
 _follows_in: int | None = None
 
 
@@ -137,6 +139,35 @@ def first_ended(batches: Any) -> int | None:
     """The first worker of torch's iterator that has ended, for whatever reason."""
     codes = (worker.exitcode for worker in batches._workers)
     return next((number for number, code in enumerate(codes) if code is not None), None)
+
+
+def have_all_begun(batches: Any, has_begun: Callable[[int], bool], seconds: float) -> bool:
+    """Wait until every worker of torch's iterator has begun its epoch, or has ended.
+
+    torch goes on as soon as a worker was told to begin. One that is late would begin wherever the
+    next epoch was said to begin by then, and take that for its own.
+
+    Parameters
+    ----------
+    batches : torch's iterator
+        Over worker processes.
+    has_begun : callable
+        Whether the worker of a number has.
+    seconds : float
+        How long to wait.
+
+    Returns
+    -------
+    bool
+        False if that was too short.
+    """
+    until = time.monotonic() + seconds
+    for number, worker in enumerate(batches._workers):
+        while not has_begun(number) and worker.exitcode is None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOKED_EVERY)
+    return True
 
 
 def kill_workers(batches: Any) -> None:
