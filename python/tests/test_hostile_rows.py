@@ -174,7 +174,8 @@ def test_a_column_of_an_odd_name(home, name):
     assert {key: values.tolist() for key, values in batch.columns.items()} == {name: [6, 5]}
 
 
-@given(name=st.text(min_size=1, max_size=6))
+# Of a name lancedb stores what comes before a null character.
+@given(name=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6))
 @settings(SAME_TABLE, max_examples=25)
 @example("*")
 @example("`b`")
