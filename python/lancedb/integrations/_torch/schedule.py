@@ -76,8 +76,8 @@ def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
 
 def _run_group(number: int, spans: list[Span]) -> Group:
     steps, begin = [], 0
-    for start, stop in spans:
-        spent = (number,) if begin + stop - start == _count(spans) else ()
+    for at, (start, stop) in enumerate(spans, 1):
+        spent = (number,) if at == len(spans) else ()
         steps.append(StepPieces(_one_piece(number, begin, stop - start), spent, stop - start))
         begin += stop - start
     return Group(tuple(steps), ((WindowRows(number, begin, tuple(spans)),),))
@@ -128,13 +128,14 @@ def _window_steps(
 def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
     """Spans to plan at once: few at first, as the first batch waits for them."""
     batch: list[Span] = []
-    target = 1
-    for span in spans:
-        batch.append(span)
-        if _count(batch) >= target:
+    rows, target = 0, 1
+    for start, stop in spans:
+        batch.append((start, stop))
+        rows += stop - start
+        if rows >= target:
             yield batch
-            target = min(most_rows, 2 * max(target, _count(batch)))
-            batch = []
+            target = min(most_rows, 2 * max(target, rows))
+            batch, rows = [], 0
     if batch:
         yield batch
 
@@ -154,7 +155,3 @@ def _reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows,
         reads[-1].append(window)
         rows += window.size
     return tuple(map(tuple, reads))
-
-
-def _count(spans: Iterable[Span]) -> int:
-    return sum(stop - start for start, stop in spans)
