@@ -127,9 +127,9 @@ class _Held:
         self._kept = frozenset(names)
         self._selection = reader.selection
         self._stretch = held if isinstance(held, AllRows) else None
+        kept = [name for name in self._names if name in self._kept]
         others = [name for name in self._names if name not in self._kept]
         self._rest = _only(reader, reader.selection, others).open() if others else None
-        kept = [name for name in self._names if name in self._kept]
         self._rows = _in_memory(_only(reader, held, kept))
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
@@ -158,12 +158,8 @@ def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
 
 def _in_memory(reader: Reader) -> Resident:
     """All that a reader reads."""
-    total = reader.selection.num_rows
-    rows = Resident(reader.schema, total, average_row_bytes(reader))
-    rows.load(
-        reader.read(np.arange(start, min(start + rows.read_rows, total)))
-        for start in range(0, total, rows.read_rows)
-    )
+    rows = Resident(reader.schema, reader.selection.num_rows, average_row_bytes(reader))
+    rows.load(map(reader.read, rows.parts()))
     return rows
 
 

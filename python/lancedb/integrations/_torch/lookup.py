@@ -58,9 +58,8 @@ class ResidentSource:
 
     def _everything(self) -> Iterator[pa.RecordBatch]:
         under_way: deque[Reading] = deque()
-        for start in range(0, self._plan.rows, self._resident.read_rows):
-            stop = min(start + self._resident.read_rows, self._plan.rows)
-            under_way.append(self._reads.begin_rows(np.arange(start, stop)))
+        for rows in self._resident.parts():
+            under_way.append(self._reads.begin_rows(rows))
             if len(under_way) > self._ahead:
                 yield self._finished(under_way.popleft())
         while under_way:

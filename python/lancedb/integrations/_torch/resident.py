@@ -30,12 +30,16 @@ class Resident:
     """
 
     def __init__(self, schema: pa.Schema, rows: int, row_bytes: int):
-        self.read_rows = max(1, _READ_BYTES // max(1, row_bytes))
-        """Rows to load with one read."""
         self._schema = schema
         self._rows = rows
+        self._read_rows = max(1, _READ_BYTES // row_bytes)
         self._columns: list[gather.Rows] | None = None
         self._loading = threading.Lock()
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """All places in sequence, as many at a time as are to be loaded with one read."""
+        for start in range(0, self._rows, self._read_rows):
+            yield np.arange(start, min(start + self._read_rows, self._rows))
 
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Take every row out of these batches, unless that was done: then none is asked for."""
