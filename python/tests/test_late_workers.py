@@ -54,3 +54,13 @@ def test_a_state_that_is_loaded_at_once_is_where_it_goes_on(table, epochs, persi
         assert next(batches)["id"] == epochs[epoch][0]
         loader.load_state_dict(loader.state_dict())
         assert [batch["id"] for batch in batches] == epochs[epoch][1:]
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_an_iterator_dropped_before_its_first_batch_uses_up_no_epoch(table, epochs, persistent):
+    loader = loader_of(table, persistent)
+    iter(loader)
+    assert [batch["id"] for batch in loader] == epochs[0]
+    iter(loader)
+    iter(loader)
+    assert [batch["id"] for batch in loader] == epochs[1]

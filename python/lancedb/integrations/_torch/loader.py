@@ -360,7 +360,6 @@ class LanceDataLoader(DataLoader):
         """Begin where the next epoch was said to begin."""
         if self._now is not None and self._now.untouched:
             at = self._now.at
-            self.forget_workers()  # who may not have begun yet, and would count one epoch too many
         else:
             at, self._next = self._next, Position(self._next.epoch + 1)
         self._begin_at(at)
