@@ -8,9 +8,9 @@ import json
 import os
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from rank_steps import ORDER, steps_of
 
 
 class Decode:
@@ -43,28 +43,16 @@ def run(args, on_error, state):
     dataset = LanceIterableTorchDataset(
         uri=args.uri,
         table_name="many",
-        columns=["id"],
-        format="torch",
         batch_size=args.global_batch // dist.get_world_size(),
         drop_last=False,
-        shuffle=True,
-        block_rows=8,
-        window_rows=256,
-        lanes=8,
+        **ORDER,
         transform=Decode(json.loads(args.bad.read_text())),
         on_error=on_error,
     )
     loader = LanceDataLoader(dataset, num_workers=args.workers)
     if state:
         loader.load_state_dict(state)
-    steps = []
-    for batch in loader:
-        steps.append(batch["id"].tolist())
-        # Hangs, and then fails, if another rank makes fewer steps.
-        together = torch.tensor([len(steps[-1])])
-        dist.all_reduce(together)
-        if len(steps) == args.steps:
-            break
+    steps = steps_of(loader, args.steps)
     return {
         "steps": steps,
         "state": loader.state_dict(),

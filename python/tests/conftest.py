@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 from lancedb.integrations._torch.loader import preload_workers
+from lancedb.integrations._torch.reader import Reader
 
 # As LanceDataLoader does: what workers need is imported once, for plain DataLoaders too.
 preload_workers()
@@ -31,6 +32,25 @@ def rows_of(count: int, start: int = 0) -> pa.Table:
             "tokens": pa.array([list(range(i % 5)) for i in ids.tolist()], pa.list_(pa.int32())),
         }
     )
+
+
+def rows_with_nulls(count: int) -> pa.Table:
+    """Columns of every kind of storage; numbers are null in the middle of the table only."""
+    table = rows_of(count)
+    halves = [None if count // 2 <= i < count // 2 + 9 else i / 2 for i in range(count)]
+    return table.append_column("half", pa.array(halves, pa.float64()))
+
+
+def record_reads(monkeypatch, of):
+    """What `of` makes of each read of this process, of its reader and the rows asked for."""
+    recorded, begin = [], Reader.begin
+
+    def recording(self, rows, *turn):
+        recorded.append(of(self, rows))
+        return begin(self, rows, *turn)
+
+    monkeypatch.setattr(Reader, "begin", recording)
+    return recorded
 
 
 @pytest.fixture

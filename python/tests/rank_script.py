@@ -6,9 +6,9 @@ import datetime
 import json
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from rank_steps import ORDER, steps_of
 
 
 def main() -> None:
@@ -26,26 +26,14 @@ def main() -> None:
     dataset = LanceIterableTorchDataset(
         uri=args.uri,
         table_name="many",
-        columns=["id"],
-        format="torch",
         batch_size=args.global_batch // world_size,
         drop_last=not args.keep_all,
-        shuffle=True,
-        block_rows=8,
-        window_rows=256,
-        lanes=8,
+        **ORDER,
     )
     loader = LanceDataLoader(dataset, num_workers=args.workers)
     if args.resume:
         loader.load_state_dict(json.loads(args.resume.read_text()))
-    steps = []
-    for batch in loader:
-        steps.append(batch["id"].tolist())
-        # Hangs, and then fails, if another rank makes fewer steps.
-        together = torch.tensor([len(steps[-1])])
-        dist.all_reduce(together)
-        if len(steps) == args.steps:
-            break
+    steps = steps_of(loader, args.steps)
     record = {"steps": steps, "state": loader.state_dict(), "length": len(loader)}
     (args.out / f"rank{rank}.json").write_text(json.dumps(record))
     dist.barrier()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from rank_steps import ORDER
 from torchrun import torchrun
 
 SCRIPT = Path(__file__).parent / "badrow_script.py"
@@ -20,14 +21,9 @@ def whole(wide_range):
     """The global steps of the epoch, had every row been good."""
     dataset = LanceIterableTorchDataset(
         wide_range,
-        columns=["id"],
-        format="torch",
         batch_size=BATCH,
         drop_last=False,
-        shuffle=True,
-        block_rows=8,
-        window_rows=256,
-        lanes=8,
+        **ORDER,
     )
     return [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
 

@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from counted import Counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.plan import Plan
@@ -120,17 +121,6 @@ def test_layouts_of_huge_numbers_overflow_nowhere(data):
         assert 0 <= piece.begin < piece.begin + piece.count <= plan.window_size(piece.window)
         before += piece.count
     assert before <= stop
-
-
-class Counted(Plan):
-    """A plan that counts how many rows it was asked for."""
-
-    asked = 0
-
-    def window_rows_of(self, window):
-        rows = super().window_rows_of(window)
-        Counted.asked += len(rows)
-        return rows
 
 
 @pytest.mark.parametrize("rows", [10**6, 10**9, MOST_ROWS])

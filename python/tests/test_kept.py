@@ -6,13 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from conftest import rows_of
+from conftest import record_reads, rows_of, rows_with_nulls
 from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.kept import narrowest
-from lancedb.integrations._torch.reader import Reader
 from lancedb.integrations.torch import LanceTorchDataset
 from lancedb.permutation import permutation_builder
 from torch.utils.data import DataLoader
@@ -24,14 +22,7 @@ ASKED = [19_999, 7, 7, -1, 0, 512, 8]
 @pytest.fixture
 def columns_read(monkeypatch):
     """The columns of each read of this process."""
-    read = []
-    begin = Reader.begin
-    monkeypatch.setattr(
-        Reader,
-        "begin",
-        lambda self, rows, *turn: read.append(list(self.columns)) or begin(self, rows, *turn),
-    )
-    return read
+    return record_reads(monkeypatch, lambda reader, rows: list(reader.columns))
 
 
 @pytest.fixture
@@ -50,13 +41,6 @@ def warm(dataset):
     dataset.__getitems__(range(-(-len(dataset) // 16)))
     dataset[0]
     return dataset
-
-
-def with_nulls(count):
-    """Columns of every kind of storage; numbers are null in the middle of the table only."""
-    table = rows_of(count)
-    halves = [None if count // 2 <= i < count // 2 + 9 else i / 2 for i in range(count)]
-    return table.append_column("half", pa.array(halves, pa.float64()))
 
 
 def splits_of(table):
@@ -79,7 +63,7 @@ def splits_of(table):
     ids=str,
 )
 def test_rows_are_those_that_are_read_without(db, room_for_numbers, chosen, cache):
-    table = db.create_table("mixed", with_nulls(ROWS))
+    table = db.create_table("mixed", rows_with_nulls(ROWS))
     kept, read = (warm(dataset_of(table, each, **chosen)) for each in (cache, False))
     indices = [index % len(kept) for index in ASKED]
     for _ in range(2):

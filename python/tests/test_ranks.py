@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from rank_steps import ORDER
 from torchrun import torchrun
 
 SCRIPT = Path(__file__).parent / "rank_script.py"
@@ -20,13 +21,8 @@ def whole(wide_range):
     """The epoch as one process without workers delivers it."""
     dataset = LanceIterableTorchDataset(
         wide_range,
-        columns=["id"],
-        format="torch",
         batch_size=96,
-        shuffle=True,
-        block_rows=8,
-        window_rows=256,
-        lanes=8,
+        **ORDER,
     )
     return [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
 

@@ -4,10 +4,8 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from conftest import rows_of
-from lancedb.integrations._torch.reader import Reader
+from conftest import record_reads, rows_with_nulls
 from lancedb.integrations._torch.resident import Resident
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
@@ -17,14 +15,7 @@ ORDERS = pytest.mark.parametrize("shuffle", [True, "global"])
 @pytest.fixture
 def rows_asked(monkeypatch):
     """How many rows each read of this process asks for."""
-    asked = []
-    begin = Reader.begin
-    monkeypatch.setattr(
-        Reader,
-        "begin",
-        lambda self, rows, *turn: asked.append(len(rows)) or begin(self, rows, *turn),
-    )
-    return asked
+    return record_reads(monkeypatch, lambda reader, rows: len(rows))
 
 
 def dataset_of(table, cache="auto", **options):
@@ -34,13 +25,6 @@ def dataset_of(table, cache="auto", **options):
 
 def run(dataset, epochs=1):
     return [batch.to_pylist() for _ in range(epochs) for batch in LanceDataLoader(dataset)]
-
-
-def rows_with_nulls(count):
-    """Columns of every kind of storage; numbers are null in the middle of the table only."""
-    table = rows_of(count)
-    halves = [None if count // 2 <= i < count // 2 + 9 else i / 2 for i in range(count)]
-    return table.append_column("half", pa.array(halves, pa.float64()))
 
 
 @ORDERS

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pyarrow as pa
 import pytest
+from counted import Counted
 from lancedb.integrations._torch.plan import Plan
 from lancedb.integrations._torch.sizing import auto_layout
 from lancedb.integrations._torch.steps import Steps, worker_steps
@@ -79,17 +80,6 @@ def test_a_worker_reads_no_row_of_another(shuffle):
         rows[rank, worker] = np.concatenate([plan.rows_at(np.arange(*span)) for span in spans])
     together = np.concatenate(list(rows.values()))
     assert len(np.unique(together)) == len(together)
-
-
-class Counted(Plan):
-    """A plan that counts how many rows it was asked for."""
-
-    asked = 0
-
-    def window_rows_of(self, window):
-        rows = super().window_rows_of(window)
-        Counted.asked += len(rows)
-        return rows
 
 
 @SHUFFLES
