@@ -22,6 +22,7 @@ from .badrows import OnError, Partial, SkippedRows
 from .handle import empty_batch
 from .notes import add_note
 from .output import Output
+from .parcel import send_small_tensors_whole
 from .reader import Reader
 from .recipe import FactorySource
 from .sample import fingerprint
@@ -192,9 +193,10 @@ class TableDataset:
         ]
 
     def _reader(self) -> Reader:
+        if in_worker():  # a forked one has its parent's reader
+            follow_parent()
+            send_small_tensors_whole()
         if self._perm is None:
-            if in_worker():
-                follow_parent()
             self._perm = self._new_reader()
         return self._perm.open()
 
