@@ -196,6 +196,8 @@ NOT_PROVOKED = {
     ("plan", "pieces_of"): "arithmetic; the schedule asks only where there are windows",
     ("plan", "_whole"): "what a user may give is checked before",
     ("clock", "peek"): "more than a thousand worker processes",
+    ("clock", "_sign_in"): "raised in a worker process",
+    ("iterable", "raising"): "hands on what went wrong elsewhere",
     ("finish", "end"): "hands on what went wrong elsewhere",
     ("dealing", "refuse_second_deal"): "one of its two errors needs several processes",
     ("delegate", "__init__"): "raised in a forked worker",

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 LATE = 1  # the worker that is
 
@@ -64,3 +64,69 @@ def test_an_iterator_dropped_before_its_first_batch_uses_up_no_epoch(table, epoc
     iter(loader)
     iter(loader)
     assert [batch["id"] for batch in loader] == epochs[1]
+
+
+def plain_loader_of(dataset, workers=2, persistent=True):
+    context = "forkserver" if workers else None
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=persistent and workers > 0,
+    )
+
+
+def ids_of(loader):
+    return [batch["id"] for batch in loader]
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_plain_loader_broken_off_at_once_is_followed_by_the_epoch_set(table, epochs, persistent):
+    dataset = dataset_of(table)
+    loader = plain_loader_of(dataset, persistent=persistent)
+    for epoch in (0, 1):
+        batches = iter(loader)
+        assert next(batches)["id"] == epochs[epoch][0]
+        dataset.set_epoch(2)
+        assert ids_of(loader) == epochs[2]
+        dataset.set_epoch(1)
+
+
+def test_a_state_loaded_into_a_plain_loader_at_once_is_where_it_goes_on(table, epochs):
+    dataset = dataset_of(table)
+    loader = plain_loader_of(dataset)
+    state = dataset.state_dict()
+    batches = iter(loader)
+    assert next(batches)["id"] == epochs[0][0]
+    dataset.load_state_dict(state)
+    assert ids_of(loader) == epochs[0]
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 3)])
+def test_more_workers_than_before_are_not_let_into_different_epochs(table, epochs, first, then):
+    dataset = dataset_of(table, LanceIterableTorchDataset)
+    assert ids_of(plain_loader_of(dataset, first)) == epochs[0]
+    with pytest.raises(RuntimeError, match=f"{then} workers cannot go on where more or"):
+        ids_of(plain_loader_of(dataset, then))
+    dataset.set_epoch(1)
+    assert ids_of(plain_loader_of(dataset, then)) == epochs[1]
+
+
+def test_fewer_workers_go_on_with_the_next_epoch_and_no_more_come_back(table, epochs):
+    dataset = dataset_of(table, LanceIterableTorchDataset)
+    both, one = plain_loader_of(dataset), plain_loader_of(dataset, 1)
+    assert [ids_of(both), ids_of(one)] == epochs[:2]
+    with pytest.raises(RuntimeError, match="Call dataset.set_epoch"):
+        ids_of(both)
+
+
+def test_a_worker_that_will_never_begin_is_not_waited_for(table, epochs):
+    dataset = dataset_of(table)
+    batches = iter(plain_loader_of(dataset))
+    assert next(batches)["id"] == epochs[0][0]
+    for worker in batches._workers:
+        worker.kill()
+        worker.join()
+    dataset.set_epoch(1)
+    assert ids_of(plain_loader_of(dataset)) == epochs[1]

@@ -7,19 +7,28 @@ Every ``iter()`` is the next epoch. DataLoader workers, persistent or made anew,
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import time
+
 import torch
 
 from .position import Position
 
-_EPOCH, _POSITION, _COUNTS = 0, 1, 2
+_EPOCH, _POSITION, _WORKERS, _LATEST, _COUNTS = range(5)
 MAX_WORKERS = 64
+_LOOKED_EVERY = 0.001
+_REFUSED = 1 << 40
+# Longer than a worker takes to start, shorter than anybody's patience with one that has hung.
+_LATE_FOR = 20.0
 
 
 class EpochClock:
     """Hands out where each ``iter()`` begins.
 
-    The row of numbers in shared memory is: the epoch and the position to begin at, then how many
-    times the main process and each worker have begun since that was set.
+    The row of numbers in shared memory is: the epoch and the position to begin at; the worker that
+    began last, as the number of workers that it is one of and its process; then how many times the
+    main process and each worker have begun since that was set.
     """
 
     def __init__(self) -> None:
@@ -33,27 +42,45 @@ class EpochClock:
     def set(self, at: Position) -> None:
         """Let the next ``iter()`` of every process begin here."""
         self._was_set = True
-        self._shared[_COUNTS:] = 0
+        self._shared[_WORKERS:] = 0
         self._shared[_EPOCH] = at.epoch
         self._shared[_POSITION] = at.position
 
-    def rejoin(self, process: int, at: Position) -> None:
+    def rejoin(self, process: int, workers: int, at: Position) -> None:
         """Let the next ``iter()`` of one process begin here; the others are told the same."""
         self._shared[_EPOCH] = at.epoch
         self._shared[_POSITION] = at.position
+        self._shared[_WORKERS] = workers
         self._shared[_COUNTS + process] = 0
 
-    def begin(self, process: int) -> Position:
+    def begin(self, process: int, workers: int) -> Position:
         """Where the ``iter()`` of a process begins now: 0 is the main one, w + 1 worker w.
 
         Raises
         ------
         ValueError
             If there are more than `MAX_WORKERS` workers.
+        RuntimeError
+            If these are not as many workers as there were before, and some of them have begun
+            other epochs than the others.
         """
         at = self.peek(process)
+        if process:
+            self._sign_in(process, workers)
         self._shared[_COUNTS + process] += 1
         return at
+
+    def wait_for_late(self, seconds: float = _LATE_FOR) -> None:
+        """Wait until no worker is about to begin an epoch that others have begun already.
+
+        One that looks where to begin after that was set anew would begin the wrong epoch.
+        """
+        until = time.monotonic() + seconds
+        while not self._agree(int(self._shared[_WORKERS])) and time.monotonic() < until:
+            latest = int(self._shared[_LATEST])
+            if latest not in {child.pid for child in multiprocessing.active_children()}:
+                break  # the workers have ended, also those that never began
+            time.sleep(_LOOKED_EVERY)
 
     def peek(self, process: int) -> Position:
         """Where the next ``iter()`` of a process will begin."""
@@ -80,3 +107,21 @@ class EpochClock:
     def ran_in_workers(self) -> bool:
         """Whether a worker has begun an epoch since the clock was set."""
         return bool(self._shared[_COUNTS + 1 :].any())
+
+    def _sign_in(self, process: int, workers: int) -> None:
+        others = int(self._shared[_WORKERS]) not in (0, workers)
+        refused = (others and not self._agree(workers)) or (self._shared == _REFUSED).any()
+        self._shared[_WORKERS] = workers
+        self._shared[_LATEST] = os.getpid()
+        if refused:
+            self._shared[_COUNTS + process] = _REFUSED  # and so the others of these workers are
+            raise RuntimeError(
+                f"{workers} workers cannot go on where more or fewer have iterated this dataset: "
+                "they would begin different epochs. Call dataset.set_epoch(...) before another "
+                "number of workers iterates, or use LanceDataLoader, which does so"
+            )
+
+    def _agree(self, workers: int) -> bool:
+        """Whether so many workers have all begun equally often."""
+        counts = self._shared[_COUNTS + 1 : _COUNTS + 1 + workers]
+        return workers == 0 or bool((counts == counts[0]).all())

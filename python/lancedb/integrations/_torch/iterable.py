@@ -252,6 +252,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         at = start_of(epoch)
         refuse_second_deal(self)
         if not self._clock.is_within(epoch):
+            self._clock.wait_for_late()
             self.begin_at(at)
 
     def begin_at(self, at: Position) -> None:
@@ -270,7 +271,10 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if not self.unwrap:
             warn_of_batches_of_batches()
         worker, workers = this_worker()
-        at = self._clock.begin(process_number())
+        try:
+            at = self._clock.begin(process_number(), workers)
+        except Exception as error:
+            return raising(error)
         steps = self.steps(at.position)
         mine = worker_steps(steps.num_steps, worker, workers)
         made, self._skip = self._skip, 0
@@ -352,9 +356,10 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         made = steps_of_worker(state, *this_worker())
         at = self.adopt_state(state)
         if in_worker():
-            self._clock.rejoin(process_number(), at)
+            self._clock.rejoin(process_number(), this_worker()[1], at)
             self._now = None
         else:
+            self._clock.wait_for_late()
             self.begin_at(at)
         self._skip = made
 
@@ -428,3 +433,9 @@ filter, version, columns, format, transform, fill_null, ragged : optional
 def _rows_of(plan: Plan, steps: Steps, step: int, rank: int) -> np.ndarray:
     """The rows that a rank takes at a step, by their place in the base order."""
     return plan.rows_at(np.arange(*steps.slice_of(step, rank)))
+
+
+def raising(error: Exception) -> Iterator[Any]:
+    """An iterator that raises when it is asked: a worker that stays would die of it before."""
+    raise error
+    yield
