@@ -7,6 +7,7 @@ The handle is Rust's. It never travels, and must not be used in a process that w
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import time
@@ -22,11 +23,14 @@ from lancedb.remote.table import RemoteTable
 from lancedb.table import Table
 
 from . import forking, gather, uring
+from .raw import row_bytes
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
 # planning, and lancedb makes an expression of every offset, half a microsecond each.
 _RANGE_ROWS = 2048
+# Of rows of at most so many bytes, a scan may also bring as many that were not asked for.
+_SCANNED_BYTES = 1024
 
 # lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from
 # so many rows on.
@@ -84,6 +88,8 @@ class OwnHandle:
         shared = multiprocessing.parent_process() is not None or remote
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
         self.is_over = False
+        widths = [row_bytes(field.type) for field in self.schema]
+        self._row_bytes = sum(widths) if all(widths) else math.inf  # until some were read
 
     def _open(self, recipe: Recipe) -> None:
         self._table = uring.open_table(recipe) or recipe.open()
@@ -121,16 +127,23 @@ class OwnHandle:
         if len(offsets) == 0:
             return empty_batch(self.schema)
         batch = await self._call(offsets)
+        self._row_bytes = batch.nbytes / len(offsets)
         names = list(self._columns)
         # LanceDB Cloud's client asks for columns in alphabetical order.
         return batch if batch.schema.names == names else batch.select(names)
 
     async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
         count, first = len(offsets), int(offsets[0])
-        if self.scans and count >= _RANGE_ROWS and int(offsets[-1]) - first + 1 == count:
-            return await self._scan(first, count)
+        stretch = int(offsets[-1]) - first + 1
+        if self.scans and count >= _RANGE_ROWS and stretch <= self._most_scanned(count):
+            batch = await self._scan(first, stretch)
+            return batch if stretch == count else gather.take(batch, offsets - first)
         rows: Any = self._rows  # lancedb's stub leaves this method out
         return await rows.take_offsets(offsets.tolist(), selection=self._columns)
+
+    def _most_scanned(self, count: int) -> int:
+        """How many rows may be read as one range for `count` of them."""
+        return 2 * count if self._row_bytes <= _SCANNED_BYTES else count
 
     async def _scan(self, first: int, count: int) -> pa.RecordBatch:
         query = self._table._table.query()  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ from .recipe import is_in_object_store
 from .resident import Resident
 from .room import Room
 from .sample import average_row_bytes
-from .selection import AllRows, in_stored_order
+from .selection import in_stored_order
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
 from .topology import in_worker, process_number, resolve_rank, this_worker
@@ -84,9 +84,9 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         process, else one for each processor, up to four.
     cache : bool or "auto", default "auto"
         Whether to read all rows at the first batch, and keep them in this process's memory for
-        all epochs. ``"auto"`` does so for a shuffled table as a whole, with an automatic layout,
-        that takes up to 192 MB (32 MB in an object store), has no tiny fragments, and is read by
-        one process alone. The order is the same in either case.
+        all epochs. ``"auto"`` does so for a shuffled table, or most rows of a stretch of it, with
+        an automatic layout, that takes up to 192 MB (32 MB in an object store), has no tiny
+        fragments, and is read by one process alone. The order is the same in either case.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
     on_error : {"raise", "skip"} or callable, default "raise"
@@ -411,10 +411,9 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if self.cache != "auto":
             return bool(self.cache)
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
-        in_order = isinstance(self._view.selection, AllRows)
         most = _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
         small = self.num_rows * self._order.row_bytes <= most
-        asked = alone and in_order and small and self._order.is_automatic
+        asked = alone and small and self._order.is_automatic and self._view.selection.is_dense
         return asked and self._reader().handle().scans
 
     def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Resident]:

@@ -24,6 +24,8 @@ from lancedb.table import Table
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
 _LOOKUP_ROWS = 65_536
+# The part of a stretch of the table that has to be chosen for it to be read as one.
+_DENSE = 1 / 2
 
 # Strings, quoted names and comments of SQL, in which a parenthesis is a character.
 _NO_CODE = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
@@ -36,6 +38,11 @@ class Selection(Protocol):
     def num_rows(self) -> int: ...
 
     def offsets(self, rows: np.ndarray) -> np.ndarray: ...
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether these are most rows of a stretch of the table, in its order."""
+        ...
 
     def describe(self) -> str: ...
 
@@ -53,6 +60,10 @@ class AllRows:
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         return rows + self.start if self.start else rows
+
+    @property
+    def is_dense(self) -> bool:
+        return True
 
     def describe(self) -> str:
         return "all rows" if not self.start else f"rows from {self.start}"
@@ -75,6 +86,13 @@ class ChosenRows:
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         return self._tensor.numpy()[rows]
+
+    @property
+    def is_dense(self) -> bool:
+        offsets = self._tensor.numpy()
+        if len(offsets) == 0 or offsets[-1] - offsets[0] >= len(offsets) / _DENSE:
+            return False
+        return bool((np.diff(offsets) > 0).all())
 
     def describe(self) -> str:
         return self._description
