@@ -127,15 +127,15 @@ def ways_of(kind: str, folder: Path, rows: int) -> dict[str, Way]:
     return ways
 
 
-def waiting_share(loader: LanceDataLoader, steps: int) -> float:
-    """The share of its time that a consumer stands still that needs 5 ms for a batch.
+def waiting_share(loader: LanceDataLoader) -> float:
+    """The share of an epoch that a consumer stands still that needs 5 ms for a batch.
 
     From the first batch on: while the first windows are read there is more to wait for.
     """
     batches = iter(loader)
     next(batches)
     waited, started = 0.0, time.perf_counter()
-    for _ in range(steps):
+    for _ in range(len(loader) - 1):
         time.sleep(0.005)
         asked = time.perf_counter()
         next(batches)
@@ -178,7 +178,7 @@ def _status(field: str) -> float:
 def figures_of(kind: str, folder: Path, rows: int) -> str:
     """First batches, waiting and memory of our orders, as a Markdown table."""
     lines = [
-        "| order | resume in mid-epoch, s | waiting, consumer of 5 ms | idle, MB "
+        "| order | resume in mid-epoch, s | an epoch's waiting, consumer of 5 ms | idle, MB "
         "| peak of 1 epoch, MB | of 10, MB |",
         "|---|---:|---:|---:|---:|---:|",
     ]
@@ -187,7 +187,7 @@ def figures_of(kind: str, folder: Path, rows: int) -> str:
         resume = statistics.median(
             resume_seconds(loader, rows, WORKLOADS[kind][2]) for _ in range(3)
         )
-        share = waiting_share(loader, min(1000, len(loader) // 2))
+        share = waiting_share(loader)
         memory = ["-"] * 3
         if sys.platform == "linux":
             arguments = ["--data", str(folder), "--kind", kind, "--rows", str(rows)]
