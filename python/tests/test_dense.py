@@ -8,7 +8,7 @@ from conftest import rows_with_nulls
 from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.handle import OwnHandle
-from lancedb.integrations._torch.selection import ChosenRows
+from lancedb.integrations._torch.selection import AllRows, ChosenRows
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from lancedb.permutation import permutation_builder
 
@@ -69,22 +69,34 @@ def test_of_wide_rows_none_is_read_that_was_not_asked_for(db, scanned):
     assert sum(scanned) == 9000
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=60))
-def test_rows_are_dense_if_they_ascend_and_are_at_least_every_second(offsets):
-    expected = sorted(set(offsets)) == offsets and offsets[-1] - offsets[0] < 2 * len(offsets)
-    assert ChosenRows(np.array(offsets), "some").is_dense == expected
+@given(st.lists(st.integers(0, 60), max_size=60))
+def test_a_stretch_is_where_the_rows_are_unless_it_has_over_four_times_as_many(offsets):
+    stretch = ChosenRows(np.array(offsets, np.int64), "some").stretch()
+    if not offsets or max(offsets) - min(offsets) + 1 > 4 * len(offsets):
+        assert stretch is None
+    else:
+        assert stretch == AllRows(max(offsets) - min(offsets) + 1, min(offsets))
 
 
 @pytest.mark.parametrize("shuffle", [True, "global"])
-def test_most_of_a_small_table_is_kept_as_all_of_it_is(mixed, scanned, shuffle):
-    options = {"filter": "id % 4 > 0", "columns": ["id", "vec", "half"], "format": "arrow"}
+@pytest.mark.parametrize("split", [0, 1])
+def test_a_split_is_kept_with_the_stretch_that_it_is_in(mixed, scanned, shuffle, split):
+    splits = permutation_builder(mixed).split_random(ratios=[0.6, 0.4], seed=1).execute()
     kept, read = (
-        LanceDataLoader(LanceIterableTorchDataset(mixed, cache=cache, shuffle=shuffle, **options))
+        LanceDataLoader(
+            LanceIterableTorchDataset(
+                mixed,
+                permutation_table=splits,
+                split=split,
+                columns=["id", "vec", "half", "text"],
+                format="arrow",
+                shuffle=shuffle,
+                cache=cache,
+            )
+        )
         for cache in ("auto", False)
     )
     scanned.clear()
-    epochs = [[batch.to_pylist() for batch in kept] for _ in range(2)]
-    once = len(scanned)
-    epochs.append([batch.to_pylist() for batch in kept])
-    assert len(scanned) == once > 0
+    epochs = [[batch.to_pylist() for batch in kept] for _ in range(3)]
+    assert 17_900 < sum(scanned) <= mixed.count_rows()
     assert epochs == [[batch.to_pylist() for batch in read] for _ in range(3)]

@@ -21,16 +21,16 @@ from .base import READ_TIMEOUT, TableDataset, positive
 from .clock import EpochClock
 from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
 from .kept import Cache, check_cache
+from .lookup import Everything
 from .memory import WindowMemory
 from .order import Order
 from .output import count_rows, first_row
 from .plan import Plan
 from .position import Position, make_state, of_worker, read_state, start_of, steps_of_worker
 from .recipe import is_in_object_store
-from .resident import Resident
 from .room import Room
 from .sample import average_row_bytes
-from .selection import in_stored_order
+from .selection import Selection, in_stored_order
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
 from .topology import in_worker, process_number, resolve_rank, this_worker
@@ -84,9 +84,10 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         process, else one for each processor, up to four.
     cache : bool or "auto", default "auto"
         Whether to read all rows at the first batch, and keep them in this process's memory for
-        all epochs. ``"auto"`` does so for a shuffled table, or most rows of a stretch of it, with
-        an automatic layout, that takes up to 192 MB (32 MB in an object store), has no tiny
-        fragments, and is read by one process alone. The order is the same in either case.
+        all epochs. ``"auto"`` does so for a shuffled table, or a stretch of it of which a quarter
+        of the rows or more are chosen, with an automatic layout, that takes up to 192 MB (32 MB
+        in an object store), has no tiny fragments, and is read by one process alone. The order
+        is the same in either case.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
     on_error : {"raise", "skip"} or callable, default "raise"
@@ -406,20 +407,26 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         reads = self.readahead * (_FAR if far else 1)
         return ReadAhead(self._order.read_rows, self._order.job_rows, reads, threads)
 
-    def _is_kept(self) -> bool:
-        """Whether this process reads all rows once, and has them in memory from then on."""
-        if self.cache != "auto":
-            return bool(self.cache)
+    def _held(self) -> Selection | None:
+        """The rows that this process reads once, and has in memory from then on."""
+        selection, bytes_each = self._view.selection, self._order.row_bytes
+        if self.cache is True:
+            return selection.stretch() or selection
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
         most = _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
-        small = self.num_rows * self._order.row_bytes <= most
-        asked = alone and small and self._order.is_automatic and self._view.selection.is_dense
-        return asked and self._reader().handle().scans
+        asked = self.cache == "auto" and alone and self._order.is_automatic
+        if not asked or selection.num_rows * bytes_each > most:
+            return None
+        stretch = selection.stretch()
+        if stretch is None or stretch.num_rows * bytes_each > most:
+            return None
+        return stretch if self._reader().handle().scans else None
 
-    def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Resident]:
+    def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Everything]:
         """Memory for the rows of one stream."""
-        if self._is_kept():
-            return self._room.for_everything(self._reader(), self.num_rows, self._order.row_bytes)
+        held = self._held()
+        if held is not None:
+            return self._room.for_everything(self._reader(), held, self._order.row_bytes)
         return self._room.for_windows(plan)
 
     def _described(self) -> list[str]:

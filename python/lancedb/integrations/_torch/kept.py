@@ -18,7 +18,7 @@ from .reader import Reader
 from .recipe import is_in_object_store
 from .resident import Resident
 from .sample import average_row_bytes
-from .selection import AllRows, Selection
+from .selection import Selection, places_in
 from .topology import in_worker
 
 _log = logging.getLogger("lancedb.integrations.torch")
@@ -31,8 +31,6 @@ _FEWER_BYTES = 64 << 20
 # Reading a column as a whole takes a twentieth of the time, or less, of reading it row by row:
 # it is worth it once a process has read this share of the rows.
 _READ_FIRST = 1 / 32
-# The part of a stretch of the table that has to be wanted, or else what lies between is left out.
-_DENSE = 1 / 4
 
 
 def check_cache(cache: Any) -> Cache:
@@ -96,7 +94,7 @@ class KeptColumns:
     def _loaded(self, reader: Reader) -> _Held | None:
         """The columns to keep, read; None if none of them is worth it."""
         selection = reader.selection
-        stretch = _stretch_of(selection)
+        stretch = selection.stretch()
         if self.cache is True:
             return _Held(reader, list(reader.columns), stretch or selection)
         # Rows here and there would have to be read one by one, as they are in any case.
@@ -126,7 +124,7 @@ class _Held:
         self._names = list(reader.columns)
         self._kept = frozenset(names)
         self._selection = reader.selection
-        self._stretch = held if isinstance(held, AllRows) else None
+        self._held = held
         kept = [name for name in self._names if name in self._kept]
         others = [name for name in self._names if name not in self._kept]
         self._rest = _only(reader, reader.selection, others).open() if others else None
@@ -134,7 +132,7 @@ class _Held:
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
         reading = self._rest.open().begin(rows) if self._rest is not None else None
-        kept = self._rows.take(self._places(rows))
+        kept = self._rows.take(places_in(self._held, self._selection, rows))
         if reading is None:
             return kept
         read = reading.in_order()
@@ -143,11 +141,6 @@ class _Held:
             [batch[name] for batch, name in parts],
             schema=pa.schema([batch.schema.field(name) for batch, name in parts]),
         )
-
-    def _places(self, rows: np.ndarray) -> np.ndarray:
-        if self._stretch is None:
-            return rows
-        return self._selection.offsets(rows) - self._stretch.start
 
 
 def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
@@ -178,14 +171,3 @@ def narrowest(widths: dict[str, float], room: float) -> list[str]:
             break
         names.append(name)
     return names
-
-
-def _stretch_of(selection: Selection) -> AllRows | None:
-    """The part of the table that a selection is in; None if most of that is not selected."""
-    if isinstance(selection, AllRows):
-        return selection
-    offsets = selection.offsets(np.arange(selection.num_rows))
-    start, stop = int(offsets.min()), int(offsets.max()) + 1
-    if selection.num_rows < (stop - start) * _DENSE:
-        return None
-    return AllRows(stop - start, start)

@@ -11,20 +11,44 @@ import pyarrow as pa
 
 from .pieces import Pieces
 from .plan import Plan
-from .reader import Reading
+from .reader import Reader, Reading
 from .reads import Reads
 from .resident import Resident
 from .schedule import WindowRows, rows_of
+from .selection import Selection, places_in
+
+
+class Everything:
+    """All rows of a selection, once they were read.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of the rows to hold: a stretch of the table, or the selection itself.
+    selection : Selection
+        Whose rows are asked for, by their place in its base order.
+    row_bytes : int
+        Arrow bytes of an average row.
+    """
+
+    def __init__(self, reader: Reader, selection: Selection, row_bytes: int):
+        self.reader = reader
+        self.rows = Resident(reader.schema, reader.selection.num_rows, row_bytes)
+        self._selection = selection
+
+    def take(self, rows: np.ndarray) -> pa.RecordBatch:
+        """Some rows of the selection, in that order; they must be loaded."""
+        return self.rows.take(places_in(self.reader.selection, self._selection, rows))
 
 
 class ResidentSource:
-    """As `reads.Source`, over all rows of a selection in base order.
+    """As `reads.Source`, over rows that are all in memory.
 
     Parameters
     ----------
     plan : Plan
         The epoch's order of rows.
-    resident : Resident
+    everything : Everything
         Loaded when a batch is first asked for.
     reads : Reads
         What loads it.
@@ -32,9 +56,9 @@ class ResidentSource:
         How many more reads are under way meanwhile.
     """
 
-    def __init__(self, plan: Plan, resident: Resident, reads: Reads, ahead: int):
+    def __init__(self, plan: Plan, everything: Everything, reads: Reads, ahead: int):
         self._plan = plan
-        self._resident = resident
+        self._everything = everything
         self._reads = reads
         self._ahead = ahead
         self._open: dict[int, np.ndarray] = {}
@@ -43,9 +67,9 @@ class ResidentSource:
         self._open.update((window.window, rows_of(self._plan, window)) for window in windows)
 
     def batch(self, pieces: Pieces) -> pa.RecordBatch:
-        self._resident.load(self._everything())
+        self._everything.rows.load(self._loaded())
         rows = [self._open[at.window][at.begin : at.begin + at.count] for at in pieces.joined()]
-        return self._resident.take(np.concatenate(rows))
+        return self._everything.take(np.concatenate(rows))
 
     def drop(self, window: int) -> None:
         del self._open[window]
@@ -56,9 +80,9 @@ class ResidentSource:
     def close(self) -> None:
         self._open.clear()
 
-    def _everything(self) -> Iterator[pa.RecordBatch]:
+    def _loaded(self) -> Iterator[pa.RecordBatch]:
         under_way: deque[Reading] = deque()
-        for rows in self._resident.parts():
+        for rows in self._everything.rows.parts():
             under_way.append(self._reads.begin_rows(rows))
             if len(under_way) > self._ahead:
                 yield self._finished(under_way.popleft())

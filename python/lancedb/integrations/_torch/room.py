@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from .lookup import Everything
 from .memory import SEGMENTS, WindowMemory, segment_size
 from .plan import Plan
 from .reader import Reader
-from .resident import Resident
+from .selection import Selection
 
 
 class Room:
@@ -18,7 +19,7 @@ class Room:
 
     def __init__(self) -> None:
         self._memory: WindowMemory | None = None
-        self._resident: Resident | None = None
+        self._everything: Everything | None = None
 
     def __reduce__(self) -> Any:
         return Room, ()
@@ -37,8 +38,13 @@ class Room:
             self._memory = memory
 
     @contextlib.contextmanager
-    def for_everything(self, reader: Reader, rows: int, row_bytes: int) -> Iterator[Resident]:
-        """All rows of the selection, for any number of streams."""
-        if self._resident is None:
-            self._resident = Resident(reader.schema, rows, row_bytes)
-        yield self._resident
+    def for_everything(
+        self, reader: Reader, held: Selection, row_bytes: int
+    ) -> Iterator[Everything]:
+        """All rows that a reader reads, for any number of streams, read as those to hold."""
+        if self._everything is None:
+            selection = reader.selection
+            if held is not selection:
+                reader = Reader(reader.recipe, held, reader.columns)
+            self._everything = Everything(reader, selection, row_bytes)
+        yield self._everything

@@ -24,8 +24,8 @@ from lancedb.table import Table
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
 _LOOKUP_ROWS = 65_536
-# The part of a stretch of the table that has to be chosen for it to be read as one.
-_DENSE = 1 / 2
+# The part of a stretch of the table that has to be chosen for all of it to be kept in memory.
+_DENSE = 1 / 4
 
 # Strings, quoted names and comments of SQL, in which a parenthesis is a character.
 _NO_CODE = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
@@ -39,9 +39,8 @@ class Selection(Protocol):
 
     def offsets(self, rows: np.ndarray) -> np.ndarray: ...
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether these are most rows of a stretch of the table, in its order."""
+    def stretch(self) -> AllRows | None:
+        """The part of the table that these rows are in; None if that has many more."""
         ...
 
     def describe(self) -> str: ...
@@ -61,9 +60,8 @@ class AllRows:
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         return rows + self.start if self.start else rows
 
-    @property
-    def is_dense(self) -> bool:
-        return True
+    def stretch(self) -> AllRows:
+        return self
 
     def describe(self) -> str:
         return "all rows" if not self.start else f"rows from {self.start}"
@@ -87,18 +85,23 @@ class ChosenRows:
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         return self._tensor.numpy()[rows]
 
-    @property
-    def is_dense(self) -> bool:
-        offsets = self._tensor.numpy()
-        if len(offsets) == 0 or offsets[-1] - offsets[0] >= len(offsets) / _DENSE:
-            return False
-        return bool((np.diff(offsets) > 0).all())
+    def stretch(self) -> AllRows | None:
+        if not len(self._tensor):
+            return None
+        start, last = (int(end) for end in self._tensor.aminmax())
+        rows = last + 1 - start
+        return AllRows(rows, start) if self.num_rows >= rows * _DENSE else None
 
     def describe(self) -> str:
         return self._description
 
     def digest(self) -> bytes:
         return hashlib.sha256(self._tensor.numpy().data).digest()
+
+
+def places_in(held: Selection, selection: Selection, rows: np.ndarray) -> np.ndarray:
+    """Where some rows of a selection stand among those that are held: a stretch, or itself."""
+    return selection.offsets(rows) - held.start if isinstance(held, AllRows) else rows
 
 
 def all_rows(table: Table) -> AllRows:

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .finish import Finish, InPlace, InThreads
-from .lookup import ResidentSource
+from .lookup import Everything, ResidentSource
 from .memory import WindowMemory
 from .output import Output
 from .pieces import together
 from .plan import Plan
 from .reader import Reader
 from .reads import Reads, RunSource, Source, WindowSource
-from .resident import Resident
 from .schedule import Span, StepPieces, schedule
 from .stats import Stats
 
@@ -70,7 +69,7 @@ class Stream:
         Where rows and seconds are added up.
     ahead : ReadAhead
         How far to work ahead.
-    room : WindowMemory or Resident
+    room : WindowMemory or Everything
         Where the rows of open windows are kept, or all rows are; used again by the next stream.
     """
 
@@ -82,11 +81,9 @@ class Stream:
         output: Output,
         stats: Stats,
         ahead: ReadAhead,
-        room: WindowMemory | Resident,
+        room: WindowMemory | Everything,
     ):
-        self._source = _source_of(
-            plan, Reads(plan, reader.open(), stats, ahead.reads + 1), ahead, room
-        )
+        self._source = _source_of(plan, reader, stats, ahead.reads, room)
         self._stats = stats
         self._ahead = ahead
         self._most_steps = sys.maxsize if output.transform is None else ahead.threads
@@ -163,7 +160,11 @@ class Stream:
         return steps
 
 
-def _source_of(plan: Plan, reads: Reads, ahead: ReadAhead, room: WindowMemory | Resident) -> Source:
-    if isinstance(room, Resident):
-        return ResidentSource(plan, room, reads, ahead.reads)
+def _source_of(
+    plan: Plan, reader: Reader, stats: Stats, ahead: int, room: WindowMemory | Everything
+) -> Source:
+    if isinstance(room, Everything):
+        reads = Reads(plan, room.reader.open(), stats, ahead + 1)
+        return ResidentSource(plan, room, reads, ahead)
+    reads = Reads(plan, reader.open(), stats, ahead + 1)
     return WindowSource(reads, room) if plan.has_windows else RunSource(reads)
