@@ -32,6 +32,8 @@ DTYPES = [
     torch.float32,
     torch.float64,
     torch.complex64,
+    torch.complex128,
+    torch.float8_e5m2,
 ]
 LARGE = parcel._SMALL // 4 + 1  # elements of four bytes
 
