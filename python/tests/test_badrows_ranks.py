@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that a transform fails on, under torchrun: as many steps on every rank, every row delivered
-or listed, and an epoch that goes on exactly on another number of ranks."""
+"""Rows that a transform fails on, on several ranks: as many steps on each, every row delivered or
+listed, and an epoch that goes on exactly on another number of ranks."""
 
 import json
 import random
 from pathlib import Path
 
 import pytest
+import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from rank_steps import ORDER
 from torchrun import torchrun
@@ -53,13 +54,20 @@ class Part:
         self.told = told if policy == "function" else None
 
 
+@pytest.fixture(scope="module")
+def starter():
+    with warm.starter() as starter:
+        yield starter
+
+
 @pytest.fixture
-def parts_of(tmp_path, bad):
+def parts_of(tmp_path, bad, starter):
     """Runs a part of the epoch on some ranks, under either policy."""
 
     def run(ranks, name, *arguments):
-        out = tmp_path / name
-        records = torchrun(SCRIPT, ranks, tmp_path / "db", out, tmp_path / "bad.json", *arguments)
+        out, by = tmp_path / name, {"starter": starter}
+        given = (tmp_path / "db", out, tmp_path / "bad.json", *arguments)
+        records = torchrun(SCRIPT, ranks, *given, **by)
         parts = {policy: Part(records, out, policy) for policy in POLICIES}
         states = {policy: part.state for policy, part in parts.items()}
         (out / "states.json").write_text(json.dumps(states))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real ranks: equal steps, no row twice, the same epoch on any number of them.
 
-Two ranks are started by torchrun itself, and other numbers of them as it starts them.
+Two ranks with workers are started by torchrun itself, and all others as it starts them.
 """
 
 import json
@@ -47,7 +47,7 @@ def run(tmp_path, ranks, name, *arguments, starter=None):
 
 @pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (2, 2), (4, 0)])
 def test_global_steps_are_those_of_one_process(tmp_path, whole, starter, ranks, workers):
-    by = None if ranks == 2 else starter
+    by = None if workers else starter
     steps, _ = run(tmp_path, ranks, "all", "--workers", workers, starter=by)
     assert steps == whole
 
