@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples, run as they are: they learn, and a run that is cut off goes on exactly.
 
-Each is started as a user starts it. Where a test needs it once more, it is run in a process that
-begins with its imports done.
+Each way to start one is tried as a user does: by Python, by torchrun, and by the launchers that
+Lightning and Ray bring along. What needs no start of its own runs in a process that begins with its
+imports done.
 """
 
 import json
@@ -22,6 +23,16 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 # One thread each, as torchrun has it: ranks and tests share the cores.
 QUIET = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
+# What several examples import, and what torch's optimizers do.
+IMPORTED = [
+    "accelerate",
+    "lancedb.integrations.torch",
+    "lightning",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "tqdm",
+]
+
 
 def run(name, *arguments, ranks=None):
     """Run an example in a process of its own, or as ranks; what it printed."""
@@ -39,16 +50,15 @@ def run(name, *arguments, ranks=None):
 
 
 @pytest.fixture(scope="module")
-def run_again():
-    """Runs an example once more; gives what it printed."""
+def run_warm():
+    """Runs an example where its imports are done; gives what it printed."""
 
-    def run_again(name, *arguments, ranks=None):
+    def run_warm(name, *arguments, ranks=None):
         arguments = map(str, arguments)
         return starter.run(EXAMPLES / name, *arguments, ranks=ranks, timeout=250)
 
-    # The last is what torch's optimizers import.
-    with warm.starter("lancedb.integrations.torch", "sklearn.datasets", "torch._dynamo") as starter:
-        yield run_again
+    with warm.starter(*IMPORTED) as starter:
+        yield run_warm
 
 
 def lines(path):
@@ -71,10 +81,10 @@ def two_epochs(out):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, run_again):
+def trained(tmp_path_factory, run_warm):
     """The weights after two epochs on two ranks that nothing cut off."""
     out = tmp_path_factory.mktemp("whole")
-    run_again("ddp.py", "--out", out, ranks=2)
+    run_warm("ddp.py", "--out", out, ranks=2)
     return torch.load(out / "ddp.pt")["model"]
 
 
@@ -85,25 +95,25 @@ def assert_close(weights, expected):
 
 
 def test_ddp_stops_on_two_ranks_and_goes_on_with_two_to_the_same_weights_or_with_one(
-    tmp_path, run_again, trained
+    tmp_path, run_warm, trained
 ):
     run("ddp.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
     checkpoint = (tmp_path / "ddp.pt").read_bytes()
     before = steps_of(tmp_path, 2)
     state = torch.load(tmp_path / "ddp.pt")["loader"]
     assert (state["epoch"], state["position"]) == (1, 12 * 64)
-    run_again("ddp.py", "--out", tmp_path, "--resume", ranks=2)
+    run_warm("ddp.py", "--out", tmp_path, "--resume", ranks=2)
     assert before + steps_of(tmp_path, 2) == two_epochs(tmp_path)
     assert_close(torch.load(tmp_path / "ddp.pt")["model"], trained)
     (tmp_path / "ddp.pt").write_bytes(checkpoint)
-    run_again("ddp.py", "--out", tmp_path, "--resume", ranks=1)
+    run_warm("ddp.py", "--out", tmp_path, "--resume", ranks=1)
     assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
-def test_lightning_resumes_in_mid_epoch(tmp_path, run_again):
-    printed = run("lightning_digits.py", "--out", tmp_path, "--stop-after", 40)
+def test_lightning_resumes_in_mid_epoch(tmp_path, run_warm):
+    printed = run_warm("lightning_digits.py", "--out", tmp_path, "--stop-after", 40)
     before = steps_of(tmp_path, 1)
-    printed += run_again("lightning_digits.py", "--out", tmp_path, "--resume")
+    printed += run_warm("lightning_digits.py", "--out", tmp_path, "--resume")
     assert printed.count("56 steps in all") == 2
     assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
@@ -113,18 +123,18 @@ def test_lightning_deals_rows_to_two_devices_once(tmp_path):
     assert steps_of(tmp_path, 2) == two_epochs(tmp_path)
 
 
-def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path, run_again):
-    run("accelerate_digits.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
-    run_again("accelerate_digits.py", "--out", tmp_path, "--resume", ranks=1)
+def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path, run_warm):
+    run_warm("accelerate_digits.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
+    run_warm("accelerate_digits.py", "--out", tmp_path, "--resume", ranks=1)
     assert steps_of(tmp_path, 2) + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
-def test_transformers_trainer_resumes_to_the_same_weights(tmp_path, run_again):
+def test_transformers_trainer_resumes_to_the_same_weights(tmp_path, run_warm):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_again("trainer_digits.py", "--out", whole)
-    run("trainer_digits.py", "--out", cut, "--stop-after", 40)
+    run_warm("trainer_digits.py", "--out", whole)
+    run_warm("trainer_digits.py", "--out", cut, "--stop-after", 40)
     assert len(lines(cut / "rows.jsonl")) == 40
-    run_again("trainer_digits.py", "--out", cut, "--resume")
+    run_warm("trainer_digits.py", "--out", cut, "--resume")
     steps = lines(whole / "rows.jsonl")
     assert lines(cut / "rows.jsonl") == steps
     epochs = steps[:29], steps[29:]
@@ -149,11 +159,11 @@ def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path, trained):
     assert_close(last["model"], trained)
 
 
-def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path, run_again):
+def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path, run_warm):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_again("stateful.py", "--out", whole, "--workers", 0)
-    run("stateful.py", "--out", cut, "--stop-after", 40)
-    run_again("stateful.py", "--out", cut, "--resume")
+    run_warm("stateful.py", "--out", whole, "--workers", 0)
+    run_warm("stateful.py", "--out", cut, "--stop-after", 40)
+    run_warm("stateful.py", "--out", cut, "--resume")
     assert lines(whole / "rows.jsonl") == two_epochs(whole) == lines(cut / "rows.jsonl")
     models = [torch.load(folder / "stateful.pt")["model"] for folder in (whole, cut)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -173,8 +183,8 @@ def test_the_demo_learns_digits_and_plots_them(tmp_path):
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_images_are_decoded_and_told_apart(tmp_path):
-    printed = run("images.py", "--out", tmp_path)
+def test_images_are_decoded_and_told_apart(tmp_path, run_warm):
+    printed = run_warm("images.py", "--out", tmp_path)
     accuracy, crops = numbers(r"accuracy ([\d.]+)% on (\d+) other crops", printed)
     assert accuracy > 85
     assert 350 < crops < 550
@@ -182,10 +192,9 @@ def test_images_are_decoded_and_told_apart(tmp_path):
 
 @pytest.mark.parametrize(("options", "padding"), [([], (20, 80)), (["--packed"], (0, 3))])
 def test_a_language_model_learns_from_padded_and_packed_documents(
-    tmp_path, run_again, options, padding
+    tmp_path, run_warm, options, padding
 ):
-    start = run_again if options else run
-    printed = start("language_model.py", "--out", tmp_path, *options)
+    printed = run_warm("language_model.py", "--out", tmp_path, *options)
     share, tokens = numbers(r"padding: ([\d.]+)% of (\d+) tokens", printed)
     assert padding[0] < share < padding[1]
     assert tokens > 100_000
@@ -194,16 +203,16 @@ def test_a_language_model_learns_from_padded_and_packed_documents(
     assert last < 3.6
 
 
-def test_each_row_is_held_out_of_one_fold(tmp_path):
-    printed = run("kfold.py", "--out", tmp_path)
+def test_each_row_is_held_out_of_one_fold(tmp_path, run_warm):
+    printed = run_warm("kfold.py", "--out", tmp_path)
     assert "1797 rows tested, 1797 different ones" in printed
     mean, spread = numbers(r"mean accuracy ([\d.]+)%, ([\d.]+)% from worst", printed)
     assert mean > 88
     assert spread < 8
 
 
-def test_each_epoch_of_a_growing_table_is_one_version(tmp_path):
-    printed = run("growing.py", "--out", tmp_path)
+def test_each_epoch_of_a_growing_table_is_one_version(tmp_path, run_warm):
+    printed = run_warm("growing.py", "--out", tmp_path)
     epochs = lines(tmp_path / "epochs.jsonl")
     versions = [epoch["version"] for epoch in epochs]
     assert versions == sorted(set(versions))
