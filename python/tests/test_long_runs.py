@@ -6,6 +6,7 @@ several times, and the last third must hold no more than the middle one did.
 """
 
 import gc
+import sys
 import threading
 from typing import NamedTuple
 
@@ -25,9 +26,10 @@ LOOKS = 4
 
 
 class Held(NamedTuple):
-    """What the processes of a run hold on to together."""
+    """What the processes of a run hold on to together; blocks are of Python's heap in this one."""
 
     memory: int
+    blocks: int
     native: int
     threads: int
     files: int
@@ -40,6 +42,7 @@ def held(processes):
     return Held(
         # Memory of its own: what processes share would be counted several times.
         memory=sum(process.memory_full_info().uss for process in processes),
+        blocks=sys.getallocatedblocks(),
         native=sum(process.num_threads() for process in processes),
         threads=threading.active_count(),
         files=sum(process.num_fds() for process in processes),
@@ -60,6 +63,8 @@ def assert_levels_off(rounds, run, processes):
     # The least, as an allocator's noise and garbage only add to it.
     slack = 8 * MEGABYTE * len(processes())
     assert min(each.memory for each in late) <= min(each.memory for each in middle) + slack
+    # A few for each round would be more. Torch forgets dead handles of tensors by the hundred.
+    assert min(each.blocks for each in late) <= min(each.blocks for each in middle) + 1000
     # lancedb's pools end idle threads and start them again, so what they come to varies a little.
     assert most(late, "native") <= most(middle, "native") + 2
     for name in ("threads", "files", "shared"):
@@ -191,18 +196,18 @@ def test_two_hundred_epochs_with_workers_that_stay(small, make):
 # A worker of so small a table starts in a fifth of a second, as the fork server has imported all
 # that it needs.
 @KINDS
-def test_two_hundred_epochs_with_new_workers_each(small, make):
+def test_a_hundred_epochs_with_new_workers_each(small, make):
     loader = make(small, 1)
     WholeEpochs(loader)(1)
     servers = psutil.Process().children(recursive=True)  # the fork server, the resource tracker
-    assert_levels_off(199, WholeEpochs(loader), lambda: [*alone(), *servers])
+    assert_levels_off(99, WholeEpochs(loader), lambda: [*alone(), *servers])
     assert psutil.Process().children(recursive=True) == servers
 
 
-def test_ten_thousand_epochs_broken_off_of_both_datasets_in_turn(small):
+def test_four_thousand_epochs_broken_off_of_both_datasets_in_turn(small):
     loaders = [iterable(small), mapped(small)]
-    assert_levels_off(5000, InTurn(*map(Broken, loaders)), alone)
-    assert [loader.state_dict()["epoch"] for loader in loaders] == [4999] * 2
+    assert_levels_off(2000, InTurn(*map(Broken, loaders)), alone)
+    assert [loader.state_dict()["epoch"] for loader in loaders] == [1999] * 2
 
 
 @KINDS
