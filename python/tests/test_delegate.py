@@ -5,14 +5,13 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import traceback
 
 import lancedb
 import numpy as np
 import psutil
 import pytest
+import warm
 from arrow_strategies import record_batches
 from conftest import rows_of
 from hypothesis import given
@@ -22,6 +21,7 @@ from lancedb.integrations._torch.handle import OwnHandle
 from lancedb.integrations._torch.reader import Reader
 from lancedb.integrations._torch.recipe import Recipe, UriSource
 from lancedb.integrations._torch.selection import all_rows
+from lancedb.integrations._torch.watch import kill_workers
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -173,6 +173,16 @@ class RefusesIn:
         return lancedb.connect(self.uri).open_table(name)
 
 
+def first_batch(dataset):
+    """The first batch of a forked worker, which is not waited for: it is at the next ones."""
+    loader = DataLoader(dataset, batch_size=64, num_workers=1, multiprocessing_context="fork")
+    batches = iter(loader)
+    try:
+        return next(batches)
+    finally:
+        kill_workers(batches)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
@@ -183,9 +193,8 @@ class RefusesIn:
 def test_an_error_of_a_factory_comes_with_its_traceback(table, error, kind, said):
     factory = RefusesIn(table._conn.uri, error)
     dataset = LanceTorchDataset(table_name="points", connection_factory=factory, columns=["id"])
-    loader = DataLoader(dataset, batch_size=10, num_workers=1, multiprocessing_context="fork")
     with pytest.raises(kind) as caught:
-        next(iter(loader))
+        first_batch(dataset)
     text = "".join(traceback.format_exception(caught.value))
     assert said in text
     assert 'raise self.error("me", "no credentials")' in text
@@ -223,19 +232,20 @@ def main():
 def run_script(tmp_path, table, ending):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT + ending)
-    command = [sys.executable, str(script), table._conn.uri]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90)
+    with warm.starter() as starter:
+        return starter.run(script, table._conn.uri, timeout=90)
 
 
 def test_a_factory_of_the_script_itself_is_found(tmp_path, table):
-    done = run_script(tmp_path, table, "if __name__ == '__main__':\n    main()\n")
-    assert done.stdout == "1000\n", done.stderr
+    assert run_script(tmp_path, table, "if __name__ == '__main__':\n    main()\n") == "1000\n"
 
 
 def test_a_script_that_would_train_once_more_where_it_is_imported_is_told(tmp_path, table):
-    done = run_script(tmp_path, table, "main()\n")
-    assert done.returncode != 0
-    assert "put what the script does under if __name__ == '__main__'" in done.stderr
+    told = (
+        r"train.py ended with \[1\]\n[\s\S]* what the script does under if __name__ == '__main__'"
+    )
+    with pytest.raises(AssertionError, match=told):
+        run_script(tmp_path, table, "main()\n")
 
 
 def test_a_factory_that_cannot_be_sent_says_what_to_do(table):
@@ -243,9 +253,8 @@ def test_a_factory_that_cannot_be_sent_says_what_to_do(table):
     dataset = LanceTorchDataset(
         table_name="points", connection_factory=factory, columns=["id"], format="torch"
     )
-    loader = DataLoader(dataset, batch_size=64, num_workers=1, multiprocessing_context="fork")
     with pytest.raises(TypeError, match="def at the top level of a module"):
-        next(iter(loader))
+        first_batch(dataset)
 
 
 def test_a_process_forked_by_anyone_reads_too(table):

@@ -21,6 +21,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 WINDOWS = {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8}
 KINDS = pytest.mark.parametrize("kind", ["iterable", "mapped"])
+# Each that is spawned imports everything; what becomes of the others, the other methods show.
+WORKERS = {"forkserver": 2, "fork": 2, "spawn": 1}
 
 
 def loader_of(table, kind="iterable", workers=2, **options):
@@ -63,12 +65,16 @@ def workers_of(batches):
 def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, persistent, method):
     whole = run(loader_of(wide_range, kind, 0))
     loader = loader_of(
-        wide_range, kind, persistent_workers=persistent, multiprocessing_context=method
+        wide_range,
+        kind,
+        WORKERS[method],
+        persistent_workers=persistent,
+        multiprocessing_context=method,
     )
     batches, got = iter(loader), []
     for _ in range(10):
         got.append(ids(next(batches)))
-    victim = workers_of(batches)[1].pid
+    victim = workers_of(batches)[-1].pid
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=rf"\(pid(\(s\))? {victim}\)"):
         got.extend(map(ids, batches))
@@ -163,10 +169,12 @@ def kill(worker):
 def test_a_worker_killed_between_epochs_is_replaced(wide_range, kind, stop, method, caplog):
     whole = loader_of(wide_range, kind, 0)
     epochs = [run(whole) for _ in range(3)]
-    loader = loader_of(wide_range, kind, persistent_workers=True, multiprocessing_context=method)
+    loader = loader_of(
+        wide_range, kind, WORKERS[method], persistent_workers=True, multiprocessing_context=method
+    )
     batches = iter(loader)
     stop(batches)
-    victim = workers_of(batches)[1]
+    victim = workers_of(batches)[-1]
     del batches
     kill(victim)
     assert run(loader) == epochs[1]
@@ -214,6 +222,8 @@ def test_workers_end_with_an_error_of_one_of_them_unless_they_persist(wide_range
     with pytest.raises(ValueError, match="not these"):
         next(batches)
     assert [worker.is_alive() for worker in workers] == [persistent] * 2
+    for worker in workers if persistent else []:
+        kill(worker)  # or torch may wait for each of them, once all this is collected as garbage
 
 
 def refuse_or_stay(columns):
@@ -330,7 +340,7 @@ def assert_gone(processes, memory):
 
 
 @pytest.mark.parametrize(
-    ("workers", "method"), [(0, "none"), (2, "forkserver"), (2, "spawn"), (2, "fork")]
+    ("workers", "method"), [(0, "none"), (2, "forkserver"), (1, "spawn"), (2, "fork")]
 )
 def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, method):
     child, others = start_epoch(workers, method)
