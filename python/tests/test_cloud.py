@@ -74,13 +74,13 @@ def flat(lists):
     return [each for some in lists for each in some]
 
 
-def test_map_style_in_spawned_workers(cloud):
+def test_map_style_in_a_spawned_worker(cloud):
     some = range(0, 1000, 25)
     ways = [
         Subset(LanceTorchDataset(**way(cloud), columns=["id"], unwrap=True), some) for way in WAYS
     ]
     loader = DataLoader(
-        ConcatDataset(ways), batch_size=20, num_workers=2, multiprocessing_context="spawn"
+        ConcatDataset(ways), batch_size=20, num_workers=1, multiprocessing_context="spawn"
     )
     assert flat(ids(loader)) == list(some) * len(WAYS)
 

@@ -63,26 +63,26 @@ def by_factory(s3, tmp_path, monkeypatch):
 WAYS = [by_storage_options, by_environment, by_factory]
 
 
-def test_map_style_in_spawned_workers(s3, tmp_path, monkeypatch):
+def test_map_style_in_a_spawned_worker(s3, tmp_path, monkeypatch):
     some = range(0, ROWS, 20)
     ways = [
         Subset(LanceTorchDataset(**way(s3, tmp_path, monkeypatch), unwrap=True), some)
         for way in WAYS
     ]
     loader = DataLoader(
-        ConcatDataset(ways), batch_size=25, num_workers=2, multiprocessing_context="spawn"
+        ConcatDataset(ways), batch_size=25, num_workers=1, multiprocessing_context="spawn"
     )
     got = [pair for batch in loader for pair in pairs(batch)]
     assert got == [(i, i % 7) for i in some] * len(WAYS)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_iterable_in_spawned_workers_resumed_without_any(s3, tmp_path, monkeypatch, way):
+def test_iterable_in_a_spawned_worker_resumed_without_any(s3, tmp_path, monkeypatch, way):
     where = way(s3, tmp_path, monkeypatch)
     dataset = LanceIterableTorchDataset(
         **where, columns=["id", "label"], format="torch", batch_size=100, shuffle=True
     )
-    workers = LanceDataLoader(dataset, num_workers=2, multiprocessing_context="spawn")
+    workers = LanceDataLoader(dataset, num_workers=1, multiprocessing_context="spawn")
     batches = iter(workers)
     first = [pairs(next(batches)) for _ in range(5)]
     state = json.loads(json.dumps(workers.state_dict()))
