@@ -108,7 +108,7 @@ def seen(caplog, capfd):
 
 
 def loader_of(kind, source, workers):
-    read = {"format": "torch", "batch_size": 10, "cache": False}
+    read = {"format": "torch", "batch_size": 40, "cache": False}
     dataset = kind(table_name="points", **read, **source.arguments)
     return LanceDataLoader(dataset, num_workers=workers)
 

@@ -8,6 +8,7 @@ import sys
 
 import lancedb
 import pytest
+import warm
 from lancedb.integrations.torch import LanceTorchDataset
 
 IO_URING_SETUP = 425  # the same on x86-64 and arm64
@@ -46,31 +47,48 @@ def expected() -> bool:
     return kernel_permits() and tuple(map(int, lancedb.__version__.split(".")[:2])) >= (0, 39)
 
 
-def ring_threads(table, script, cwd=None, **environment) -> int:
-    command, environment = [sys.executable, "-c", script, table._conn.uri], os.environ | environment
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd
-    )
+@pytest.fixture(scope="module")
+def starter():
+    with warm.starter() as starter:
+        yield starter
+
+
+@pytest.fixture
+def ring_threads(table, tmp_path, starter):
+    """How many threads with a ring a process has that has run a script."""
+
+    def run(script: str) -> int:
+        (tmp_path / "script.py").write_text(script)
+        return int(starter.run(tmp_path / "script.py", table._conn.uri, timeout=60))
+
+    return run
+
+
+def test_a_local_table_is_read_through_io_uring_where_the_kernel_permits(ring_threads):
+    assert (ring_threads(READ) > 0) == expected()
+
+
+def ring_threads_of_a_program(table, script, cwd=None) -> int:
+    """The same where the interpreter is a new one, too."""
+    command = [sys.executable, "-c", script, table._conn.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
-def test_a_local_table_is_read_through_io_uring_where_the_kernel_permits(table):
-    assert (ring_threads(table, READ) > 0) == expected()
-
-
 def test_nothing_is_left_in_the_folder_that_a_program_runs_in(table, tmp_path):
     (tmp_path / "here").mkdir()
-    assert (ring_threads(table, READ, cwd=tmp_path / "here") > 0) == expected()
+    assert (ring_threads_of_a_program(table, READ, tmp_path / "here") > 0) == expected()
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_io_uring_can_be_switched_off(table):
-    assert ring_threads(table, READ, LANCEDB_TORCH_IO_URING="0") == 0
+def test_io_uring_can_be_switched_off(ring_threads, monkeypatch):
+    monkeypatch.setenv("LANCEDB_TORCH_IO_URING", "0")
+    assert ring_threads(READ) == 0
 
 
 def test_where_io_uring_is_forbidden_the_rows_come_the_ordinary_way(table):
-    assert ring_threads(table, FORBID + READ) == 0
+    assert ring_threads_of_a_program(table, FORBID + READ) == 0
 
 
 @pytest.mark.parametrize("name", ["a b", "a%20b", "a#b", "a?b", "ä+ü"])
