@@ -67,10 +67,10 @@ def measure(task: Task, results: Connection) -> None:
     results.send(speed(run, task.seconds))
     if task.mixing:
         results.send(mixing(run, task.mixing_seconds))
-    run.close()
     if task.resume and way.state is not None:
+        run.close()
         results.send(resume(way, task.job))
-    results.send(None)
+    results.send(None)  # whoever is still at work is ended with this process
 
 
 class Run:

@@ -216,14 +216,12 @@ def refuse(columns):
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_workers_end_with_an_error_of_one_of_them_unless_they_persist(wide_range, persistent):
+def test_workers_end_with_an_error_of_one_of_them(wide_range, persistent):
     batches = iter(loader_of(wide_range, transform=refuse, persistent_workers=persistent))
     workers = workers_of(batches)
     with pytest.raises(ValueError, match="not these"):
         next(batches)
-    assert [worker.is_alive() for worker in workers] == [persistent] * 2
-    for worker in workers if persistent else []:
-        kill(worker)  # or torch may wait for each of them, once all this is collected as garbage
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def refuse_or_stay(columns):
@@ -267,8 +265,11 @@ def test_a_worker_that_ends_by_itself_is_named_with_its_exit_code(table):
 # -- the process that trains is killed or interrupted ------------------------------------------
 
 SCRIPT = """
-import sys, threading
+import signal, sys, threading
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+# Whoever runs the tests in the background may have interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def slow(columns):

@@ -204,9 +204,9 @@ class Delivery:
         dead = None
         if self._watch is not None and isinstance(error, _BROKEN) and not _sent(error):
             dead = self._watch.dead_worker(error)
-        if dead is not None or not isinstance(error, Exception):
-            self._loader.forget_workers()
-        # The error's traceback holds torch's iterator: what ends with it is ended here.
+        # The error's traceback holds torch's iterator: what ends with it is ended here. Also of
+        # workers that were to persist: collected as garbage, torch may wait long for each.
+        self._loader.forget_workers()
         self._loader.end_workers(self._batches)  # type: ignore[arg-type]
         self._end()
         if dead is not None:

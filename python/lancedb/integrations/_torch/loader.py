@@ -391,8 +391,8 @@ class LanceDataLoader(DataLoader):
         self._iterator = None
 
     def end_workers(self, batches: Iterator[Any]) -> None:
-        """End the workers of an iterator that failed, but for those kept for the next epoch."""
-        if getattr(batches, "_workers", None) and batches is not self._iterator:
+        """End the workers of an iterator that failed."""
+        if getattr(batches, "_workers", None):
             kill_workers(batches)  # torch would wait five seconds for each that is busy
             batches._shutdown_workers()  # type: ignore[attr-defined]
 
