@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from operator import truediv
@@ -43,12 +43,14 @@ def race(ways: dict[str, Way], rounds: int, seconds: float) -> dict[str, Result]
     """Run every way in turn, `rounds` times, each for at most `seconds`.
 
     A way is a function that starts loading and yields the number of rows of each batch. The
-    clock starts when it is called, so that opening and the first batch count. One more round comes
-    before them and does not count: it reads the files into the page cache.
+    clock starts when it is called, so that opening and the first batch count. One that comes to
+    its end is called again, as epochs follow each other in training, until the time is up; the
+    epoch under way is finished then, unless that takes as long again. One more round comes before
+    them and does not count: it reads the files into the page cache.
     """
     results = {name: Result(name) for name in ways}
     for name, way in ways.items():
-        _run(Result(name), way, min(seconds, 1.0))
+        _run(Result(name), way, min(seconds, 0.5))
     for number in range(rounds):
         for name, way in ways.items():
             _run(results[name], way, seconds)
@@ -57,21 +59,21 @@ def race(ways: dict[str, Way], rounds: int, seconds: float) -> dict[str, Result]
 
 
 def _run(result: Result, way: Way, seconds: float) -> None:
-    started = time.perf_counter()
-    rows, first = 0, None
-    batches: Iterator[int] = iter(way())
-    for count in batches:
+    started, rows = time.perf_counter(), 0
+    now, first = started, None
+    while now - started < seconds:
+        batches: Iterator[int] = iter(way())
+        for count in batches:
+            now = time.perf_counter()
+            first = now - started if first is None else first
+            rows += count
+            if now - started > 2 * seconds:
+                break
         now = time.perf_counter()
-        first = now - started if first is None else first
-        rows += count
-        if now - started > seconds:
-            break
-    elapsed = time.perf_counter() - started
-    result.speeds.append(rows / elapsed)
+        if isinstance(batches, Generator):
+            batches.close()
+    result.speeds.append(rows / (now - started))
     result.first_batch.append(first if first is not None else float("nan"))
-    close = getattr(batches, "close", None)
-    if close is not None:
-        close()
 
 
 def table_of(results: dict[str, Result], base: str) -> str:

@@ -214,7 +214,7 @@ def main() -> None:
         shuffle = {"False": False, "True": True}.get(args.shuffle, args.shuffle)
         return report_memory(args.data, args.kind, args.rows, shuffle)
     tables, results = {}, {}
-    rounds, seconds = (1, 0.5) if args.quick else (args.rounds, args.seconds)
+    rounds, seconds = (1, 0.3) if args.quick else (args.rounds, args.seconds)
     for kind in args.workloads:
         rows = WORKLOADS[kind][0] // (5 if args.quick else 1)
         results[kind] = race(ways_of(kind, args.data, rows), rounds, seconds)
