@@ -133,7 +133,9 @@ def speed(run: Run, seconds: float) -> dict[str, float]:
     rows = run.for_seconds(seconds)
     elapsed = time.perf_counter() - started
     used = processor_seconds() - processor
-    return {"speed": rows / elapsed, "cpu": used / rows * 1e6}
+    # What a process has used that ended meanwhile is not known, and would be subtracted.
+    known = {"cpu": used / rows * 1e6} if used > 0 else {}
+    return {"speed": rows / elapsed, **known}
 
 
 def processor_seconds() -> float:
