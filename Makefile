@@ -10,7 +10,7 @@ PEERS := $(BENCH)/.peers
 # All three parts in less than 20 minutes on two cores; with QUICK=1 in less than 3.
 MAP_STYLE := $(if $(QUICK),--rows 200000 --batches 256 --rounds 1 --seconds 0.3,--rounds 2 --seconds 0.8)
 STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1)
-SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens tabular)
+SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens)
 # All tests run in three processes, as many wait for others; each file in one, by their names.
 SIDE_BY_SIDE_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.pyi' -o -type d \
