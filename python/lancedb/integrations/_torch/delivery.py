@@ -93,9 +93,7 @@ class Loader(Protocol):
 
     def batches(self) -> Iterator[Any]: ...
 
-    def forget_workers(self) -> None: ...
-
-    def end_workers(self, batches: Iterator[Any]) -> None: ...
+    def end_workers(self, batches: Iterator[Any] | None) -> None: ...
 
     def advise(self, progress: Progress) -> None: ...
 
@@ -172,7 +170,6 @@ class Delivery:
         try:
             self._batches = self._loader.batches()
         except BaseException as error:
-            self._loader.forget_workers()
             self._explain(error)
             raise
         if self._watch is None:
@@ -206,8 +203,7 @@ class Delivery:
             dead = self._watch.dead_worker(error)
         # The error's traceback holds torch's iterator: what ends with it is ended here. Also of
         # workers that were to persist: collected as garbage, torch may wait long for each.
-        self._loader.forget_workers()
-        self._loader.end_workers(self._batches)  # type: ignore[arg-type]
+        self._loader.end_workers(self._batches)
         self._end()
         if dead is not None:
             raise RuntimeError(

@@ -382,19 +382,15 @@ class LanceDataLoader(DataLoader):
             return kept
         worker = describe_worker(kept, gone).worker
         _log.warning("%s: %s between epochs; all are started anew", type(self).__name__, worker)
-        self.forget_workers()
         self.end_workers(kept)
         return None
 
-    def forget_workers(self) -> None:
-        """Let the next ``iter()`` start workers anew, even if they were to persist."""
+    def end_workers(self, batches: Iterator[Any] | None) -> None:
+        """End the workers of an iterator that failed; the next ``iter()`` starts them anew."""
         self._iterator = None
-
-    def end_workers(self, batches: Iterator[Any]) -> None:
-        """End the workers of an iterator that failed."""
         if getattr(batches, "_workers", None):
             kill_workers(batches)  # torch would wait five seconds for each that is busy
-            batches._shutdown_workers()  # type: ignore[attr-defined]
+            batches._shutdown_workers()  # type: ignore[union-attr]
 
     def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
