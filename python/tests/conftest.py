@@ -5,6 +5,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+import warm
 from hypothesis import HealthCheck, settings
 from lancedb.integrations._torch.loader import preload_workers
 from lancedb.integrations._torch.reader import Reader
@@ -51,6 +52,13 @@ def record_reads(monkeypatch, of):
 
     monkeypatch.setattr(Reader, "begin", recording)
     return recorded
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """Runs scripts in processes that begin with their imports done."""
+    with warm.starter() as starter:
+        yield starter
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from rank_steps import ORDER
 from torchrun import torchrun
@@ -52,12 +51,6 @@ class Part:
         self.count = sum(record["count"] for record in mine)
         told = sorted(int(row) for path in out.glob("told-*") for row in path.read_text().split())
         self.told = told if policy == "function" else None
-
-
-@pytest.fixture(scope="module")
-def starter():
-    with warm.starter() as starter:
-        yield starter
 
 
 @pytest.fixture

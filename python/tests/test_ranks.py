@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pytest
-import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from rank_steps import ORDER
 from torchrun import torchrun
@@ -25,12 +24,6 @@ def whole(wide_range):
         **ORDER,
     )
     return [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
-
-
-@pytest.fixture(scope="module")
-def starter():
-    with warm.starter() as starter:
-        yield starter
 
 
 def run(tmp_path, ranks, name, *arguments, starter=None):

@@ -8,7 +8,6 @@ import sys
 
 import lancedb
 import pytest
-import warm
 from lancedb.integrations.torch import LanceTorchDataset
 
 IO_URING_SETUP = 425  # the same on x86-64 and arm64
@@ -45,12 +44,6 @@ def kernel_permits() -> bool:
 def expected() -> bool:
     """Whether tables are to be read through io_uring here."""
     return kernel_permits() and tuple(map(int, lancedb.__version__.split(".")[:2])) >= (0, 39)
-
-
-@pytest.fixture(scope="module")
-def starter():
-    with warm.starter() as starter:
-        yield starter
 
 
 @pytest.fixture
