@@ -16,6 +16,7 @@ from . import otel
 from .dealing import refuse_state_ahead, runs_ahead
 from .delivery import Delivery, Progress
 from .fitting import epoch_of, loop_of_lightning, overfits, refuse_late_state
+from .inprocess import InProcess, draw_seed
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
 from .pace import Pace, hint
@@ -394,10 +395,19 @@ class LanceDataLoader(DataLoader):
 
     def batches(self) -> Iterator[Any]:
         """The batches from where the dataset was told to begin, as the base class makes them."""
+        if self._needs_no_torch:
+            draw_seed(self.generator)
+            return InProcess(iter(self.dataset), self.collate_fn)
         batches = super().__iter__()
         if getattr(batches, "_workers", None):
             self._running = weakref.ref(batches)
         return batches
+
+    @property
+    def _needs_no_torch(self) -> bool:
+        """Whether all that is left to do for a batch is to hand it on."""
+        whole = isinstance(self.dataset, LanceIterableTorchDataset)
+        return whole and not (self.num_workers or self.pin_memory or self.timeout)
 
     def advise(self, progress: Progress) -> None:
         """Log, once each, who waits for whom in an epoch and what to do about it."""
