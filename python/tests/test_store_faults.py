@@ -2,6 +2,8 @@
 """What happens when an object store fails: for a moment, or until training stops."""
 
 import json
+import logging
+import multiprocessing
 import pickle
 import time
 
@@ -11,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from faulty_proxy import Proxy, break_off, go_down, hang_up, pass_on, slow_down, stall
+from lancedb.integrations._torch import forked
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from lancedb.permutation import Permutation
 
 ROWS = 3000
 GIVES_UP_SOON = {
@@ -246,3 +250,24 @@ def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoint
             assert time.monotonic() - started < 20 * SOON  # a bound on hanging
             said.add(str(caught.value).split()[0])
     assert said == {"opening", "reading"}
+
+
+# -- a process that forks ------------------------------------------------------------------------
+
+
+def test_a_process_that_forks_waits_but_once_for_the_rows_of_a_permutation(
+    proxy, monkeypatch, caplog
+):
+    address = where(proxy, {})
+    connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
+    permutation = Permutation.identity(connection.open_table("points"))
+    monkeypatch.setattr(forked, "_NOTED_WITHIN", SOON)
+    proxy.spoil_all(stall)
+    with caplog.at_level(logging.DEBUG, "lancedb.integrations.torch"):
+        for _ in range(2):
+            child = multiprocessing.get_context("fork").Process(target=int)
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0
+    assert len(permutation) == ROWS
+    assert caplog.text.count("its rows were not found within 0.5 seconds") == 1

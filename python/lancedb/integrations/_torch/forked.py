@@ -7,18 +7,25 @@ before the fork; see `forking`.
 
 from __future__ import annotations
 
+import functools
 import logging
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .arguments import rows_of
+from .deadline import within
 from .reader import Reader
 from .recipe import Recipe
 from .selection import Selection
 
 _log = logging.getLogger("lancedb.integrations.torch")
 _NOTE = "_rows_for_forks"
+# A process that forks is not to wait longer than so for a store that does not answer, and once.
+_NOTED_WITHIN = 30.0
+
+_given_up: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -47,17 +54,23 @@ def note_rows(permutations: Iterable[Any]) -> None:
     """Note the rows of permutations, whose copies take the note along; before a fork."""
     known: dict[tuple, Note] = {}
     for permutation in permutations:
-        if _note_of(permutation) is not None:
+        if permutation in _given_up or _note_of(permutation) is not None:
             continue
         base, chosen = permutation.base_table, permutation.permutation_table
         key = (id(base), id(chosen), permutation.split, permutation.offset, permutation.limit)
         try:
             if key not in known:
-                known[key] = Note(*rows_of(permutation), permutation.offset, permutation.limit)
+                known[key] = Note(*_rows(permutation), permutation.offset, permutation.limit)
         except Exception as error:  # whatever it is, a fork is not to fail for it
             _log.debug("a permutation of %r cannot be read after a fork: %s", base.name, error)
+            _given_up.add(permutation)
         else:
             setattr(permutation, _NOTE, known[key])
+
+
+def _rows(permutation: Any) -> tuple[Recipe, Selection]:
+    late = f"its rows were not found within {_NOTED_WITHIN:g} seconds"
+    return within(_NOTED_WITHIN, functools.partial(rows_of, permutation), late=lambda: late)
 
 
 def reader_of(permutation: Any) -> Reader | None:
