@@ -3,15 +3,18 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import wait
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from lancedb.integrations._torch.watch import WorkerWatch
+from lancedb.integrations._torch.watch import WorkerWatch, kill_workers
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -138,6 +141,16 @@ def test_a_worker_that_died_before_its_batch_was_taken_is_named_and_not_torchs_e
     assert isinstance(by_torch.__cause__, (OSError, EOFError))
     loader.load_state_dict(loader.state_dict())
     assert got + run(loader) == whole
+
+
+def test_the_number_of_a_worker_that_has_ended_is_left_to_whoever_has_it_next(monkeypatch):
+    worker = multiprocessing.get_context("forkserver").Process(target=int)
+    worker.start()
+    wait([worker.sentinel])
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    kill_workers(SimpleNamespace(_workers=[worker], _worker_pids_set=False))
+    assert killed == []
 
 
 def finish(batches):

@@ -177,7 +177,9 @@ def kill_workers(batches: Any) -> None:
         signal_handling._remove_worker_pids(id(batches))  # pyright: ignore
         batches._worker_pids_set = False
     for worker in batches._workers:
-        worker.kill()
+        # The number of one that has ended, and was not waited for by us, may be another process's.
+        if worker.exitcode is None:
+            worker.kill()
 
 
 def describe_worker(batches: Any, number: int) -> Death:
