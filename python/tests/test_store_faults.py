@@ -2,9 +2,9 @@
 """What happens when an object store fails: for a moment, or until training stops."""
 
 import json
-import logging
 import multiprocessing
 import pickle
+import threading
 import time
 
 import file_store
@@ -255,19 +255,30 @@ def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoint
 # -- a process that forks ------------------------------------------------------------------------
 
 
-def test_a_process_that_forks_waits_but_once_for_the_rows_of_a_permutation(
-    proxy, monkeypatch, caplog
+def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_permutation_has(
+    proxy, monkeypatch
 ):
+    asked = threading.Event()
+
+    def stall_and_tell(handler, body):
+        asked.set()
+        stall(handler, body)
+
     address = where(proxy, {})
     connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
     permutation = Permutation.identity(connection.open_table("points"))
     monkeypatch.setattr(forked, "_NOTED_WITHIN", SOON)
-    proxy.spoil_all(stall)
-    with caplog.at_level(logging.DEBUG, "lancedb.integrations.torch"):
-        for _ in range(2):
-            child = multiprocessing.get_context("fork").Process(target=int)
-            child.start()
-            child.join(60)
-            assert child.exitcode == 0
+    proxy.spoil_all(stall_and_tell)
+    fork()
+    assert asked.wait(60)
+    requests = proxy.requests
+    fork()
+    assert proxy.requests == requests
     assert len(permutation) == ROWS
-    assert caplog.text.count("its rows were not found within 0.5 seconds") == 1
+
+
+def fork():
+    child = multiprocessing.get_context("fork").Process(target=int)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
