@@ -151,6 +151,7 @@ def test_the_number_of_a_worker_that_has_ended_is_left_to_whoever_has_it_next(mo
     monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
     kill_workers(SimpleNamespace(_workers=[worker], _worker_pids_set=False))
     assert killed == []
+    assert worker._popen.returncode is None  # it is for one thread to ask how the worker ended
 
 
 def finish(batches):

@@ -177,8 +177,9 @@ def kill_workers(batches: Any) -> None:
         signal_handling._remove_worker_pids(id(batches))  # pyright: ignore
         batches._worker_pids_set = False
     for worker in batches._workers:
-        # The number of one that has ended, and was not waited for by us, may be another process's.
-        if worker.exitcode is None:
+        # The number of one that has ended may be another process's. How it ended is not asked here:
+        # of two threads that ask, one would be told 255.
+        if not wait([worker.sentinel], timeout=0):
             worker.kill()
 
 
