@@ -22,7 +22,7 @@ from .selection import Selection
 
 _log = logging.getLogger("lancedb.integrations.torch")
 _NOTE = "_rows_for_forks"
-# A process that forks is not to wait longer than so for a store that does not answer, and once.
+# So long, and once, a process that forks waits for each permutation whose store does not answer.
 _NOTED_WITHIN = 30.0
 
 _given_up: weakref.WeakSet[Any] = weakref.WeakSet()
