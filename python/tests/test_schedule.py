@@ -40,15 +40,18 @@ def test_every_step_is_made_of_what_was_read_before_it(
             assert window.window not in open_windows
             open_windows[window.window] = rows_of(plan, window)
             assert len(open_windows[window.window]) == window.size
+        pieces = iter(group.pieces)
         for step in group.steps:
+            of_step = itertools.islice(pieces, step.pieces)
             made.append(
                 np.concatenate(
-                    [open_windows[at.window][at.begin : at.begin + at.count] for at in step.pieces]
+                    [open_windows[at.window][at.begin : at.begin + at.count] for at in of_step]
                 )
             )
             assert len(made[-1]) == step.rows
             for window in step.spent:
                 del open_windows[window]
+        assert next(pieces, None) is None
     for got, span in zip(made, spans, strict=True):
         assert np.array_equal(got, plan.rows_at(np.arange(*span)))
 

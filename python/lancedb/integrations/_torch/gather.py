@@ -9,8 +9,11 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .raw import from_raw, raw_rows, room_for
+
+_UNCHECKED = pc.TakeOptions(boundscheck=False)
 
 
 def take(batch: pa.RecordBatch, indices: np.ndarray) -> pa.RecordBatch:
@@ -110,15 +113,16 @@ class ListRows:
         return len(self._bytes)
 
     def take(self, indices: np.ndarray) -> pa.Array:
-        picked = self._bytes.take(pa.array(indices))
+        if len(indices) == 0:
+            return pa.array([], self._kind)
+        arguments = [self._bytes, pa.array(indices)]
+        picked = pc.call_function("take", arguments, _UNCHECKED)
         _, ends, content = picked.buffers()
         edges = np.frombuffer(ends, np.int64)[picked.offset : picked.offset + len(picked) + 1]
         edges = edges // self._width
         content = content if content is not None else pa.py_buffer(b"")
-        numbers = pa.Array.from_buffers(
-            self._element, int(edges[-1]) if len(edges) else 0, [None, content]
-        )
-        offsets = offsets_of(self._kind, edges).buffers()[1]
+        numbers = pa.Array.from_buffers(self._element, int(edges[-1]), [None, content])
+        offsets = pa.py_buffer(offsets_of(self._kind, edges))
         return pa.Array.from_buffers(self._kind, len(picked), [None, offsets], children=[numbers])
 
 
@@ -142,7 +146,7 @@ def _element_width(column: pa.Array) -> int:
     return element.bit_width // 8
 
 
-def offsets_of(kind: pa.DataType, edges: np.ndarray) -> pa.Array:
+def offsets_of(kind: pa.DataType, edges: np.ndarray) -> np.ndarray:
     """Where the lists of a column begin and end, in as many bits as its type has for it.
 
     Raises
@@ -150,4 +154,7 @@ def offsets_of(kind: pa.DataType, edges: np.ndarray) -> pa.Array:
     pyarrow.ArrowInvalid
         If they do not fit: a list type of 32 bits ends at 2**31 elements.
     """
-    return pa.array(edges).cast(pa.int32() if pa.types.is_list(kind) else pa.int64())
+    if pa.types.is_large_list(kind):
+        return edges
+    pa.scalar(int(edges[-1])).cast(pa.int32())  # raises where numpy would wrap around
+    return edges.astype(np.int32)

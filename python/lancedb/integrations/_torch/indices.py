@@ -59,8 +59,12 @@ def distinct(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if (np.diff(offsets) > 0).all():
         return offsets, None
-    known, places = np.unique(offsets, return_inverse=True)
-    return known, places
+    order = np.argsort(offsets)
+    ascending = offsets[order]
+    new = np.diff(ascending, prepend=ascending[0] - 1) > 0
+    places = np.empty(len(offsets), np.int64)
+    places[order] = np.cumsum(new) - 1
+    return ascending[new], places
 
 
 def _as_integers(indices: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -59,9 +60,40 @@ def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor) 
     if len(lengths) == 0:
         return torch.nested.nested_tensor_from_jagged(values, offsets=offsets)
     shortest, longest = (int(end) for end in lengths.aminmax())
+    make = _made_at_once if _can_be_made_at_once() else _made_by_torch
+    return make(values, offsets, shortest, longest)
+
+
+def _made_by_torch(
+    values: torch.Tensor, offsets: torch.Tensor, shortest: int, longest: int
+) -> torch.Tensor:
     return torch.nested.nested_tensor_from_jagged(
         values, offsets=offsets, min_seqlen=shortest, max_seqlen=longest
     )
+
+
+def _made_at_once(
+    values: torch.Tensor, offsets: torch.Tensor, shortest: int, longest: int
+) -> torch.Tensor:
+    """As `_made_by_torch` in a third of the time: as torch's operations make their results."""
+    from torch.nested._internal.nested_tensor import NestedTensor
+
+    ends = {"min_seqlen": torch.zeros(shortest, 0), "max_seqlen": torch.zeros(longest, 0)}
+    return NestedTensor(values, offsets, _metadata_cache=ends)
+
+
+@functools.cache
+def _can_be_made_at_once() -> bool:
+    """Whether this torch's class is as expected, which is no part of its public interface."""
+    values, offsets = torch.arange(5), torch.tensor([0, 2, 5])
+    try:
+        one, other = (vars(make(values, offsets, 2, 3)) for make in (_made_at_once, _made_by_torch))
+        knows = [
+            {name: end.shape for name, end in of["_metadata_cache"].items()} for of in (one, other)
+        ]
+        return one.keys() == other.keys() and knows[0] == knows[1]
+    except Exception:
+        return False
 
 
 def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, torch.Tensor]:

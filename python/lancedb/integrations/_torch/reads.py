@@ -127,12 +127,12 @@ class WindowSource:
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: Pieces) -> pa.RecordBatch:
-        pieces = pieces.joined()
-        numbers, owners = np.unique(pieces.windows, return_inverse=True)
-        windows = [self._open[number].window(number) for number in numbers.tolist()]
+        numbers, owners = _distinct(pieces.windows)
+        windows = [self._open[number].window(number) for number in numbers]
         batch = assemble(windows, owners, pieces)
+        # A window is handed out from first to last: its last piece comes last.
         ends = np.zeros(len(windows), np.int64)
-        np.maximum.at(ends, owners, pieces.begins + pieces.counts)
+        ends[owners] = pieces.begins + pieces.counts
         for window, end in zip(windows, ends.tolist(), strict=True):
             window.hand_out(end)
         return batch
@@ -176,3 +176,11 @@ class _Read:
     def close(self, number: int) -> None:
         if number in self._windows:
             self._windows.pop(number).close()
+
+
+def _distinct(windows: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """The distinct ones, and which of them each is; for a few dozen a sort takes longer."""
+    each = windows.tolist()
+    numbers = list(dict.fromkeys(each))
+    where = {window: number for number, window in enumerate(numbers)}
+    return numbers, np.array([where[window] for window in each], np.int64)

@@ -13,18 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pieces import Pieces
+from .pieces import Pieces, together
 from .plan import Plan
 
 Span = tuple[int, int]
 
 
-class StepPieces(NamedTuple):
-    """How one step's batch is put together, and which windows nobody needs after it."""
+class Step(NamedTuple):
+    """One step of a group: its rows, of how many pieces, and which windows nobody needs then."""
 
-    pieces: Pieces
-    spent: tuple[int, ...]
     rows: int
+    pieces: int
+    spent: tuple[int, ...] = ()
 
 
 class WindowRows(NamedTuple):
@@ -37,9 +37,20 @@ class WindowRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Some steps in a row, and the reads to have under way before they can be made."""
+    """Some steps in a row, and the reads to have under way before they can be made.
 
-    steps: tuple[StepPieces, ...]
+    Parameters
+    ----------
+    pieces : Pieces
+        What the steps are made of, in sequence.
+    steps : tuple of Step
+        How many of the pieces are each step's.
+    reads : tuple of tuple of WindowRows
+        The windows of each read that no group before this one needs.
+    """
+
+    pieces: Pieces
+    steps: tuple[Step, ...]
     reads: tuple[tuple[WindowRows, ...], ...]
 
 
@@ -75,54 +86,71 @@ def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
 
 
 def _run_group(number: int, spans: list[Span]) -> Group:
-    steps, begin = [], 0
-    for at, (start, stop) in enumerate(spans, 1):
-        spent = (number,) if at == len(spans) else ()
-        steps.append(StepPieces(_one_piece(number, begin, stop - start), spent, stop - start))
-        begin += stop - start
-    return Group(tuple(steps), ((WindowRows(number, begin, tuple(spans)),),))
+    counts = np.diff(np.array(spans), axis=1)[:, 0]
+    begins = np.cumsum(counts) - counts
+    pieces = Pieces(np.full(len(spans), number), begins, counts)
+    *steps, last = (Step(rows, 1) for rows in counts.tolist())
+    steps.append(last._replace(spent=(number,)))
+    read = WindowRows(number, int(counts.sum()), tuple(spans))
+    return Group(pieces, tuple(steps), ((read,),))
 
 
 def _window_groups(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
-    steps: list[StepPieces] = []
+    steps: list[Step] = []
     fresh: list[WindowRows] = []
-    delivered, target = 0, 1
-    for step, opened in _window_steps(plan, spans, read_rows):
-        steps.append(step)
-        fresh += opened
-        delivered += step.rows
-        if sum(window.size for window in fresh) >= target or delivered >= target:
-            yield Group(tuple(steps), _reads(fresh, read_rows))
-            target = min(read_rows, 2 * max(target, delivered))
-            steps, fresh, delivered = [], [], 0
+    parts: list[Pieces] = []
+    delivered, opened_rows, target = 0, 0, 1
+    for pieces, planned in _planned(plan, spans, read_rows):
+        begin = end = 0
+        for step, opened in planned:
+            steps.append(step)
+            fresh += opened
+            end += step.pieces
+            delivered += step.rows
+            opened_rows += sum(window.size for window in opened)
+            if max(opened_rows, delivered) >= target:
+                parts.append(pieces.cut(begin, end))
+                yield Group(together(parts), tuple(steps), _reads(fresh, read_rows))
+                target = min(read_rows, 2 * max(target, delivered))
+                steps, fresh, parts = [], [], []
+                delivered, opened_rows, begin = 0, 0, end
+        parts.append(pieces.cut(begin, end))
     if steps:
-        yield Group(tuple(steps), _reads(fresh, read_rows))
+        yield Group(together(parts), tuple(steps), _reads(fresh, read_rows))
 
 
-def _window_steps(
+def _planned(
     plan: Plan, spans: Iterable[Span], read_rows: int
-) -> Iterator[tuple[StepPieces, list[WindowRows]]]:
-    """Every step, and the windows that it is the first to need."""
+) -> Iterator[tuple[Pieces, list[tuple[Step, list[WindowRows]]]]]:
+    """The pieces of some steps in a row, and of each step the windows it is the first to need."""
     open_in_lane: dict[int, int] = {}
     for some in _in_batches(spans, read_rows):
         pieces, counts = plan.pieces_of(np.array(some))
-        ends = np.cumsum(counts)
-        opened: list[list[WindowRows]] = [[] for _ in some]
-        spent: list[list[int]] = [[] for _ in some]
-        firsts = np.unique(pieces.windows, return_index=True)[1]
-        for first in np.sort(firsts).tolist():
-            window, step = int(pieces.windows[first]), int(np.searchsorted(ends, first, "right"))
+        opened: dict[int, list[WindowRows]] = {}
+        spent: dict[int, list[int]] = {}
+        for window, step in _first_needed(pieces, counts):
             lane = plan.lane_of(window)
             before = open_in_lane.get(lane)
             if before != window:
                 open_in_lane[lane] = window
-                opened[step].append(WindowRows(window, plan.window_size(window)))
-                spent[step] += [] if before is None else [before]
-        start = 0
-        for number, (stop, (begin, end)) in enumerate(zip(ends.tolist(), some, strict=True)):
-            made = StepPieces(pieces.cut(start, stop), tuple(spent[number]), end - begin)
-            yield made, opened[number]
-            start = stop
+                opened.setdefault(step, []).append(WindowRows(window, plan.window_size(window)))
+                spent.setdefault(step, []).extend([] if before is None else [before])
+        yield (
+            pieces,
+            [
+                (Step(stop - start, count, tuple(spent.get(number, ()))), opened.get(number, []))
+                for number, ((start, stop), count) in enumerate(
+                    zip(some, counts.tolist(), strict=True)
+                )
+            ],
+        )
+
+
+def _first_needed(pieces: Pieces, counts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The windows of some steps' pieces, and the step that needs each of them first."""
+    firsts = np.sort(np.unique(pieces.windows, return_index=True)[1])
+    steps = np.searchsorted(np.cumsum(counts), firsts, "right")
+    return zip(pieces.windows[firsts].tolist(), steps.tolist(), strict=True)
 
 
 def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
@@ -138,10 +166,6 @@ def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
             batch, rows = [], 0
     if batch:
         yield batch
-
-
-def _one_piece(window: int, begin: int, count: int) -> Pieces:
-    return Pieces(np.array([window]), np.array([begin]), np.array([count]))
 
 
 def _reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:

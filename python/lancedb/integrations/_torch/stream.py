@@ -20,11 +20,11 @@ from .finish import Finish, InPlace, InThreads
 from .lookup import Everything, ResidentSource
 from .memory import WindowMemory
 from .output import Output
-from .pieces import together
+from .pieces import Pieces
 from .plan import Plan
 from .reader import Reader
 from .reads import Reads, RunSource, Source, WindowSource
-from .schedule import Span, StepPieces, schedule
+from .schedule import Group, Span, Step, schedule
 from .stats import Stats
 
 _JOBS_AHEAD = 2
@@ -88,7 +88,7 @@ class Stream:
         self._ahead = ahead
         self._most_steps = sys.maxsize if output.transform is None else ahead.threads
         self._groups = schedule(plan, spans, ahead.read_rows)
-        self._scheduled: deque[deque[StepPieces]] = deque()
+        self._scheduled: deque[_Scheduled] = deque()
         self._finish: Finish = (
             InPlace(output, stats)
             if ahead.threads == 1
@@ -127,10 +127,13 @@ class Stream:
     def _make_job(self) -> list[Any]:
         """The next few batches, begun; none at the end."""
         self._read_ahead()
-        steps = self._next_steps()
-        if not steps:
+        if not self._scheduled:
             return []
-        batch = self._source.batch(together([step.pieces for step in steps]))
+        group = self._scheduled[0]
+        pieces, steps = group.take(self._ahead.job_rows, self._most_steps)
+        if not group.steps:
+            self._scheduled.popleft()
+        batch = self._source.batch(pieces)
         for step in steps:
             for window in step.spent:
                 self._source.drop(window)
@@ -145,19 +148,26 @@ class Stream:
                 return
             for windows in group.reads:
                 self._source.begin(windows)
-            self._scheduled.append(deque(group.steps))
+            self._scheduled.append(_Scheduled(group))
 
-    def _next_steps(self) -> list[StepPieces]:
-        """As many steps of one group as make a job."""
-        steps: list[StepPieces] = []
-        rows = 0
-        group = self._scheduled[0] if self._scheduled else deque()
-        while group and len(steps) < self._most_steps and rows < self._ahead.job_rows:
-            steps.append(group.popleft())
-            rows += steps[-1].rows
-        if self._scheduled and not group:
-            self._scheduled.popleft()
-        return steps
+
+class _Scheduled:
+    """The steps of a group that were not made yet."""
+
+    def __init__(self, group: Group):
+        self.steps = deque(group.steps)
+        self._pieces = group.pieces
+        self._taken = 0
+
+    def take(self, rows: int, most_steps: int) -> tuple[Pieces, list[Step]]:
+        """The next few steps, of about so many rows, and what they are made of."""
+        taken: list[Step] = []
+        begin, left = self._taken, rows
+        while self.steps and len(taken) < most_steps and left > 0:
+            taken.append(self.steps.popleft())
+            self._taken += taken[-1].pieces
+            left -= taken[-1].rows
+        return self._pieces.cut(begin, self._taken), taken
 
 
 def _source_of(

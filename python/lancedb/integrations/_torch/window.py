@@ -6,14 +6,15 @@ Columns of fixed width are kept as bytes in memory of our own; Arrow keeps the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from . import gather
 from .memory import WindowMemory
-from .pieces import Pieces
+from .pieces import Pieces, runs
 from .raw import from_raw, room_for, row_bytes
 
 _GIVEN_BACK = pa.nulls(0)
@@ -32,6 +33,11 @@ class Window:
         Which row of `batch` is handed out when.
     memory : WindowMemory
         Where columns of fixed width are kept; the same for all windows that are put together.
+
+    Attributes
+    ----------
+    starts : numpy.ndarray of int64
+        Where in the memory each segment starts; none if no column is there.
     """
 
     def __init__(self, batch: pa.RecordBatch, order: np.ndarray, memory: WindowMemory):
@@ -51,6 +57,7 @@ class Window:
                 self._segments.append(memory.take())
             for number, each in enumerate(rows):
                 self._keep(number, each, picked)
+        self.starts = np.array(self._segments, np.int64) * memory.segment_rows
 
     def _keep(self, column: int, rows: gather.Rows, order: np.ndarray) -> None:
         """Keep a segment's rows of a column."""
@@ -61,28 +68,20 @@ class Window:
         room = self.memory.rows(column, rows.bytes.dtype.itemsize)
         rows.bytes.take(order, 0, room[start : start + len(order)], "clip")
 
-    def keeps_as_bytes(self, column: int) -> bool:
-        """Whether a column is in our own memory."""
-        return column not in self._arrays
+    @property
+    def left_to_arrow(self) -> Iterable[int]:
+        """The columns that are not in our own memory."""
+        return self._arrays
 
     def slices(self, column: int, begin: int, count: int) -> list[pa.Array]:
         """`count` rows of a column from `begin` on, in one or more pieces."""
-        if self.keeps_as_bytes(column):
-            return [_picked(self, column, self.places(np.arange(begin, begin + count)))]
+        if column not in self._arrays:
+            piece = Pieces(np.array([0]), np.array([begin]), np.array([count]))
+            return [_picked(self, column, _places([self], piece.windows, piece))]
         arrays, size = self._arrays[column], self.memory.segment_rows
         return [
             arrays[number].slice(within, here) for number, within, here in _cut(begin, count, size)
         ]
-
-    @property
-    def starts(self) -> np.ndarray:
-        """Where in the memory each segment starts; none if no column is there."""
-        return np.array(self._segments, np.int64) * self.memory.segment_rows
-
-    def places(self, indices: np.ndarray) -> np.ndarray:
-        """Where in the memory some rows are."""
-        numbers, within = np.divmod(indices, self.memory.segment_rows)
-        return self.starts[numbers] + within
 
     def hand_out(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
@@ -114,23 +113,33 @@ def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> p
         Which rows, in sequence.
     """
     schema = windows[0].schema
-    fixed = [all(each.keeps_as_bytes(number) for each in windows) for number in range(len(schema))]
-    places = _places(windows, owners, pieces) if any(fixed) else np.zeros(0, np.int64)
+    arrow = set[int]().union(*(window.left_to_arrow for window in windows))
+    places = _places(windows, owners, pieces) if len(arrow) < len(schema) else None
     columns = [
-        _picked(windows[0], number, places)
-        if fixed[number]
-        else _joined(windows, owners, pieces, number)
+        _joined(windows, owners, pieces, number)
+        if number in arrow or places is None
+        else _picked(windows[0], number, places)
         for number in range(len(schema))
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> np.ndarray:
-    """Where in the memory each row of the pieces is."""
+class _Places(NamedTuple):
+    """Where in the memory rows are: they are copied fastest in units of several neighbours."""
+
+    unit: int
+    numbers: np.ndarray
+
+
+def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> _Places:
+    """Where in the memory the rows of the pieces are, in sequence."""
+    size = windows[0].memory.segment_rows
+    unit = int(np.gcd.reduce(np.concatenate([[size], pieces.begins, pieces.counts])))
     starts = [window.starts for window in windows]
     firsts = np.cumsum([0, *map(len, starts)])[:-1]
-    numbers, within = np.divmod(pieces.indices(), windows[0].memory.segment_rows)
-    return np.concatenate(starts)[np.repeat(firsts[owners], pieces.counts) + numbers] + within
+    segments, within = np.divmod(runs(pieces.begins // unit, pieces.counts // unit), size // unit)
+    segments += np.repeat(firsts[owners], pieces.counts // unit)
+    return _Places(unit, np.concatenate(starts)[segments] // unit + within)
 
 
 def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, column: int) -> pa.Array:
@@ -151,9 +160,11 @@ def _cut(begin: int, count: int, size: int) -> Iterator[tuple[int, int, int]]:
         begin, count = begin + here, count - here
 
 
-def _picked(window: Window, column: int, places: np.ndarray) -> pa.Array:
+def _picked(window: Window, column: int, places: _Places) -> pa.Array:
     """The rows of a column at some places, copied."""
     kind = window.schema.field(column).type
-    data, out = room_for(len(places), row_bytes(kind))
-    window.memory.rows(column, row_bytes(kind)).take(places, 0, out, "clip")
-    return from_raw(kind, len(places), data)
+    unit, count = places.unit, len(places.numbers)
+    data, out = room_for(count, unit * row_bytes(kind))
+    rows = window.memory.rows(column, row_bytes(kind)).view(out.dtype)
+    rows.take(places.numbers, 0, out, "clip")
+    return from_raw(kind, unit * count, data)
