@@ -159,3 +159,25 @@ def test_lists_of_numbers_are_taken_whole(kind):
     assert gather.take_column(column, np.array([], np.int64)).to_pylist() == []
     empty = pa.array([[], []], kind(pa.int64()))
     assert gather.take_column(empty, np.array([1, 0])).to_pylist() == [[], []]
+
+
+def test_a_column_with_nulls_in_some_windows_only_is_put_together():
+    kinds = {"x": pa.int32(), "vec": pa.list_(pa.float32(), 2)}
+    rows = [{"x": number, "vec": [number, -number]} for number in range(10)]
+    holes = [{**row, "x": None, "vec": None} if row["x"] % 3 else row for row in rows]
+    memory = WindowMemory(4)
+    order = np.arange(10)[::-1]
+    whole, holed = (
+        Window(pa.RecordBatch.from_pylist(each, pa.schema(kinds)), order, memory)
+        for each in (rows, holes)
+    )
+    got = put_together((whole, 1, 5), (holed, 2, 7), (whole, 6, 4))
+    got.validate(full=True)
+    expected = [*rows[::-1][1:6], *holes[::-1][2:9], *rows[::-1][6:10]]
+    assert got.to_pylist() == expected
+    only = put_together((holed, 5, 3))
+    whole.close()
+    holed.close()
+    Window(pa.RecordBatch.from_pylist(rows[:4] * 3, pa.schema(kinds)), np.arange(12), memory)
+    assert got.to_pylist() == expected
+    assert only.to_pylist() == holes[::-1][5:8]

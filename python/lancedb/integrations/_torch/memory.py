@@ -12,7 +12,7 @@ import mmap
 import numpy as np
 
 # Of a window, so that it is given back little by little.
-SEGMENTS = 8
+SEGMENTS = 4
 _HUGE_PAGE = 2 << 20
 
 

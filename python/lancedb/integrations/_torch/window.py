@@ -6,7 +6,7 @@ Columns of fixed width are kept as bytes in memory of our own; Arrow keeps the o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from . import gather
 from .memory import WindowMemory
-from .pieces import Pieces, runs
+from .pieces import Pieces, divided, runs
 from .raw import from_raw, room_for, row_bytes
 
 _GIVEN_BACK = pa.nulls(0)
@@ -73,15 +73,14 @@ class Window:
         """The columns that are not in our own memory."""
         return self._arrays
 
-    def slices(self, column: int, begin: int, count: int) -> list[pa.Array]:
-        """`count` rows of a column from `begin` on, in one or more pieces."""
-        if column not in self._arrays:
-            piece = Pieces(np.array([0]), np.array([begin]), np.array([count]))
-            return [_picked(self, column, _places([self], piece.windows, piece))]
-        arrays, size = self._arrays[column], self.memory.segment_rows
-        return [
-            arrays[number].slice(within, here) for number, within, here in _cut(begin, count, size)
-        ]
+    def segment(self, column: int, number: int) -> pa.Array:
+        """A segment's rows of a column, without a copy: good until they are handed out."""
+        if column in self._arrays:
+            return self._arrays[column][number]
+        kind = self.schema.field(column).type
+        rows = self.memory.rows(column, row_bytes(kind))[self.starts[number] :]
+        rows = rows[: self.memory.segment_rows]
+        return from_raw(kind, len(rows), pa.py_buffer(rows))
 
     def hand_out(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
@@ -143,21 +142,15 @@ def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> _P
 
 
 def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, column: int) -> pa.Array:
+    size = windows[0].memory.segment_rows
+    of_piece, begins, ends = divided(pieces.begins, pieces.begins + pieces.counts, size)
+    numbers, within = np.divmod(begins, size)
+    parts = (owners[of_piece], numbers, within, ends - begins)
     slices = [
-        part
-        for owner, (_, begin, count) in zip(owners.tolist(), pieces, strict=True)
-        for part in windows[owner].slices(column, begin, count)
+        windows[owner].segment(column, number).slice(begin, count)
+        for owner, number, begin, count in zip(*(part.tolist() for part in parts), strict=True)
     ]
     return pa.concat_arrays(slices) if len(slices) > 1 else slices[0]
-
-
-def _cut(begin: int, count: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """Rows `begin` to `begin + count` by segments of `size`: which, from where in it, how many."""
-    while count:
-        number, within = divmod(begin, size)
-        here = min(count, size - within)
-        yield number, within, here
-        begin, count = begin + here, count - here
 
 
 def _picked(window: Window, column: int, places: _Places) -> pa.Array:
