@@ -256,7 +256,7 @@ def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoint
 
 
 def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_permutation_has(
-    proxy, monkeypatch
+    proxy, tmp_path, monkeypatch
 ):
     asked = threading.Event()
 
@@ -266,15 +266,20 @@ def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_permut
 
     address = where(proxy, {})
     connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
-    permutation = Permutation.identity(connection.open_table("points"))
+    stalled = [Permutation.identity(connection.open_table("points")) for _ in range(20)]
+    here = lancedb.connect(tmp_path).create_table("points", [{"x": x} for x in range(ROWS)])
+    answered = Permutation.identity(here)
     monkeypatch.setattr(forked, "_NOTED_WITHIN", SOON)
     proxy.spoil_all(stall_and_tell)
+    started = time.monotonic()
     fork()
+    assert time.monotonic() - started < len(stalled) * SOON  # one limit, and not one for each
     assert asked.wait(60)
     requests = proxy.requests
     fork()
     assert proxy.requests == requests
-    assert len(permutation) == ROWS
+    assert forked.reader_of(answered).selection.num_rows == ROWS
+    assert not any(map(forked.reader_of, stalled))
 
 
 def fork():

@@ -7,22 +7,22 @@ before the fork; see `forking`.
 
 from __future__ import annotations
 
-import functools
 import logging
+import threading
+import time
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .arguments import rows_of
-from .deadline import within
 from .reader import Reader
 from .recipe import Recipe
 from .selection import Selection
 
 _log = logging.getLogger("lancedb.integrations.torch")
 _NOTE = "_rows_for_forks"
-# So long, and once, a process that forks waits for each permutation whose store does not answer.
+# So long, and once, a process that forks waits for permutations whose stores do not answer.
 _NOTED_WITHIN = 30.0
 
 _given_up: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -51,26 +51,48 @@ class Note:
 
 
 def note_rows(permutations: Iterable[Any]) -> None:
-    """Note the rows of permutations, whose copies take the note along; before a fork."""
+    """Note the rows of permutations, whose copies take the note along; before a fork.
+
+    Those of one table are asked for one after the other, and those of several side by side, so
+    that one whose store does not answer keeps no other from being noted.
+    """
+    fresh: dict[int, list[Any]] = {}
+    for permutation in permutations:
+        if permutation not in _given_up and _note_of(permutation) is None:
+            fresh.setdefault(id(permutation.base_table), []).append(permutation)
+    threads = [
+        threading.Thread(target=_note_each, args=(of_table,), name="lance-fork", daemon=True)
+        for of_table in fresh.values()
+    ]
+    for thread in threads:
+        thread.start()
+    ends = time.monotonic() + _NOTED_WITHIN
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
+    late = [each for of_table in fresh.values() for each in of_table if _note_of(each) is None]
+    _given_up.update(late)
+    if late:
+        names = sorted({each.base_table.name for each in late})
+        _log.debug("permutations of %s cannot be read after a fork", ", ".join(names))
+
+
+def _note_each(permutations: list[Any]) -> None:
+    """Note the rows of permutations of one table."""
     known: dict[tuple, Note] = {}
     for permutation in permutations:
-        if permutation in _given_up or _note_of(permutation) is not None:
-            continue
-        base, chosen = permutation.base_table, permutation.permutation_table
-        key = (id(base), id(chosen), permutation.split, permutation.offset, permutation.limit)
+        key = (
+            id(permutation.permutation_table),
+            permutation.split,
+            permutation.offset,
+            permutation.limit,
+        )
         try:
             if key not in known:
-                known[key] = Note(*_rows(permutation), permutation.offset, permutation.limit)
+                known[key] = Note(*rows_of(permutation), permutation.offset, permutation.limit)
         except Exception as error:  # whatever it is, a fork is not to fail for it
-            _log.debug("a permutation of %r cannot be read after a fork: %s", base.name, error)
-            _given_up.add(permutation)
+            _log.debug("the rows of a permutation were not found: %s", error)
         else:
             setattr(permutation, _NOTE, known[key])
-
-
-def _rows(permutation: Any) -> tuple[Recipe, Selection]:
-    late = f"its rows were not found within {_NOTED_WITHIN:g} seconds"
-    return within(_NOTED_WITHIN, functools.partial(rows_of, permutation), late=lambda: late)
 
 
 def reader_of(permutation: Any) -> Reader | None:
