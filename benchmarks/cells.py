@@ -22,6 +22,7 @@ import psutil
 
 SAMPLE_SECONDS = 0.2
 GRACE_SECONDS = 0.2
+END_SECONDS = 10.0
 # Imported once, so that a cell's process is there in a fraction of a second.
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 if sys.platform != "win32":
@@ -100,6 +101,19 @@ class Tree:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
+        # Those killed last may still give their memory back, beside the next one to be measured.
+        until = time.perf_counter() + END_SECONDS
+        pids = [process.pid for process in self.seen - {self.root}]
+        while not all(map(is_over, pids)) and time.perf_counter() < until:
+            time.sleep(SAMPLE_SECONDS)
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended; who adopted it may not have asked for its end yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def held(process: psutil.Process) -> float:

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -102,15 +101,7 @@ def test_a_loader_that_fails_is_a_line_in_the_results(root, cell, limit, error):
     assert error in found["error"]
     assert ("speed" in found) == (cell is not dies)
     if cell is hangs:
-        assert gone(found["child"])
-
-
-def gone(pid):
-    """Whether a process has ended; who adopted it may not have asked for its end yet."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        assert cells.is_over(found["child"])
 
 
 def test_one_command_writes_figures_and_plots(root):
