@@ -56,20 +56,20 @@ def note_rows(permutations: Iterable[Any]) -> None:
     Those of one table are asked for one after the other, and those of several side by side, so
     that one whose store does not answer keeps no other from being noted.
     """
-    fresh: dict[int, list[Any]] = {}
-    for permutation in permutations:
-        if permutation not in _given_up and _note_of(permutation) is None:
-            fresh.setdefault(id(permutation.base_table), []).append(permutation)
+    fresh = [each for each in permutations if each not in _given_up and _note_of(each) is None]
+    by_table: dict[int, list[Any]] = {}
+    for permutation in fresh:
+        by_table.setdefault(id(permutation.base_table), []).append(permutation)
     threads = [
         threading.Thread(target=_note_each, args=(of_table,), name="lance-fork", daemon=True)
-        for of_table in fresh.values()
+        for of_table in by_table.values()
     ]
     for thread in threads:
         thread.start()
     ends = time.monotonic() + _NOTED_WITHIN
     for thread in threads:
         thread.join(max(0.0, ends - time.monotonic()))
-    late = [each for of_table in fresh.values() for each in of_table if _note_of(each) is None]
+    late = [each for each in fresh if _note_of(each) is None]
     _given_up.update(late)
     if late:
         names = sorted({each.base_table.name for each in late})

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import gather
+from .indices import distinct
 from .memory import WindowMemory
 from .pieces import Piece, Pieces
 from .plan import Plan
@@ -127,8 +128,9 @@ class WindowSource:
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: Pieces) -> pa.RecordBatch:
-        numbers, owners = _distinct(pieces.windows)
-        windows = [self._open[number].window(number) for number in numbers]
+        numbers, owners = distinct(pieces.windows)
+        owners = np.arange(len(numbers)) if owners is None else owners
+        windows = [self._open[number].window(number) for number in numbers.tolist()]
         batch = assemble(windows, owners, pieces)
         # A window is handed out from first to last: its last piece comes last.
         ends = np.zeros(len(windows), np.int64)
@@ -176,11 +178,3 @@ class _Read:
     def close(self, number: int) -> None:
         if number in self._windows:
             self._windows.pop(number).close()
-
-
-def _distinct(windows: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """The distinct ones, and which of them each is; for a few dozen a sort takes longer."""
-    each = windows.tolist()
-    numbers = list(dict.fromkeys(each))
-    where = {window: number for number, window in enumerate(numbers)}
-    return numbers, np.array([where[window] for window in each], np.int64)
