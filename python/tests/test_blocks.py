@@ -53,6 +53,23 @@ def test_even_a_part_of_a_window_is_spread_over_the_table(count):
             assert gaps.max() <= 2.8 * blocks / count
 
 
+@pytest.mark.parametrize("turns", [1, 2, 5, 12, 23])
+@pytest.mark.parametrize(("lanes", "window_blocks"), [(8, 24), (24, 24), (7, 24), (48, 24)])
+def test_what_all_lanes_are_dealt_first_is_spread_over_the_table(lanes, window_blocks, turns):
+    blocks = lanes * window_blocks * 5
+    found = spread(np.arange(turns * lanes), blocks, lanes, window_blocks, 9)
+    of_part = np.bincount(found * window_blocks // blocks, minlength=window_blocks)
+    assert of_part.max() - of_part.min() <= 1 + lanes // window_blocks
+
+
+@pytest.mark.parametrize("window_blocks", [100, 101, 5000])
+def test_a_window_larger_than_what_a_lane_is_dealt_is_spread_over_the_table(window_blocks):
+    lanes, blocks = 10, 1000
+    for lane in range(lanes):
+        found = spread(dealt_to(lane, lanes, 0, 100), blocks, lanes, window_blocks, 2)
+        assert sorted(found * 100 // blocks) == list(range(100))
+
+
 @pytest.mark.parametrize("rest", [0, 1, 95])
 def test_all_lanes_together_are_dealt_one_block_of_each_stratum(rest):
     lanes, window_blocks = 6, 16

@@ -51,8 +51,8 @@ def test_a_block_shuffle_with_auto_settings_mixes_nearly_as_well_as_sampling(epo
 @pytest.mark.parametrize("batch", [64, 256, 1024])
 def test_a_table_sorted_by_a_thousand_labels_mixes_well(batch):
     one, sixteen = mixing(auto_plan(10**6, batch), batch, kinds=1000)
-    assert one <= 1.3
-    assert sixteen <= 1.6
+    assert one <= 1.4
+    assert sixteen <= 2
 
 
 @pytest.mark.parametrize("row_bytes", [4, 20, 140])

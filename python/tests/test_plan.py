@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of an epoch: every row once, in windows that are bounded, staggered and consistent."""
 
+import itertools
 import re
 import tracemalloc
 
@@ -168,11 +169,28 @@ def test_a_window_is_made_of_whole_blocks_of_neighbours():
     assert sum(len(run) % 32 != 0 for run in runs) <= 2
 
 
-def test_no_window_but_the_tail_is_smaller_than_half_a_window():
-    plan = Plan(10**6, block_rows=32, window_rows=8192, lanes=32, chunk=32)
+@pytest.mark.parametrize(("blocks", "share"), [(4, 2), (32, 2), (64, 4), (128, 8), (1024, 8)])
+def test_the_windows_of_a_lane_double_until_they_have_their_full_size(blocks, share):
+    plan = Plan(10**6, block_rows=8, window_rows=8 * blocks, lanes=32, chunk=8)
     ids, _ = windows_of(plan)
-    sizes = [plan.window_size(int(window)) for window in ids if window < plan.tail_window]
-    assert min(sizes) >= 8192 / 2 - 32
+    for lane in range(plan.lanes):
+        mine = [int(window) for window in ids if plan.lane_of(int(window)) == lane]
+        *sizes, _ = (plan.window_size(window) // 8 for window in mine)
+        early = share.bit_length()
+        assert blocks // share <= sizes[0] < 2 * blocks // share
+        assert sizes[1] - sizes[0] in (0, 1)
+        for before, after in itertools.pairwise(sizes[1:early]):
+            assert abs(after - 2 * before) <= 1
+        assert sum(sizes[:early]) < 2 * blocks
+        assert set(sizes[early:]) <= {blocks}
+
+
+def test_the_last_window_of_a_lane_is_no_smaller_than_half_a_window():
+    for rows in range(10**5, 10**5 + 4096, 500):
+        plan = Plan(rows, block_rows=8, window_rows=512, lanes=8, chunk=8)
+        ids, _ = windows_of(plan)
+        sizes = [plan.window_size(int(window)) for window in ids if window < plan.tail_window]
+        assert min(sizes[-8:]) >= 512 / 2 - 8
 
 
 @pytest.mark.parametrize("group", range(4))
@@ -227,8 +245,8 @@ def test_a_table_in_one_window_is_shuffled_as_a_whole():
 
 
 GOLDEN_BLOCK = (
-    "52 53 26 50 27 54 56 30 32 55 38 6 40 3 5 11 20 18 12 14 29 28 51 62 0 31 33 57 34 35 39 4 "
-    "41 58 59 19 21 13 23 22 42 16 7 48 1 25 15 45 37 47 2 43 44 61 36 8 17 10 46 49 60 24 9"
+    "52 53 26 50 27 54 56 30 32 55 3 41 5 38 40 18 13 11 19 21 29 28 51 0 62 31 33 57 34 35 4 39 "
+    "6 58 59 12 14 20 22 23 42 16 7 48 1 25 15 45 37 47 2 43 44 61 36 8 17 10 46 49 60 24 9"
 )
 GOLDEN_GLOBAL = "16 9 8 1 18 4 12 3 14 15 2 10 5 6 17 19 0 7 11 13"
 GOLDEN_HUGE = "277615510316 582466148596 721331242601"

@@ -32,7 +32,8 @@ def spread(dealt: np.ndarray, blocks: int, lanes: int, window_blocks: int, key: 
         How many there are.
     lanes, window_blocks : int
         Any `window_blocks` blocks that a lane is dealt in a row are from as many equal parts of
-        the table; what all lanes are dealt meanwhile is from as many strata as it has blocks.
+        the table; what all lanes are dealt meanwhile is from as many strata as it has blocks. If
+        a lane is dealt fewer in all, so many parts are meant.
     key : int
         64 bits; another key is another order.
 
@@ -49,8 +50,9 @@ def spread(dealt: np.ndarray, blocks: int, lanes: int, window_blocks: int, key: 
     >>> sorted((order[:6] // 2).tolist())  # a window of each lane: one block of every stratum
     [0, 1, 2, 3, 4, 5]
     """
+    window_blocks = min(window_blocks, blocks // lanes)
     strata = lanes * window_blocks
-    if not 0 < strata <= min(blocks, _MOST_STRATA):
+    if not 0 < strata <= _MOST_STRATA:
         return permute(dealt, blocks, key)
     rounds, rest = divmod(blocks, strata)
     of_round = dealt // strata
@@ -75,7 +77,9 @@ def _stratum_of(dealt: np.ndarray, lanes: int, window_blocks: int, key: int) -> 
     """The stratum that a lane is dealt of: once each over all lanes in a round."""
     of_round, slot = np.divmod(dealt, lanes * window_blocks)
     turn, lane = np.divmod(slot, lanes)
-    turn += hash_below(lane, window_blocks, derive_key(key, _GROUP))
+    # Lanes begin at places equally far apart, so that what they have all had by then is even, too.
+    turn += permute(lane, lanes, derive_key(key, _GROUP)) * window_blocks // lanes
+    turn += derive_key(key, _GROUP, 1) % window_blocks
     group = turn * _stride(window_blocks) % window_blocks
     lane += hash_below(of_round * window_blocks + group, lanes, derive_key(key, _STRATUM))
     return group * lanes + permute(lane % lanes, lanes, derive_key(key, _STRATUM, 1))

@@ -5,14 +5,14 @@ One small epoch, with 26 rows in blocks of 4, two lanes, windows of 8 rows and c
 epoch 0::
 
     blocks    A 15-18   B 19-22   C 23-25,0   D 1-4   E 5-8   F 9-12     left over: 13 14
-    order     A F D C B E     and dealt in turn to
+    order     D C A F B E     and dealt in turn to
 
-    lane 0    A D | B         window [2 1 17 15 4 3 18 16]      window [21 20 22 19]
-    lane 1    F C | E         window [23 24 11 10 9 25 0 12]    window [8 6 5 7]
+    lane 0    D A | B         window [16 15 3 1 18 17 4 2]      window [21 19 20 22]
+    lane 1    C F | E         window [9 10 25 24 23 11 12 0]    window [6 5 7 8]
                               a window is read at once, its rows shuffled
 
     lane      0     1     0     1     0     1     0     1     0     1     0     1     tail
-    sequence  2 1   23 24 17 15 11 10 4 3   9 25  18 16 0 12  21 20 8 6   22 19 5 7   14 13
+    sequence  16 15 9 10  3 1   25 24 18 17 23 11 4 2   12 0  21 19 6 5   20 22 7 8   14 13
     steps     |------- step 0 ------| |------- step 1 ------| |------- step 2 ------| |-->
     ranks     |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-|
 
@@ -21,11 +21,13 @@ too. Blocks are dealt so that each window has some from all over the table (`blo
 of A, B, C and one of D, E, F. They are cut from the base order turned by an offset, 15 here, so
 that it is not the same rows in every epoch that fill no block. What fills no block, no lane or no
 chunk is the tail, shuffled as a whole. The lanes' windows end at different times, so that reads are
-spread evenly over the epoch; here they are too small for that.
+spread evenly over the epoch, and the first ones are smaller, so that the first batches come soon;
+here they are too small for that.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +51,11 @@ _TURN, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
 # The golden ratio's multiples are spread evenly, whichever lanes are looked at.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LEAST_BLOCKS_TO_STAGGER = 4
+# What a lane's first window has at least, to mix; it has an eighth of what a full one has if that
+# is more, and a quarter or half of it if that is needed.
+_FIRST_BLOCKS = 16
+_MOST_HALVINGS = 3
+_MOST_BLOCKS_LISTED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,8 @@ class Plan:
         ``"none"`` keeps the base order, ``"global"`` permutes single rows, ``"block"`` is the
         picture above.
     block_rows, window_rows, lanes, chunk : int
-        Rows of a block and of one lane's window, number of lanes, rows taken of a lane in turn.
+        Rows of a block and of one lane's window from a while on, number of lanes, rows taken of a
+        lane in turn.
 
     Examples
     --------
@@ -125,7 +133,7 @@ class Plan:
     @cached_property
     def windows_in_lane(self) -> int:
         """An upper bound for the windows of a lane."""
-        return self.lane_blocks // max(1, self._window_blocks) + 2
+        return self.lane_blocks // max(1, self._window_blocks) + self._early_windows + 1
 
     @cached_property
     def tail_window(self) -> int:
@@ -177,9 +185,12 @@ class Plan:
             stop = min(start + self._tail_unit, self.rows - self.body_rows)
             return self.lanes, start, stop
         number, lane = divmod(window, self.lanes)
-        first, second = (int(ends[0]) for ends in self._early_ends(np.array([lane])))
-        start = (0, first)[number] if number < 2 else second + (number - 2) * self._window_blocks
-        end = int(self._windows_at(np.array([lane]), np.array([start]))[2][0])
+        starts = self._early_starts(np.array([lane]))[:, 0].tolist()
+        full = number - self._early_windows
+        start = starts[number] if full < 0 else starts[-1] + full * self._window_blocks
+        end = starts[number + 1] if full < 0 else start + self._window_blocks
+        if end > self._latest_start:
+            end = self.lane_blocks
         return lane, start * self.block_rows, min(end * self.block_rows, self.lane_rows)
 
     def _windows_at(
@@ -187,13 +198,14 @@ class Plan:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows in which some lanes' blocks stand: their numbers, first blocks and ends."""
         size, latest = self._window_blocks, self._latest_start
-        first, second = self._early_ends(lanes)
+        *early, first_full = self._early_starts(lanes)
         blocks = np.minimum(blocks, latest)
-        in_first, in_second = blocks < first, blocks < second
-        later = (blocks - second) // size
-        numbers = np.where(in_first, 0, np.where(in_second, 1, later + 2))
-        starts = np.where(in_first, 0, np.where(in_second, first, second + later * size))
-        ends = np.where(in_first, first, np.where(in_second, second, starts + size))
+        full = (blocks - first_full) // size
+        numbers, starts = full + len(early), first_full + full * size
+        ends = starts + size
+        for number, (start, end) in enumerate(itertools.pairwise([*early, first_full])):
+            here = (start <= blocks) & (blocks < end)
+            numbers[here], starts[here], ends[here] = number, start[here], end[here]
         return numbers, starts, np.where(ends > latest, self.lane_blocks, ends)
 
     @cached_property
@@ -204,17 +216,27 @@ class Plan:
         """
         return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
 
-    def _early_ends(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where some lanes' first and second windows end, in blocks.
+    def _early_starts(self, lanes: np.ndarray) -> np.ndarray:
+        """Where some lanes' first windows start, in blocks, up to the first one of full size.
 
-        From there on windows are of full size, so that these ends decide how far apart in time
-        the lanes come to their next windows. No window before is smaller than half a size.
+        Each window is about twice as large as the one before, so that the first batches come
+        soon. Where the full ones start decides how far apart in time lanes come to new windows.
         """
+        size, early = self._window_blocks, self._early_windows
+        if not early:
+            return np.zeros((1, len(lanes)), np.int64)
+        first_full = size + _share(lanes.astype(np.uint64) * _GOLDEN, size)
+        halvings = np.arange(early - 1, -1, -1)[:, None]
+        return np.concatenate([np.zeros((1, len(lanes)), np.int64), first_full >> halvings])
+
+    @cached_property
+    def _early_windows(self) -> int:
+        """How many windows of a lane are smaller, to begin with; the first two are alike."""
         size = self._window_blocks
         if size < _LEAST_BLOCKS_TO_STAGGER:
-            return np.full(len(lanes), size), np.full(len(lanes), size)
-        stagger = _share(lanes.astype(np.uint64) * _GOLDEN, size)
-        return (size + stagger) // 2, size + stagger
+            return 0
+        halvings = (size // _FIRST_BLOCKS).bit_length() - 1
+        return 1 + min(max(halvings, 1), _MOST_HALVINGS)
 
     # -- rows ------------------------------------------------------------------------------
 
@@ -349,6 +371,16 @@ class Plan:
         return self.lane_blocks * self.block_rows - self.lane_rows
 
     def _permuted_blocks(self, dealt: np.ndarray) -> np.ndarray:
+        if self.rows // self.block_rows <= _MOST_BLOCKS_LISTED:
+            return self._all_permuted[dealt]
+        return self._spread(dealt)
+
+    @cached_property
+    def _all_permuted(self) -> np.ndarray:
+        """The blocks as they are dealt: one by one, a few at a time cost nearly as much as all."""
+        return self._spread(np.arange(self.rows // self.block_rows))
+
+    def _spread(self, dealt: np.ndarray) -> np.ndarray:
         blocks = self.rows // self.block_rows
         return spread(dealt, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
 

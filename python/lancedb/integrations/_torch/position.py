@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # The order's own parameters follow the state; everything else must be what it was.
 ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
 _MOST = 2**62

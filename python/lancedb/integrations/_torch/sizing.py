@@ -26,7 +26,7 @@ Auto = int | Literal["auto"]
 
 BLOCK_BYTES = 32 << 10
 LEAST_BLOCK_BYTES = 4 << 10
-WINDOWS_BYTES = 144 << 20
+WINDOWS_BYTES = 256 << 20
 # A block of so many rows is read well, however small they are.
 LEAST_BLOCK_ROWS = 64
 # In all windows; or rows of so many steps, if these are more.
