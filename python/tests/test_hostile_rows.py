@@ -11,7 +11,7 @@ import torch
 from conftest import rows_of
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch import gather
+from lancedb.integrations._torch import gather, views
 from lancedb.integrations._torch.convert import make_converter
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -325,6 +325,6 @@ def test_vectors_that_stand_beyond_32_bits(vast):
 
 def test_lists_of_more_elements_than_32_bits_count_are_refused_and_not_wrapped_around():
     edges = np.array([0, BEYOND], np.int64)
-    assert gather.offsets_of(pa.large_list(pa.int8()), edges).tolist() == edges.tolist()
+    assert views.offsets_of(pa.large_list(pa.int8()), edges).tolist() == edges.tolist()
     with pytest.raises(pa.ArrowInvalid, match="2147483648 not in range"):
-        gather.offsets_of(pa.list_(pa.int8()), edges)
+        views.offsets_of(pa.list_(pa.int8()), edges)

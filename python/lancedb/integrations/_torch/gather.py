@@ -9,11 +9,9 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .raw import from_raw, raw_rows, room_for
-
-_UNCHECKED = pc.TakeOptions(boundscheck=False)
+from .views import ViewRows, view_rows
 
 
 def take(batch: pa.RecordBatch, indices: np.ndarray) -> pa.RecordBatch:
@@ -43,7 +41,7 @@ class Rows(Protocol):
         ...
 
 
-def rows_of(column: pa.Array) -> Rows:
+def rows_of(column: pa.Array) -> FixedRows | ViewRows | ArrowRows:
     """The rows of a column in the form that is taken fastest."""
     raw = raw_rows(column)
     if raw is not None:
@@ -52,10 +50,7 @@ def rows_of(column: pa.Array) -> Rows:
         # Arrow takes wrong values out of a slice of nested fixed-size lists (seen in pyarrow 26);
         # concatenation copies the slice to an array of its own.
         column = pa.concat_arrays([column, column.slice(0, 0)])
-    width = _element_width(column)
-    if width == 0 or column.null_count or column.values.null_count:
-        return ArrowRows(column)
-    return ListRows(column, width) if column.values.buffers()[1] is not None else ArrowRows(column)
+    return view_rows(column) or ArrowRows(column)
 
 
 def take_column(column: pa.Array, indices: np.ndarray) -> pa.Array:
@@ -75,6 +70,8 @@ class ArrowRows:
     def take(self, indices: np.ndarray) -> pa.Array:
         return self._column.take(pa.array(indices))
 
+    held = take
+
 
 class FixedRows:
     """Rows of one width, without nulls."""
@@ -92,40 +89,6 @@ class FixedRows:
         return from_raw(self._kind, len(indices), data)
 
 
-class ListRows:
-    """Lists of plain numbers, none of them null, as byte strings.
-
-    Arrow takes lists element by element and byte strings row by row: on rows of a few hundred
-    numbers the detour through bytes is about eight times faster.
-    """
-
-    def __init__(self, column: pa.Array, width: int):
-        self._kind = column.type
-        self._element = column.values.type
-        self._width = width
-        offsets = column.offsets.to_numpy().astype(np.int64) * width
-        data = column.values.buffers()[1].slice(column.values.offset * width)
-        self._bytes = pa.Array.from_buffers(
-            pa.large_binary(), len(column), [None, pa.py_buffer(offsets), data]
-        )
-
-    def __len__(self) -> int:
-        return len(self._bytes)
-
-    def take(self, indices: np.ndarray) -> pa.Array:
-        if len(indices) == 0:
-            return pa.array([], self._kind)
-        arguments = [self._bytes, pa.array(indices)]
-        picked = pc.call_function("take", arguments, _UNCHECKED)
-        _, ends, content = picked.buffers()
-        edges = np.frombuffer(ends, np.int64)[picked.offset : picked.offset + len(picked) + 1]
-        edges = edges // self._width
-        content = content if content is not None else pa.py_buffer(b"")
-        numbers = pa.Array.from_buffers(self._element, int(edges[-1]), [None, content])
-        offsets = pa.py_buffer(offsets_of(self._kind, edges))
-        return pa.Array.from_buffers(self._kind, len(picked), [None, offsets], children=[numbers])
-
-
 def _nests_fixed_lists(kind: pa.DataType) -> bool:
     """Whether a fixed-size list of fixed-size lists is somewhere in a type."""
     if isinstance(kind, pa.BaseExtensionType):
@@ -134,27 +97,3 @@ def _nests_fixed_lists(kind: pa.DataType) -> bool:
         return True
     children = (kind.field(number).type for number in range(kind.num_fields))
     return any(map(_nests_fixed_lists, children))
-
-
-def _element_width(column: pa.Array) -> int:
-    """Bytes of one element of a list of plain numbers, 0 for any other column."""
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        return 0
-    element = column.type.value_type
-    if not (pa.types.is_integer(element) or pa.types.is_floating(element)):
-        return 0
-    return element.bit_width // 8
-
-
-def offsets_of(kind: pa.DataType, edges: np.ndarray) -> np.ndarray:
-    """Where the lists of a column begin and end, in as many bits as its type has for it.
-
-    Raises
-    ------
-    pyarrow.ArrowInvalid
-        If they do not fit: a list type of 32 bits ends at 2**31 elements.
-    """
-    if pa.types.is_large_list(kind):
-        return edges
-    pa.scalar(int(edges[-1])).cast(pa.int32())  # raises where numpy would wrap around
-    return edges.astype(np.int32)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +93,7 @@ class _Column:
 class _PiecesOfRows:
     """Rows of a column that is too large for one array: offsets of 32 bits end at 2 GB."""
 
-    def __init__(self, pieces: list[gather.Rows]):
+    def __init__(self, pieces: Sequence[gather.Rows]):
         self._pieces = pieces
         self._ends = np.cumsum([len(piece) for piece in pieces])
 

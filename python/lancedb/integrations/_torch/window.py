@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Knows rows that wait to be handed out, and puts record batches together out of them.
 
-Columns of fixed width are kept as bytes in memory of our own; Arrow keeps the others.
+Columns of fixed width are kept as bytes in memory of our own; of strings and lists it is kept where
+they were read, and all else is Arrow's to copy.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from . import gather
 from .memory import WindowMemory
 from .pieces import Pieces, divided, runs
 from .raw import from_raw, room_for, row_bytes
+from .views import ViewRows, concatenated
 
 _GIVEN_BACK = pa.nulls(0)
+_Rows = gather.FixedRows | gather.ArrowRows | ViewRows
 
 
 class Window:
     """Rows of one window in the order in which it hands them out, from first to last.
 
-    Nothing of the batch that was read is kept, so that the reader's memory is soon used again.
+    Of the batch that was read only strings and lists are kept, so that the reader's memory is soon
+    used again.
 
     Parameters
     ----------
@@ -59,10 +63,10 @@ class Window:
                 self._keep(number, each, picked)
         self.starts = np.array(self._segments, np.int64) * memory.segment_rows
 
-    def _keep(self, column: int, rows: gather.Rows, order: np.ndarray) -> None:
+    def _keep(self, column: int, rows: _Rows, order: np.ndarray) -> None:
         """Keep a segment's rows of a column."""
         if not isinstance(rows, gather.FixedRows):
-            self._arrays[column].append(rows.take(order))
+            self._arrays[column].append(rows.held(order))
             return
         start = self._segments[-1] * self.memory.segment_rows
         room = self.memory.rows(column, rows.bytes.dtype.itemsize)
@@ -74,7 +78,7 @@ class Window:
         return self._arrays
 
     def segment(self, column: int, number: int) -> pa.Array:
-        """A segment's rows of a column, without a copy: good until they are handed out."""
+        """A segment's rows of a column, or views of them: good until they are handed out."""
         if column in self._arrays:
             return self._arrays[column][number]
         kind = self.schema.field(column).type
@@ -150,7 +154,7 @@ def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, colum
         windows[owner].segment(column, number).slice(begin, count)
         for owner, number, begin, count in zip(*(part.tolist() for part in parts), strict=True)
     ]
-    return pa.concat_arrays(slices) if len(slices) > 1 else slices[0]
+    return concatenated(windows[0].schema.field(column).type, slices)
 
 
 def _picked(window: Window, column: int, places: _Places) -> pa.Array:
