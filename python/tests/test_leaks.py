@@ -11,6 +11,7 @@ import weakref
 
 import psutil
 import pytest
+from lancedb.integrations._torch import order as order_module
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 ORDERS = [
@@ -115,6 +116,44 @@ def test_a_loader_and_its_workers_go_with_the_last_reference(
     assert ours() == []
 
 
+class Freed:
+    """Which thread let go of each batch, and how many batches are there at a time."""
+
+    def __init__(self):
+        self.by = []
+        self.alive = self.most = 0
+
+    def watch(self, batch):
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(batch["id"], self._note)
+
+    def _note(self):
+        self.alive -= 1
+        self.by.append(threading.current_thread().name)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=["none", "block", "global"])
+def test_batches_are_freed_by_the_thread_that_makes_them_soon_after(wide_range, order, monkeypatch):
+    monkeypatch.setattr(order_module, "_JOB_BYTES", 1)  # a job for each batch
+    freed = Freed()
+    loader = loader_of(wide_range, order, cache=False)
+    for batch in loader:
+        freed.watch(batch)
+    del batch
+    assert len(freed.by) == len(loader)
+    # The last ones go when the epoch ends.
+    assert {name.startswith("lance-batches") for name in freed.by[:-6]} == {True}
+    assert freed.most <= 4
+
+
+def test_what_a_transform_made_is_freed_by_whoever_has_it(wide_range):
+    freed = Freed()
+    for batch in loader_of(wide_range, ORDERS[1], transform=dict, transform_threads=1):
+        freed.watch(batch)
+    assert freed.most <= 2
+
+
 def test_open_files_threads_and_memory_level_off(wide_range):
     loader = loader_of(wide_range, ORDERS[1])
     process = psutil.Process()
@@ -138,6 +177,7 @@ def test_open_files_threads_and_memory_level_off(wide_range):
 
 SCRIPT = """
 import sys
+from lancedb.integrations._torch import order as order_module
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 
 Reads are under way on lancedb's own event loop. One thread plans them, waits for them, and puts
 batches together out of what was read, a job of several batches at a time; the consumer is handed
-whole jobs. What is held at any moment is the open windows, the reads ahead and two jobs: none of
+whole jobs. What is held at any moment is the open windows, the reads ahead and four jobs: none of
 it grows with the table. Closing the stream, by hand or by dropping its iterator, stops it all.
+
+torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until the
+thread that makes batches gives it back. So that thread frees them, too: it lets go of a batch when
+the consumer is two jobs further.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from .schedule import Group, Span, Step, schedule
 from .stats import Stats
 
 _JOBS_AHEAD = 2
+_JOBS_HANDED_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,9 @@ class Stream:
         )
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[list[Any]]] = deque()
+        # What a transform makes may be many times as large as what was read.
+        held = _JOBS_AHEAD + _JOBS_HANDED_OUT if output.transform is None else 0
+        self._made: deque[list[Any]] = deque(maxlen=held)
 
     def batches(self) -> Generator[Any, None, None]:
         """The finished batches in order; closing the generator closes the stream."""
@@ -121,6 +129,7 @@ class Stream:
         self._source.close()
         self._finish.close()
         self._jobs.clear()
+        self._made.clear()
 
     # -- in the thread that makes batches ----------------------------------------------------
 
@@ -138,7 +147,9 @@ class Stream:
             for window in step.spent:
                 self._source.drop(window)
         self._stats.add(rows=batch.num_rows, bytes=batch.nbytes)
-        return self._finish.begin(batch, [step.rows for step in steps])
+        made = self._finish.begin(batch, [step.rows for step in steps])
+        self._made.append(made)
+        return made
 
     def _read_ahead(self) -> None:
         """Have reads under way for the groups of steps to come."""
