@@ -68,7 +68,8 @@ def test_both_ways_make_the_same(lists):
     values, offsets = ragged._parts(column, "x", NullPolicy())
     ends = min(map(len, lists)), max(map(len, lists))
     one, other = (
-        make(values, offsets, *ends) for make in (ragged._made_at_once, ragged._made_by_torch)
+        make(values, torch.from_numpy(offsets), *ends)
+        for make in (ragged._made_at_once, ragged._made_by_torch)
     )
     assert torch.equal(one.values(), other.values())
     assert one._get_max_seqlen() == other._get_max_seqlen() == ends[1]

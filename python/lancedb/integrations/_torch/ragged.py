@@ -35,7 +35,7 @@ def list_batches(
 ) -> list[tuple[Any, torch.Tensor | None]]:
     """As `lists` of consecutive rows, from edge to edge; the values are converted once."""
     values, offsets = _parts(array, name, nulls)
-    ends = offsets[list(edges)].tolist()
+    ends = offsets[np.asarray(edges)].tolist()
     return [
         _made(part, offsets[start : stop + 1] - first, mode)
         for part, first, (start, stop) in zip(
@@ -44,24 +44,22 @@ def list_batches(
     ]
 
 
-def _made(
-    values: torch.Tensor, offsets: torch.Tensor, mode: str
-) -> tuple[Any, torch.Tensor | None]:
-    lengths = offsets.diff()
+def _made(values: torch.Tensor, offsets: np.ndarray, mode: str) -> tuple[Any, torch.Tensor | None]:
+    lengths = np.diff(offsets)
     if mode == "jagged":
-        return _nested(values, offsets, lengths), None
+        return _nested(values, torch.from_numpy(offsets), lengths), None
     if mode == "list":
         return list(values.split(lengths.tolist())), None
-    return _padded(values, lengths), lengths
+    counted = torch.from_numpy(lengths)
+    return _padded(values, counted), counted
 
 
-def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
     """A nested tensor that knows its longest list: torch pads to all values together if not."""
     if len(lengths) == 0:
         return torch.nested.nested_tensor_from_jagged(values, offsets=offsets)
-    shortest, longest = (int(end) for end in lengths.aminmax())
     make = _made_at_once if _can_be_made_at_once() else _made_by_torch
-    return make(values, offsets, shortest, longest)
+    return make(values, offsets, int(lengths.min()), int(lengths.max()))
 
 
 def _made_by_torch(
@@ -96,7 +94,7 @@ def _can_be_made_at_once() -> bool:
         return False
 
 
-def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, torch.Tensor]:
+def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, np.ndarray]:
     """The values of all lists in a row, and where each list begins and the last one ends."""
     lengths = pc.call_function("list_value_length", [array])
     if array.null_count:
@@ -106,7 +104,7 @@ def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor,
     lengths.to_numpy().cumsum(out=edges[1:])
     # What stands under a null is left out, and views come in the order of their rows.
     values = elements(array.flatten(), array.type.value_field, name, nulls)
-    return values, torch.from_numpy(edges)
+    return values, edges
 
 
 def _padded(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
