@@ -3,6 +3,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from arrow_strategies import record_batches
 from hypothesis import given, settings
@@ -68,6 +69,28 @@ def test_what_was_handed_out_is_used_again_and_nothing_else():
     assert put_together((window, 8, 2))["x"].to_pylist() == [8, 9]
     assert put_together((new, 0, 8))["x"].to_pylist() == list(range(100, 108))
     assert kept["x"].to_pylist() == list(range(10))
+
+
+def as_lancedb_hands_it_out(batch):
+    """A batch out of another library: all of it lives as long as any column of it."""
+    reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
+    return pa.RecordBatchReader.from_stream(reader).read_next_batch()
+
+
+@pytest.mark.parametrize(("letters", "holds"), [(200, False), (4000, True)])
+def test_strings_hold_what_was_read_only_if_they_are_most_of_it(letters, holds):
+    before = pa.total_allocated_bytes()
+    numbers = pc.add(pa.array(np.zeros(100_000)), 1.0)
+    texts = pa.array(["x" * letters] * 500)
+    columns = {"vec": pa.FixedSizeListArray.from_arrays(numbers, 200), "text": texts}
+    batch = as_lancedb_hands_it_out(pa.record_batch(columns))
+    read = pa.total_allocated_bytes() - before
+    window = Window(batch, np.arange(500), WindowMemory(500))
+    del batch, numbers, texts, columns
+    kept = pa.total_allocated_bytes() - before
+    assert (kept > 0.9 * read) == holds
+    assert holds or kept < 2 * 500 * letters
+    assert put_together((window, 0, 500))["text"].to_pylist() == ["x" * letters] * 500
 
 
 def test_memory_does_not_grow_over_many_windows():

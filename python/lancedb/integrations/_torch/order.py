@@ -17,7 +17,7 @@ _SHUFFLES = {False: "none", None: "none", "none": "none", True: "block", "block"
 _READ_BYTES = 8 << 20
 _READ_ROWS = 16_384
 _JOB_BYTES = 4 << 20
-_JOB_ROWS = 4096
+_JOB_ROWS = 8192
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,11 @@ class Turn:
 
     def begin(self) -> None:
         """Become the iteration that Accelerate asks, once; it holds a weak reference alone."""
-        begun, self._begun = self._begun, True
+        if self._begun:
+            return
+        self._begun = True
         gradients = gradient_state()
-        if self._prepared and not begun and gradients is not None:
+        if self._prepared and gradients is not None:
             gradients._add_dataloader(self)
 
     def end(self) -> None:

@@ -46,6 +46,11 @@ class ViewRows:
     def __len__(self) -> int:
         return len(self._edges) - 1
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held, without what else was read with them."""
+        return len(self._data)
+
     def take(self, indices: np.ndarray) -> pa.Array:
         """The values at `indices`, in that order."""
         return copied(self._kind, self.held(indices))

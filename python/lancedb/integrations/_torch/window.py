@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Knows rows that wait to be handed out, and puts record batches together out of them.
 
-Columns of fixed width are kept as bytes in memory of our own; of strings and lists it is kept where
-they were read, and all else is Arrow's to copy.
+Columns of fixed width are kept as bytes in memory of our own. Strings and lists stay where they
+were read if they are most of it, and Arrow copies all else.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _Rows = gather.FixedRows | gather.ArrowRows | ViewRows
 class Window:
     """Rows of one window in the order in which it hands them out, from first to last.
 
-    Of the batch that was read only strings and lists are kept, so that the reader's memory is soon
-    used again.
+    Nothing of the batch that was read is kept, so that the reader's memory is soon used again;
+    unless strings and lists are most of it.
 
     Parameters
     ----------
@@ -51,6 +51,9 @@ class Window:
         self._given_back = 0
         self._segments: list[int] = []
         rows = [gather.rows_of(column) for column in batch.columns]
+        views = sum(each.nbytes for each in rows if isinstance(each, ViewRows))
+        # All of a batch that lancedb has handed out lives as long as any column of it.
+        self._holds_batch = 2 * views >= batch.nbytes
         fixed = [isinstance(each, gather.FixedRows) for each in rows]
         self._arrays: dict[int, list[pa.Array]] = {
             number: [] for number, is_fixed in enumerate(fixed) if not is_fixed
@@ -66,7 +69,8 @@ class Window:
     def _keep(self, column: int, rows: _Rows, order: np.ndarray) -> None:
         """Keep a segment's rows of a column."""
         if not isinstance(rows, gather.FixedRows):
-            self._arrays[column].append(rows.held(order))
+            kept = rows.held(order) if self._holds_batch else rows.take(order)
+            self._arrays[column].append(kept)
             return
         start = self._segments[-1] * self.memory.segment_rows
         room = self.memory.rows(column, rows.bytes.dtype.itemsize)
