@@ -201,8 +201,8 @@ def test_what_is_no_state_at_all(subject, hostile):
 
 def test_a_state_from_the_future_says_so(subject):
     loads, good, _ = subject
-    with pytest.raises(ValueError, match="format_version 2, and this version of lancedb-torch rea"):
-        loads.load_state_dict({**good, "format_version": 2, "plan": {"another": "plan"}})
+    with pytest.raises(ValueError, match="format_version 4, and this version of lancedb-torch rea"):
+        loads.load_state_dict({**good, "format_version": 4, "plan": {"another": "plan"}})
     # What a later version adds to the same format is none of this version's business.
     loads.load_state_dict({**good, "later": 1, "plan": {**good["plan"], "later": nested(10)}})
     assert loads.state_dict() == good

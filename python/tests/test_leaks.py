@@ -177,7 +177,6 @@ def test_open_files_threads_and_memory_level_off(wide_range):
 
 SCRIPT = """
 import sys
-from lancedb.integrations._torch import order as order_module
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 if __name__ == "__main__":
