@@ -12,9 +12,13 @@ from lancedb.integrations._torch import gather
 from lancedb.integrations._torch.memory import WindowMemory
 from lancedb.integrations._torch.pieces import Pieces
 from lancedb.integrations._torch.raw import from_raw, raw_rows, room_for, row_bytes
-from lancedb.integrations._torch.window import Window, assemble
+from lancedb.integrations._torch.window import ReadRows, Window, assemble
 
 TENSORS = pa.fixed_shape_tensor(pa.float32(), [2, 2])
+
+
+def window_of(batch: pa.RecordBatch, order: np.ndarray, memory: WindowMemory) -> Window:
+    return Window(ReadRows(batch), order, memory)
 
 
 def put_together(*parts: tuple[Window, int, int]) -> pa.RecordBatch:
@@ -46,7 +50,7 @@ def test_a_batch_of_pieces_of_windows_has_their_rows_in_sequence(batch, segment_
     random, rows = np.random.default_rng(seed), batch.num_rows
     memory = WindowMemory(segment_rows)
     orders = [random.permutation(rows) for _ in range(3)]
-    windows = [Window(batch, order, memory) for order in orders]
+    windows = [window_of(batch, order, memory) for order in orders]
     parts, expected = [], []
     for number in random.integers(0, 3, 5):
         begin = random.integers(0, rows)
@@ -62,10 +66,10 @@ def test_a_batch_of_pieces_of_windows_has_their_rows_in_sequence(batch, segment_
 def test_what_was_handed_out_is_used_again_and_nothing_else():
     memory = WindowMemory(4)
     batch = pa.record_batch({"x": np.arange(10)})
-    window = Window(batch, np.arange(10), memory)
+    window = window_of(batch, np.arange(10), memory)
     kept = put_together((window, 0, 10))
     window.hand_out(9)
-    new = Window(pa.record_batch({"x": np.arange(100, 108)}), np.arange(8), memory)
+    new = window_of(pa.record_batch({"x": np.arange(100, 108)}), np.arange(8), memory)
     assert put_together((window, 8, 2))["x"].to_pylist() == [8, 9]
     assert put_together((new, 0, 8))["x"].to_pylist() == list(range(100, 108))
     assert kept["x"].to_pylist() == list(range(10))
@@ -85,7 +89,7 @@ def test_strings_hold_what_was_read_only_if_they_are_most_of_it(letters, holds):
     columns = {"vec": pa.FixedSizeListArray.from_arrays(numbers, 200), "text": texts}
     batch = as_lancedb_hands_it_out(pa.record_batch(columns))
     read = pa.total_allocated_bytes() - before
-    window = Window(batch, np.arange(500), WindowMemory(500))
+    window = window_of(batch, np.arange(500), WindowMemory(500))
     del batch, numbers, texts, columns
     kept = pa.total_allocated_bytes() - before
     assert (kept > 0.9 * read) == holds
@@ -97,21 +101,21 @@ def test_memory_does_not_grow_over_many_windows():
     memory = WindowMemory(1000)
     batch = pa.record_batch({"x": np.arange(3000), "y": np.zeros(3000, np.int32)})
     for _ in range(500):
-        Window(batch, np.arange(3000), memory).close()
+        window_of(batch, np.arange(3000), memory).close()
     assert [len(memory.rows(*column)) for column in [(0, 8), (1, 4)]] == [4000, 4000]
 
 
 def test_growing_memory_keeps_what_open_windows_hold():
     memory = WindowMemory(10)
     batches = [pa.record_batch({"x": np.arange(25) + 25 * number}) for number in range(20)]
-    windows = [Window(batch, np.arange(25), memory) for batch in batches]
+    windows = [window_of(batch, np.arange(25), memory) for batch in batches]
     got = put_together(*((window, 0, 25) for window in windows))
     assert got["x"].to_pylist() == list(range(500))
 
 
 def test_closing_a_window_twice_gives_its_memory_back_once():
     memory = WindowMemory(10)
-    window = Window(pa.record_batch({"x": np.arange(30)}), np.arange(30), memory)
+    window = window_of(pa.record_batch({"x": np.arange(30)}), np.arange(30), memory)
     window.hand_out(15)
     window.close()
     window.close()
@@ -191,7 +195,7 @@ def test_a_column_with_nulls_in_some_windows_only_is_put_together():
     memory = WindowMemory(4)
     order = np.arange(10)[::-1]
     whole, holed = (
-        Window(pa.RecordBatch.from_pylist(each, pa.schema(kinds)), order, memory)
+        window_of(pa.RecordBatch.from_pylist(each, pa.schema(kinds)), order, memory)
         for each in (rows, holes)
     )
     got = put_together((whole, 1, 5), (holed, 2, 7), (whole, 6, 4))
@@ -201,6 +205,6 @@ def test_a_column_with_nulls_in_some_windows_only_is_put_together():
     only = put_together((holed, 5, 3))
     whole.close()
     holed.close()
-    Window(pa.RecordBatch.from_pylist(rows[:4] * 3, pa.schema(kinds)), np.arange(12), memory)
+    window_of(pa.RecordBatch.from_pylist(rows[:4] * 3, pa.schema(kinds)), np.arange(12), memory)
     assert got.to_pylist() == expected
     assert only.to_pylist() == holes[::-1][5:8]

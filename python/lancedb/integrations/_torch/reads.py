@@ -22,7 +22,7 @@ from .plan import Plan
 from .reader import Reader, Reading
 from .schedule import WindowRows, rows_of
 from .stats import Stats
-from .window import Window, assemble
+from .window import ReadRows, Window, assemble
 
 
 class Source(Protocol):
@@ -170,9 +170,9 @@ class _Read:
     def _keep(self, reading: Reading) -> None:
         batch, order = reading.rows(), reading.order
         order = np.arange(batch.num_rows) if order is None else order
-        start = 0
+        rows, start = ReadRows(batch), 0
         for number, size, _ in self._wanted:
-            self._windows[number] = Window(batch, order[start : start + size], self._memory)
+            self._windows[number] = Window(rows, order[start : start + size], self._memory)
             start += size
 
     def close(self, number: int) -> None:

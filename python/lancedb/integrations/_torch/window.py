@@ -20,7 +20,27 @@ from .raw import from_raw, room_for, row_bytes
 from .views import ViewRows, concatenated
 
 _GIVEN_BACK = pa.nulls(0)
-_Rows = gather.FixedRows | gather.ArrowRows | ViewRows
+
+
+class ReadRows:
+    """Rows as they were read, ready to be put into one or more windows.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        What a read brought.
+    """
+
+    def __init__(self, batch: pa.RecordBatch):
+        self.schema = batch.schema
+        self.columns = [gather.rows_of(column) for column in batch.columns]
+        views = sum(each.nbytes for each in self.columns if isinstance(each, ViewRows))
+        # All of a batch that lancedb has handed out lives as long as any column of it.
+        self._holds_batch = 2 * views >= batch.nbytes
+
+    def kept(self, column: gather.ArrowRows | ViewRows, order: np.ndarray) -> pa.Array:
+        """The values of one of the columns at `order`, or views of them."""
+        return column.held(order) if self._holds_batch else column.take(order)
 
 
 class Window:
@@ -31,10 +51,10 @@ class Window:
 
     Parameters
     ----------
-    batch : pyarrow.RecordBatch
-        Rows as they were read.
+    rows : ReadRows
+        What was read.
     order : numpy.ndarray of int64
-        Which row of `batch` is handed out when.
+        Which of `rows` is handed out when.
     memory : WindowMemory
         Where columns of fixed width are kept; the same for all windows that are put together.
 
@@ -44,17 +64,13 @@ class Window:
         Where in the memory each segment starts; none if no column is there.
     """
 
-    def __init__(self, batch: pa.RecordBatch, order: np.ndarray, memory: WindowMemory):
-        self.schema = batch.schema
+    def __init__(self, rows: ReadRows, order: np.ndarray, memory: WindowMemory):
+        self.schema = rows.schema
         self.memory = memory
         self._size = -(-len(order) // memory.segment_rows)
         self._given_back = 0
         self._segments: list[int] = []
-        rows = [gather.rows_of(column) for column in batch.columns]
-        views = sum(each.nbytes for each in rows if isinstance(each, ViewRows))
-        # All of a batch that lancedb has handed out lives as long as any column of it.
-        self._holds_batch = 2 * views >= batch.nbytes
-        fixed = [isinstance(each, gather.FixedRows) for each in rows]
+        fixed = [isinstance(each, gather.FixedRows) for each in rows.columns]
         self._arrays: dict[int, list[pa.Array]] = {
             number: [] for number, is_fixed in enumerate(fixed) if not is_fixed
         }
@@ -62,16 +78,15 @@ class Window:
             picked = order[start : start + memory.segment_rows]
             if any(fixed):
                 self._segments.append(memory.take())
-            for number, each in enumerate(rows):
-                self._keep(number, each, picked)
+            for number, each in enumerate(rows.columns):
+                if isinstance(each, gather.FixedRows):
+                    self._copy(number, each, picked)
+                else:
+                    self._arrays[number].append(rows.kept(each, picked))
         self.starts = np.array(self._segments, np.int64) * memory.segment_rows
 
-    def _keep(self, column: int, rows: _Rows, order: np.ndarray) -> None:
-        """Keep a segment's rows of a column."""
-        if not isinstance(rows, gather.FixedRows):
-            kept = rows.held(order) if self._holds_batch else rows.take(order)
-            self._arrays[column].append(kept)
-            return
+    def _copy(self, column: int, rows: gather.FixedRows, order: np.ndarray) -> None:
+        """Copy the last segment's rows of a column into the memory."""
         start = self._segments[-1] * self.memory.segment_rows
         room = self.memory.rows(column, rows.bytes.dtype.itemsize)
         rows.bytes.take(order, 0, room[start : start + len(order)], "clip")
