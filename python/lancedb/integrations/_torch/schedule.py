@@ -96,27 +96,46 @@ def _run_group(number: int, spans: list[Span]) -> Group:
 
 
 def _window_groups(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
-    steps: list[Step] = []
-    fresh: list[WindowRows] = []
-    parts: list[Pieces] = []
-    delivered, opened_rows, target = 0, 0, 1
+    growing, target = _Growing(), 1
     for pieces, planned in _planned(plan, spans, read_rows):
         begin = end = 0
         for step, opened in planned:
-            steps.append(step)
-            fresh += opened
+            growing.add(step, opened)
             end += step.pieces
-            delivered += step.rows
-            opened_rows += sum(window.size for window in opened)
-            if max(opened_rows, delivered) >= target:
-                parts.append(pieces.cut(begin, end))
-                yield Group(together(parts), tuple(steps), _reads(fresh, read_rows))
-                target = min(read_rows, 2 * max(target, delivered))
-                steps, fresh, parts = [], [], []
-                delivered, opened_rows, begin = 0, 0, end
-        parts.append(pieces.cut(begin, end))
-    if steps:
-        yield Group(together(parts), tuple(steps), _reads(fresh, read_rows))
+            if growing.rows >= target:
+                growing.parts.append(pieces.cut(begin, end))
+                yield growing.group(read_rows)
+                target = min(read_rows, 2 * max(target, growing.delivered))
+                growing, begin = _Growing(), end
+        growing.parts.append(pieces.cut(begin, end))
+    if growing.steps:
+        yield growing.group(read_rows)
+
+
+class _Growing:
+    """A group that more steps are added to."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.parts: list[Pieces] = []
+        self.delivered = 0
+        self._opened: list[WindowRows] = []
+        self._opened_rows = 0
+
+    def add(self, step: Step, opened: list[WindowRows]) -> None:
+        """One more step, and the windows that it is the first to need; its pieces go to `parts`."""
+        self.steps.append(step)
+        self.delivered += step.rows
+        self._opened += opened
+        self._opened_rows += sum(window.size for window in opened)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are delivered or read, whichever are more."""
+        return max(self._opened_rows, self.delivered)
+
+    def group(self, read_rows: int) -> Group:
+        return Group(together(self.parts), tuple(self.steps), _reads(self._opened, read_rows))
 
 
 def _planned(
