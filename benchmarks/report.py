@@ -31,11 +31,14 @@ COLUMNS = (
 )
 
 
-def empty(peers: dict[str, Peer], missing: dict[str, str], scale: str) -> dict[str, Any]:
+def empty(
+    peers: dict[str, Peer], missing: dict[str, str], scale: str, slow_writers_rows: int
+) -> dict[str, Any]:
     """What is known before anything is measured."""
     return {
         "machine": machine(),
         "scale": scale,
+        "slow_writers_rows": slow_writers_rows,
         "peers": {
             way.name: {
                 "module": module,
@@ -113,12 +116,13 @@ def markdown(found: dict[str, Any]) -> str:
 
 def described(found: dict[str, Any]) -> str:
     words = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+    most = found["slow_writers_rows"]
     return (
         f"{words}; page cache warm. Batches of 256 rows of a table sorted by label. Speed is the "
         "median over rounds, after a warm-up. `to ours` is the ratio to ours, `shuffle=True`, with "
         "as many workers. Mixing is the variance of label counts in a batch, and in 16 batches in "
         "a row, over that of a true shuffle: 1 is perfect. Memory is that of all processes "
-        "without page cache. Peers that store row by row were given at most 100,000 rows. A star "
+        f"without page cache. Peers that store row by row were given at most {most:,} rows. A star "
         "marks a state that was not reached in mid-epoch in the time there was, but before."
     )
 

@@ -183,7 +183,7 @@ def main() -> None:
     keep_offline(root)
     peers, missing = load_peers(args.peers)
     bench = Bench(root, SCALES[args.scale], peers, args.out)
-    bench.found = report.empty(peers, missing, args.scale)
+    bench.found = report.empty(peers, missing, args.scale, bench.scale.slow_writers_rows)
     bench.side_by_side(args.workloads)
     if not args.no_growth:
         bench.growth()

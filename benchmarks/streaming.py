@@ -8,12 +8,14 @@ batches and nothing else: they are what any loader over lancedb can hope for.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +37,11 @@ WORKLOADS = {
 }
 SEQUENTIAL = "lancedb, sequential iter(8192)"
 BARE = "lancedb, bare sorted take_offsets"
+BLOCKS = "lancedb, bare take_offsets of blocks as in shuffle=True, 3 at once"
 ORDERS = {"shuffle=False": False, "shuffle=True": True, 'shuffle="global"': "global"}
 READ = 16_384
+BLOCKS_READ_BYTES = 8 << 20
+BLOCKS_AT_ONCE = 3
 
 
 def sequential(table, columns: list[str]) -> Iterator[int]:
@@ -57,6 +62,32 @@ def bare_calls(table, columns: list[str]) -> Iterator[int]:
 
     for start in range(0, len(order), READ):
         yield LOOP.run(take(np.sort(order[start : start + READ]).tolist())).num_rows
+
+
+def bare_blocks(table, columns: list[str], block_rows: int) -> Iterator[int]:
+    """The reads of a block shuffle, and nothing done with them: what its order can give at most."""
+    permutation = Permutation.identity(table)
+    selection = {name: name for name in columns}
+    row_bytes = table.stats()["total_bytes"] // table.count_rows()
+    count = max(1, min(READ, BLOCKS_READ_BYTES // row_bytes) // block_rows)
+    order = np.random.default_rng(0).permutation(table.count_rows() // block_rows)
+
+    async def take(blocks: np.ndarray) -> pa.RecordBatch:
+        offsets = np.sort(blocks)[:, None] * block_rows + np.arange(block_rows)
+        return await permutation.reader.take_offsets(offsets.ravel().tolist(), selection=selection)
+
+    under_way = deque()
+    try:
+        for start in range(0, len(order), count):
+            blocks = order[start : start + count]
+            under_way.append(asyncio.run_coroutine_threadsafe(take(blocks), LOOP.loop))
+            if len(under_way) == BLOCKS_AT_ONCE:
+                yield under_way.popleft().result().num_rows
+        while under_way:
+            yield under_way.popleft().result().num_rows
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
 def rows_of_batch(batch: pa.RecordBatch) -> list[dict]:
@@ -112,6 +143,8 @@ def ways_of(kind: str, folder: Path, rows: int) -> dict[str, Way]:
         SEQUENTIAL: lambda: sequential(table, columns),
         BARE: lambda: bare_calls(table, columns),
     }
+    block_rows = loader_of(kind, folder, rows, True).state_dict()["plan"]["block_rows"]
+    ways[BLOCKS] = lambda: bare_blocks(table, columns, block_rows)
     for name, shuffle in ORDERS.items():
         loader = loader_of(kind, folder, rows, shuffle)
         ways[f"ours, {name}"] = lambda loader=loader: ours(loader, batch)
