@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 from arrow_strategies import NUMBER_TYPES, record_batches
+from conversions import example_of, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.collate import Row, RowBatch, same
 from lancedb.integrations._torch.convert import torch_columns
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
-from test_convert import example_of, plain
 from torch.utils.data import DataLoader, Subset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
