@@ -38,6 +38,7 @@ LOADER_OPTIONS = (
     "prefetch_factor",
     "multiprocessing_context",
     "collate_fn",
+    "worker_init_fn",
 )
 KINDS = pytest.mark.parametrize("make", [iterable, mapped])
 

@@ -160,6 +160,7 @@ def test_the_rank_comes_from_the_environment_and_travels_to_workers(wide_range, 
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     copied = pickle.loads(pickle.dumps(dataset))
+    monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     assert copied.rank_and_world_size() == (1, 2)
     assert next(iter(copied))["id"].tolist() == list(range(64, 128))

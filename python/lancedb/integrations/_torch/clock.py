@@ -7,6 +7,7 @@ Every ``iter()`` is the next epoch. DataLoader workers, persistent or made anew,
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import time
@@ -14,8 +15,9 @@ import time
 import torch
 
 from .position import Position
+from .sizing import Layout
 
-_EPOCH, _POSITION, _WORKERS, _LATEST, _COUNTS = range(5)
+_EPOCH, _POSITION, _LAYOUT, _WORKERS, _LATEST, _COUNTS = 0, 1, 2, 6, 7, 8
 MAX_WORKERS = 64
 _LOOKED_EVERY = 0.001
 _REFUSED = 1 << 40
@@ -26,7 +28,8 @@ _LATE_FOR = 20.0
 class EpochClock:
     """Hands out where each ``iter()`` begins.
 
-    The row of numbers in shared memory is: the epoch and the position to begin at; the worker that
+    The row of numbers in shared memory is: the epoch and the position to begin at, and the layout
+    of the order if a state brought one, as workers that stay were made before; the worker that
     began last, as the number of workers that it is one of and its process; then how many times the
     main process and each worker have begun since that was set.
     """
@@ -39,17 +42,15 @@ class EpochClock:
         self.__dict__.update(state)
         self._shared.share_memory_()
 
-    def set(self, at: Position) -> None:
-        """Let the next ``iter()`` of every process begin here."""
+    def set(self, at: Position, layout: Layout | None) -> None:
+        """Let the next ``iter()`` of every process begin here, with this layout or its own."""
         self._was_set = True
         self._shared[_WORKERS:] = 0
-        self._shared[_EPOCH] = at.epoch
-        self._shared[_POSITION] = at.position
+        self._put(at, layout)
 
-    def rejoin(self, process: int, workers: int, at: Position) -> None:
+    def rejoin(self, process: int, workers: int, at: Position, layout: Layout | None) -> None:
         """Let the next ``iter()`` of one process begin here; the others are told the same."""
-        self._shared[_EPOCH] = at.epoch
-        self._shared[_POSITION] = at.position
+        self._put(at, layout)
         self._shared[_WORKERS] = workers
         self._shared[_COUNTS + process] = 0
 
@@ -91,6 +92,12 @@ class EpochClock:
         return Position(epoch + begun, 0 if begun else position)
 
     @property
+    def layout(self) -> Layout | None:
+        """That of a state which was loaded; None if there was none."""
+        numbers = self._shared[_LAYOUT:_WORKERS].tolist()
+        return Layout(*numbers) if all(numbers) else None
+
+    @property
     def is_set(self) -> bool:
         """Whether it was said where to begin, and no process has begun since."""
         return self._was_set and not self._shared[_COUNTS:].any()
@@ -107,6 +114,12 @@ class EpochClock:
     def ran_in_workers(self) -> bool:
         """Whether a worker has begun an epoch since the clock was set."""
         return bool(self._shared[_COUNTS + 1 :].any())
+
+    def _put(self, at: Position, layout: Layout | None) -> None:
+        numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
+        self._shared[_EPOCH] = at.epoch
+        self._shared[_POSITION] = at.position
+        self._shared[_LAYOUT:_WORKERS] = torch.tensor(numbers)
 
     def _sign_in(self, process: int, workers: int) -> None:
         others = int(self._shared[_WORKERS]) not in (0, workers)

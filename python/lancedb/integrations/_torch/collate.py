@@ -139,7 +139,12 @@ def pick(column: Any, index: int) -> Any:
         return {name: pick(field, index) for name, field in column.items()}
     if isinstance(column, tuple):
         return tuple(pick(field, index) for field in column)
-    return column[index]
+    return column[index] if is_column(column) else column
+
+
+def is_column(value: Any) -> bool:
+    """Whether something in a batch has a value for each row: a transform may add what has none."""
+    return hasattr(value, "__getitem__") and not isinstance(value, (str, bytes))
 
 
 def cut(column: Any, index: int) -> Any:

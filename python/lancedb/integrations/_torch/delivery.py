@@ -132,7 +132,15 @@ class Delivery:
         self._stopwatch.ask()
         try:
             batch = next(self._batches)  # type: ignore[arg-type]
-        except StopIteration:
+        except StopIteration as end:
+            if not self._progress.at_end:
+                early = RuntimeError(
+                    "transform or collate_fn raised StopIteration, which would end the epoch as if "
+                    f"it were over, {self._delivered()}. Have it raise something else"
+                )
+                self._progress.over = True
+                self._explain(early)
+                raise early from end
             self._let_go()
             self._progress.over = True
             self._progress.ahead = False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -83,4 +84,15 @@ class InThreads:
             return begun.result()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        wait_for(self._pool)
+
+
+def wait_for(pool: ThreadPoolExecutor) -> None:
+    """Leave undone what is not begun, and wait for the rest.
+
+    Unless this is one of the pool's own threads, in which the garbage collector may find that
+    nobody has the stream any more: that thread ends by itself.
+    """
+    pool.shutdown(wait=False, cancel_futures=True)
+    if threading.current_thread() not in pool._threads:
+        pool.shutdown(wait=True)

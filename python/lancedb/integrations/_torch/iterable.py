@@ -31,9 +31,10 @@ from .recipe import is_in_object_store
 from .room import Room
 from .sample import average_row_bytes
 from .selection import Selection, in_stored_order
+from .sizing import Layout
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
-from .topology import in_worker, process_number, resolve_rank, this_worker
+from .topology import SentRank, in_worker, process_number, resolve_rank, this_worker
 
 Auto = int | Literal["auto"]
 
@@ -188,6 +189,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self.transform_threads = transform_threads
         self.cache = check_cache(cache)
         self._given_rank = (rank, world_size)
+        self._sent_rank: SentRank | None = None
         self._order = Order(
             rows=self.num_rows,
             row_bytes=average_row_bytes(self._new_reader()),
@@ -203,19 +205,25 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self.describe_data()
         self._clock = EpochClock()
         self._now: Position | None = None
+        self._told: Position | None = None
         self._base = Position()
-        self._made = self._skip = 0
+        self._made = self._skip = self._turn = 0
         self._room = Room()
         self._warn_if_no_step()
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_foreign_loader()
-        # A worker process has no process group of its own to ask for its rank.
         return {
             **super().__getstate__(),
-            "_given_rank": self.rank_and_world_size(),
+            "_sent_rank": SentRank(*self.rank_and_world_size(), receiver=0),
             "_now": None,
+            "_told": None,
         }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._sent_rank is not None:
+            self._sent_rank = self._sent_rank._replace(receiver=os.getpid())
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
@@ -228,7 +236,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
 
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
-        return resolve_rank(*self._given_rank)
+        return resolve_rank(*self._given_rank, self._sent_rank)
 
     def steps(self, start: int = 0) -> Steps:
         """The global steps of an epoch from a position on."""
@@ -254,17 +262,35 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         refuse_second_deal(self)
         if not self._clock.is_within(epoch):
             self._clock.wait_for_late()
-            self.begin_at(at)
+            self._begin_at(at)
+            self._told = at
 
-    def begin_at(self, at: Position) -> None:
-        """Let the next ``iter()``, here or in workers, begin at a position of an epoch."""
-        self._clock.set(at)
-        self._now = None
+    def begin_at(self, at: Position, layout: Layout | None, clock: EpochClock) -> None:
+        """Let the next ``iter()``, here or in workers to come, begin where a loader says.
+
+        Parameters
+        ----------
+        at : Position
+            Where.
+        layout : Layout, optional
+            That of a state which the loader was given.
+        clock : EpochClock
+            The loader's own: workers of another loader look at that one's.
+        """
+        self._clock = clock
+        self._order = self._order.with_layout(layout)
+        self._begin_at(at)
+
+    def _begin_at(self, at: Position) -> None:
+        self._clock.set(at, self._order.adopted)
+        self._now = self._told = None
+        self._turn += 1
         self._skip = 0
 
-    def has_begun(self, worker: int) -> bool:
-        """Whether a worker has looked where its epoch begins."""
-        return self._clock.has_begun(worker)
+    @property
+    def told(self) -> Position | None:
+        """Where the next ``iter()`` was told to begin, unless by a `LanceDataLoader`."""
+        return self._told
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of one, for this rank and worker."""
@@ -276,13 +302,17 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             at = self._clock.begin(process_number(), workers)
         except Exception as error:
             return raising(error)
+        if in_worker():
+            self._order = self._order.with_layout(self._clock.layout)
         steps = self.steps(at.position)
         mine = worker_steps(steps.num_steps, worker, workers)
         made, self._skip = self._skip, 0
         self._now, self._base, self._made = at, at, made
-        return self._batches(at, steps, mine[made:])
+        self._told = None
+        self._turn += 1
+        return self._batches(at, steps, mine[made:], self._turn)
 
-    def _batches(self, at: Position, steps: Steps, mine: range) -> Iterator[Any]:
+    def _batches(self, at: Position, steps: Steps, mine: range, turn: int) -> Iterator[Any]:
         rank = self.rank_and_world_size()[0]
         plan = self._order.plan(at.epoch, steps.global_batch)
         spans = (steps.slice_of(step, rank) for step in mine)
@@ -307,8 +337,9 @@ filter, version, columns, format, transform, fill_null, ragged : optional
                     rows = _rows_of(plan, steps, step, rank)
                     self._note(error, f"making step {step} of epoch {at.epoch}", rows)
                     raise
-                self._now = Position(at.epoch, steps.position_after(step))
-                self._made += 1
+                if self._turn == turn:  # else another iteration has begun, or is said to begin
+                    self._now = Position(at.epoch, steps.position_after(step))
+                    self._made += 1
                 yield self._only_row(batch) if self.unwrap else batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -330,13 +361,15 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if in_worker():
             base = self._base if self._now is not None else self._clock.peek(process_number())
             made = self._made if self._now is not None else self._skip
-            return of_worker(make_state(base, self._described_order()), *this_worker(), made)
+            return of_worker(
+                make_state(base, self._described_order(self._order.adopted)), *this_worker(), made
+            )
         if self._now is None and self._clock.ran_in_workers:
             raise RuntimeError(
                 "this dataset is iterated by DataLoader workers, which have come further than "
                 "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
             )
-        return self.state_at(self._now or self._clock.peek(0))
+        return self.state_at(self._now or self._clock.peek(0), self._order.adopted)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next ``iter()`` continue where `state` was taken.
@@ -355,34 +388,43 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             named.
         """
         made = steps_of_worker(state, *this_worker())
-        at = self.adopt_state(state)
+        at, layout = self.read_state(state)
+        self._order = self._order.with_layout(layout)
         if in_worker():
-            self._clock.rejoin(process_number(), this_worker()[1], at)
+            self._clock.rejoin(process_number(), this_worker()[1], at, layout)
             self._now = None
+            self._turn += 1
         else:
             self._clock.wait_for_late()
-            self.begin_at(at)
+            self._begin_at(at)
+            self._told = at
         self._skip = made
 
-    def state_at(self, at: Position) -> dict[str, Any]:
+    def state_at(self, at: Position, layout: Layout | None) -> dict[str, Any]:
         """The state for a position; one after an epoch's last step is the next one's start."""
         steps = self.steps(at.position)
         if steps.num_steps == 0 and at.position:
             at = Position(at.epoch + 1)
-        return make_state(at, self._described_order())
+        return make_state(at, self._described_order(layout))
 
-    def adopt_state(self, state: Mapping[str, Any]) -> Position:
-        """Check a state against this dataset, and take over the layout of its order."""
-        at, layout = read_state(state, self._described_order())
+    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout]:
+        """Check a state against this dataset; where it was taken, and the layout of its order."""
+        at, parts = read_state(state, self._described_order(self._order.adopted))
+        layout = Layout(**parts)
         order = self._order.with_layout(layout)
         steps = self.steps(at.position)
         order.plan(at.epoch, steps.global_batch)  # what cannot be iterated is refused here
-        self._order = order
-        return at
+        return at, layout
 
-    def _described_order(self) -> dict[str, Any]:
+    @property
+    def layout(self) -> Layout | None:
+        """That of the state which was loaded last; None if there was none."""
+        return self._order.adopted
+
+    def _described_order(self, layout: Layout | None) -> dict[str, Any]:
         world_size = self.rank_and_world_size()[1]
-        return {**self.describe_data(), **self._order.describe(self.batch_size * world_size)}
+        order = self._order.with_layout(layout)
+        return {**self.describe_data(), **order.describe(self.batch_size * world_size)}
 
     def _warn_if_no_step(self) -> None:
         if self.steps().num_steps == 0 and self.num_rows:

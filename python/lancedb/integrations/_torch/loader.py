@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from . import otel
+from .base import positive
 from .dealing import refuse_state_ahead, runs_ahead
 from .delivery import Delivery, Progress
 from .fitting import epoch_of, loop_of_lightning, overfits, refuse_late_state
@@ -21,7 +22,7 @@ from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
 from .pace import Pace, hint
 from .position import Position, start_of, steps_of_worker
-from .progress import MappedProgress
+from .progress import IterableProgress, MappedProgress
 from .sampler import DealtSampler
 from .stats import SECONDS
 from .steps import Steps
@@ -44,6 +45,8 @@ class Resumable(Protocol):
 
     def steps(self, start: int = 0) -> Steps: ...
 
+    def told(self) -> Position | None: ...
+
     def begin_at(self, at: Position) -> None: ...
 
     def has_begun(self, worker: int) -> bool: ...
@@ -57,9 +60,10 @@ class LanceDataLoader(DataLoader):
     """A `torch.utils.data.DataLoader` that counts epochs and resumes at any batch.
 
     Each ``iter()`` is the next epoch, with the next order, unless `set_epoch` or
-    `load_state_dict` said otherwise. An iterator from which nothing was taken has used up none. A
-    state is taken at the last batch *delivered*, whatever the workers have prefetched, and may be
-    loaded with another number of workers and ranks.
+    `load_state_dict`, of the loader or of its iterable dataset, said otherwise. A new loader begins
+    with epoch 0: keep one for all epochs. An iterator from which nothing was taken has used up
+    none. A state is taken at the last batch *delivered*, whatever the workers have prefetched, and
+    may be loaded with another number of workers and ranks.
 
     Parameters
     ----------
@@ -76,8 +80,9 @@ class LanceDataLoader(DataLoader):
         Worker processes. With 0, an iterable dataset still reads and converts ahead in threads,
         which is the fast way unless `transform` is heavy Python.
     **dataloader_kwargs
-        As for `torch.utils.data.DataLoader`, but for samplers. ``drop_last`` (False if not given)
-        belongs here for a map-style dataset. The start method of workers is ``"forkserver"`` where
+        As for `torch.utils.data.DataLoader`, but for samplers and ``in_order=False``; ``generator``
+        has no say in the order. ``drop_last`` (False if not given) belongs here for a map-style
+        dataset. The start method of workers is ``"forkserver"`` where
         there is one, else ``"spawn"``, unless ``multiprocessing_context`` says otherwise.
 
     Attributes
@@ -91,7 +96,8 @@ class LanceDataLoader(DataLoader):
     TypeError
         If `dataset` is neither of the two.
     ValueError
-        If an argument belongs to the dataset, or is a sampler.
+        If an argument belongs to the dataset, is a sampler, or would deliver batches out of order;
+        or if `num_workers` is no number of workers.
 
     Notes
     -----
@@ -131,12 +137,15 @@ class LanceDataLoader(DataLoader):
         **dataloader_kwargs: Any,
     ):
         options = dict(dataloader_kwargs)
+        num_workers = positive("num_workers", num_workers) if num_workers != 0 else 0
+        _refuse_out_of_order(options)
         if num_workers and options.get("multiprocessing_context") is None:
             options["multiprocessing_context"] = default_start_method()
             preload_workers()
         if isinstance(dataset, LanceIterableTorchDataset):
             _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
-            self._resumable: Resumable = dataset
+            _refuse_collation(options)
+            self._resumable: Resumable = IterableProgress(dataset)
             options["batch_size"] = None
             # torch's default would look at every value of a batch for numpy arrays to convert.
             if options.get("collate_fn") is None:
@@ -169,6 +178,7 @@ class LanceDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
+        self._listen()
         loop = loop_of_lightning()
         if loop is not None:
             self._follow(loop)
@@ -200,8 +210,15 @@ class LanceDataLoader(DataLoader):
             If `epoch` is no such number.
         """
         at = start_of(epoch)
+        self._listen()
         self._told = True
-        if self._next.epoch != epoch or not self._next.position:
+        now = self._now
+        if now is not None and not now.untouched and not now.over:
+            self._next = at  # the iterator that is under way goes on
+            self._begin_at(at)
+            return
+        to_come = now.at if now is not None and now.untouched else self._next
+        if to_come.epoch != epoch or not to_come.position:
             self._go_to(at)
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,6 +238,8 @@ class LanceDataLoader(DataLoader):
         """
         if self._now is not None and self._now.ahead:
             refuse_state_ahead()
+        if self._now is None or self._now.over or self._now.untouched:
+            self._listen()
         at = self._now.position if self._now is not None else self._next
         return self._resumable.state_at(at)
 
@@ -336,6 +355,13 @@ class LanceDataLoader(DataLoader):
             kill_workers(batches)
         self._resumable.begin_at(at)
 
+    def _listen(self) -> None:
+        """Begin where the dataset was told to by somebody who has it and not this loader."""
+        told = self._resumable.told()
+        if told is not None:
+            self._go_to(told)
+            self._told = True
+
     def _follow(self, loop: Any) -> None:
         """Begin at the epoch of Lightning's loop, where nobody has named another."""
         epoch = epoch_of(loop)
@@ -442,9 +468,31 @@ def preload_workers() -> None:
         forkserver.set_forkserver_preload([*known, _PRELOAD])
 
 
+def _refuse_out_of_order(options: Mapping[str, Any]) -> None:
+    if not options.get("in_order", True):
+        raise ValueError(
+            "in_order=False hands batches out as they come, and a state counts them in order: rows "
+            "would be repeated and lost at a resume. Leave in_order out"
+        )
+
+
+def _refuse_collation(options: Mapping[str, Any]) -> None:
+    if options.get("collate_fn") is default_collate:
+        raise ValueError(
+            "collate_fn=default_collate makes batches out of rows, and those of "
+            "LanceIterableTorchDataset are whole already: leave collate_fn out"
+        )
+
+
 def _refuse(**arguments: Any) -> None:
-    """Raise for what belongs to the iterable dataset."""
-    owned = ("batch_size", "shuffle", "seed", "drop_last", "sampler", "batch_sampler")
+    """Raise for what belongs to the iterable dataset, or to no loader of it."""
+    samplers = [name for name in ("sampler", "batch_sampler") if arguments.get(name) is not None]
+    if samplers:
+        raise ValueError(
+            f"LanceIterableTorchDataset has its own order and takes no {samplers[0]}: give that to "
+            "torch.utils.data.DataLoader over a LanceTorchDataset"
+        )
+    owned = ("batch_size", "shuffle", "seed", "drop_last")
     given = [name for name in owned if arguments.get(name) is not None]
     if given:
         raise ValueError(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -65,7 +66,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         no format is given. For ``"torch"`` that is the dict of batched columns. What it returns
         is the batch.
     batch_size : int, optional
-        Rows in a batch of ``iter(dataset)``; 100 if not given. A `DataLoader` brings its own.
+        Rows in a batch of ``iter(dataset)``, which makes full ones only; 100 if not given. A
+        `DataLoader` brings its own.
     fill_null : scalar or dict of str to scalar, optional
         What stands in for nulls in tensors: for every column, or by column name (fields of structs
         as ``"struct.field"``). Default: a null among numbers is a ValueError.
@@ -252,7 +254,16 @@ class LanceTorchDataset(TableDataset, Dataset):
             raise
 
     def __iter__(self) -> Iterator[Any]:
-        """Walk the rows in order, in full batches of ``batch_size`` rows."""
+        """Walk the rows in order, in full batches of ``batch_size`` rows.
+
+        What is left over and fills no batch is left out: a `DataLoader` delivers that, too.
+        """
+        if 0 < len(self) < self.batch_size:
+            warnings.warn(
+                f"{len(self)} rows are fewer than one batch of {self.batch_size}, and "
+                "iter(dataset) makes full batches only: take a DataLoader, or a smaller batch_size",
+                stacklevel=2,
+            )
         for start in range(0, len(self) - self.batch_size + 1, self.batch_size):
             yield self.__getitems__(range(start, start + self.batch_size))
 

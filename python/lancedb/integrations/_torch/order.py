@@ -85,9 +85,9 @@ class Order:
             **dataclasses.asdict(self.layout(global_batch)),
         )
 
-    def with_layout(self, layout: Mapping[str, int]) -> Order:
-        """The same order with the layout of a state."""
-        return dataclasses.replace(self, adopted=Layout(**layout))
+    def with_layout(self, layout: Layout | None) -> Order:
+        """The same order with the layout of a state, or with its own."""
+        return dataclasses.replace(self, adopted=layout)
 
     def describe(self, global_batch: int) -> dict[str, Any]:
         """Everything that the order depends on but the data, for a state."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from . import convert
 from .badrows import OnError, Trial, check_policy, make_what_can_be
+from .collate import is_column, pick
 from .sending import check_sendable, name_of
 from .stats import Stats
 
@@ -89,7 +90,7 @@ class Output:
 def count_rows(batch: Any) -> int | None:
     """How many rows a batch has in whatever form it is; None where that is not clear."""
     if isinstance(batch, dict):
-        counts = {count_rows(column) for column in batch.values()}
+        counts = {count_rows(column) for column in batch.values() if is_column(column)}
         return counts.pop() if len(counts) == 1 else None
     if isinstance(batch, pa.RecordBatch):
         return batch.num_rows
@@ -110,5 +111,5 @@ def first_row(batch: Any, format: str) -> Any:
     if format == "torch_col" and hasattr(batch, "select"):
         return batch.select(1, 0)
     if isinstance(batch, dict):
-        return {name: column[0] for name, column in batch.items()}
+        return {name: pick(column, 0) for name, column in batch.items()}
     return batch[0]

@@ -1,18 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a map-style dataset is put in order and resumed; the loader asks it for positions."""
+"""Knows how a loader's dataset, of either kind, is put in order and resumed."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from .base import positive
+from .clock import EpochClock
+from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
 from .order import Order
 from .position import Position, make_state, read_state
 from .sampler import OrderedBatchSampler
 from .steps import Steps
 from .topology import resolve_rank
+
+
+class IterableProgress:
+    """One loader's place in the epochs of an iterable dataset, and states of it.
+
+    Two loaders may have the same dataset, and each is at an epoch and a layout of its own.
+    """
+
+    def __init__(self, dataset: LanceIterableTorchDataset):
+        self._dataset = dataset
+        self._clock = EpochClock()
+        self._layout = dataset.layout
+
+    @property
+    def shuffle(self) -> str:
+        return self._dataset.shuffle
+
+    def rank_and_world_size(self) -> tuple[int, int]:
+        return self._dataset.rank_and_world_size()
+
+    def steps(self, start: int = 0) -> Steps:
+        return self._dataset.steps(start)
+
+    def told(self) -> Position | None:
+        """Where the dataset itself was told to begin, since any loader began."""
+        at = self._dataset.told
+        if at is not None:
+            self._layout = self._dataset.layout
+        return at
+
+    def begin_at(self, at: Position) -> None:
+        self._dataset.begin_at(at, self._layout, self._clock)
+
+    def has_begun(self, worker: int) -> bool:
+        """Whether a worker has looked where its epoch begins."""
+        return self._clock.has_begun(worker)
+
+    def state_at(self, at: Position) -> dict[str, Any]:
+        return self._dataset.state_at(at, self._layout)
+
+    def adopt_state(self, state: Mapping[str, Any]) -> Position:
+        """Check a state, and take over the layout of its order."""
+        at, self._layout = self._dataset.read_state(state)
+        return at
 
 
 class MappedProgress:
@@ -41,6 +88,12 @@ class MappedProgress:
         self._dataset = dataset
         dataset.describe_data()  # while the table is there: a state must not need it any more
         self.sampler = OrderedBatchSampler(order, size, drop_last)
+        if dataset.num_rows and self.steps().num_steps == 0:
+            warnings.warn(
+                f"{dataset.num_rows} rows are fewer than one step of batch_size={size} on every "
+                "rank: drop_last=True leaves all of them out",
+                stacklevel=4,
+            )
 
     @property
     def shuffle(self) -> str:
@@ -52,6 +105,10 @@ class MappedProgress:
 
     def steps(self, start: int = 0) -> Steps:
         return self.sampler.steps(start)
+
+    def told(self) -> None:
+        """None: the dataset itself has no epochs."""
+        return None
 
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)

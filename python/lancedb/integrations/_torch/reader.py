@@ -188,6 +188,10 @@ def resolve_columns(
         return {name: name for name in known}
     if isinstance(columns, str):
         raise TypeError(f"columns must be a list of names; did you mean columns=[{columns!r}]?")
+    if isinstance(columns, (set, frozenset)):
+        raise TypeError(
+            f"columns must be in an order, and a set has none: pass a list, {sorted(columns)}"
+        )
     if not isinstance(columns, Iterable):
         raise TypeError(f"columns must be a list of names, or a mapping, not {columns!r}")
     if not isinstance(columns, Mapping):

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .finish import Finish, InPlace, InThreads
+from .finish import Finish, InPlace, InThreads, wait_for
 from .lookup import Everything, ResidentSource
 from .memory import WindowMemory
 from .output import Output
@@ -125,7 +125,7 @@ class Stream:
         """Stop every thread and every read, leaving what is not begun undone."""
         self._making.shutdown(wait=False, cancel_futures=True)
         self._source.cancel()
-        self._making.shutdown(wait=True)
+        wait_for(self._making)
         self._source.close()
         self._finish.close()
         self._jobs.clear()
