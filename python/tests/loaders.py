@@ -39,6 +39,7 @@ LOADER_OPTIONS = (
     "multiprocessing_context",
     "collate_fn",
     "worker_init_fn",
+    "in_order",
 )
 KINDS = pytest.mark.parametrize("make", [iterable, mapped])
 

@@ -7,6 +7,7 @@ import sys
 
 import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import rows_of
 from lancedb.integrations.torch import (
@@ -59,6 +60,7 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
         ({"filter": "(id < 5"}, "cannot be evaluated"),
         ({"version": 999}, r"version 999 of table 'points' does not exist"),
         ({"version": -1}, "version must be a number from 1 on, or a tag, not -1"),
+        ({"version": "1"}, r"no such tag \(the version of that number is version=1\)"),
         (
             {"version": "no_tag"},
             r"'no_tag' of table 'points' .*no such tag\. table\.tags\.list\(\)",
@@ -108,6 +110,7 @@ def test_a_closed_table_is_refused_with_how_to_open_it_again(kind, db, table):
         ({"columns": "id"}, r"did you mean columns=\['id'\]"),
         ({"columns": [1]}, "columns must hold names, not 1"),
         ({"columns": 1}, "columns must be a list of names, or a mapping, not 1"),
+        ({"columns": {"id", "vec"}}, r"a set has none: pass a list, \['id', 'vec'\]"),
         ({"columns": {"x": 1}}, "columns must map names to SQL expressions, not 'x' to 1"),
         ({"columns": {1: "id"}}, "columns must map names to SQL expressions, not 1 to 'id'"),
         ({"transform": 5}, "transform must be callable"),
@@ -128,10 +131,15 @@ def test_a_table_has_to_be_named_in_one_way(kind, tmp_path, table):
         kind()
     with pytest.raises(ValueError, match="missing: table_name"):
         kind(uri=tmp_path / "db")
+    for data in ([{"id": 1}], pa.table({"id": [1]}), table.to_pandas()):
+        with pytest.raises(TypeError, match=r"create_table\(name, data\) makes one of it"):
+            kind(data)
+    with pytest.raises(ValueError, match="a table's own folder, and uri names the one around"):
+        kind(uri=tmp_path / "db" / "points.lance", table_name="points")
+    with pytest.raises(ValueError, match="did you mean 'points'"):
+        kind(uri=tmp_path / "db", table_name="points.lance")
     with pytest.raises(TypeError, match="a path goes into uri, with table_name"):
         kind(str(tmp_path / "db"))
-    with pytest.raises(TypeError, match="not DataFrame"):
-        kind(table.to_pandas())
     with pytest.raises(TypeError, match=r"a connection opens one with open_table\(name\)"):
         kind(lancedb.connect(tmp_path / "db"))
     with pytest.raises(TypeError, match=r"connect_kwargs must be a dict.*not list"):

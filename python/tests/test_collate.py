@@ -164,6 +164,22 @@ def test_ones_own_collate_fn_gets_the_batch_itself(table, options, kind):
     assert type(dataset[0:4]) is type(dataset.__getitems__([0, 1])) is kind
 
 
+def with_extras(batch):
+    return {**batch, "vec": None, "epoch": 3, "source": "points"}
+
+
+def test_what_has_no_value_for_each_row_is_handed_on_beside_columns(table):
+    options = {"columns": ["id", "vec"], "format": "torch", "transform": with_extras}
+    dataset = LanceTorchDataset(table, **options)
+    extras = {"vec": None, "epoch": 3, "source": "points"}
+    for loader in (DataLoader(dataset, 8), LanceDataLoader(dataset, batch_size=8)):
+        batch = next(iter(loader))
+        assert batch.pop("id").tolist() == list(range(8))
+        assert batch == extras
+    assert dataset[5][0] == {"id": 5, **extras}
+    assert LanceTorchDataset(table, unwrap=True, **options)[5] == {"id": 5, **extras}
+
+
 def test_what_a_transform_makes_of_all_rows_is_handed_on(table):
     dataset = LanceTorchDataset(table, transform=count)
     assert [batch["rows"] for batch in DataLoader(dataset, batch_size=400)] == [400, 400, 200]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`LanceIterableTorchDataset`: whole batches, in one order, dealt to workers and ranks."""
 
+import copy
 import pickle
 import warnings
 
@@ -164,6 +165,34 @@ def test_the_rank_comes_from_the_environment_and_travels_to_workers(wide_range, 
     monkeypatch.delenv("WORLD_SIZE")
     assert copied.rank_and_world_size() == (1, 2)
     assert next(iter(copied))["id"].tolist() == list(range(64, 128))
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size", "said"),
+    [
+        (None, "2", "WORLD_SIZE='2'"),
+        ("1", None, "RANK='1'"),
+        ("a", "2", "RANK='a' and WORLD_SIZE='2'"),
+        ("", "2", "RANK='' and WORLD_SIZE='2'"),
+        ("2", "2", r"RANK must be in \[0, WORLD_SIZE\)"),
+    ],
+)
+def test_half_an_environment_of_ranks_is_refused(table, monkeypatch, rank, world_size, said):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world_size)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"the environment has .*{said}.*set both, as torchrun"):
+        torch_ids(table)
+
+
+def test_a_copy_asks_for_its_rank_as_the_original_does(wide_range, monkeypatch):
+    dataset = torch_ids(wide_range)
+    copies = [copy.copy(dataset), copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for each in (dataset, *copies):
+        assert each.rank_and_world_size() == (1, 2)
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0), (1, None), (None, 2)])

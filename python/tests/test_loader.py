@@ -10,7 +10,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
 )
 from loaders import KINDS, ids, iterable, mapped, run
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate, random_split
 
 # -- epochs ------------------------------------------------------------------------------------
 
@@ -112,3 +112,58 @@ def test_a_dataset_with_a_position_pickles_without_it(table):
     copied = pickle.loads(pickle.dumps(loader.dataset))
     assert len(run(copied)) == 20
     assert len(run(batches)) == 19
+
+
+class StopsAtFourth:
+    """Raises what a bare `next()` raises at its end, deep within a user's function."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        if self.calls == 4:
+            raise StopIteration
+        return batch
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_iteration_of_ones_own_does_not_pass_for_the_end(table, make, workers):
+    loader = make(table, workers, collate_fn=StopsAtFourth())
+    with pytest.raises(RuntimeError, match=r"raised StopIteration.*after \d+ batches"):
+        run(loader)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"in_order": False}, ValueError, "in_order=False hands batches out as they come"),
+        ({"workers": "2"}, ValueError, "num_workers must be a positive whole number, not '2'"),
+        ({"workers": 1.0}, ValueError, r"num_workers must be a positive whole number, not 1\.0"),
+        ({"workers": 1, "collate_fn": lambda b: b}, TypeError, "collate_fn .*cannot be sent"),
+        ({"workers": 1, "worker_init_fn": lambda n: None}, TypeError, "worker_init_fn .*cannot be"),
+    ],
+    ids=lambda value: str(value)[:14],
+)
+def test_arguments_that_cannot_be_are_refused_by_name(table, make, options, error, message):
+    with pytest.raises(error, match=message):
+        make(table, **options)
+
+
+def test_what_is_for_loaders_of_rows_is_refused_over_whole_batches(table):
+    dataset = iterable(table).dataset
+    with pytest.raises(ValueError, match="whole already: leave collate_fn out"):
+        LanceDataLoader(dataset, collate_fn=default_collate)
+    for name in ("sampler", "batch_sampler"):
+        with pytest.raises(ValueError, match=f"takes no {name}.*LanceTorchDataset"):
+            LanceDataLoader(dataset, **{name: range(3)})
+    part, _ = random_split(dataset, [0.5, 0.5])
+    with pytest.raises(TypeError, match="has no rows by number.*filter="):
+        next(iter(DataLoader(part, batch_size=None)))
+
+
+def test_a_mapped_loader_that_drops_all_rows_says_so(table):
+    with pytest.warns(UserWarning, match="1000 rows are fewer than one step of batch_size=5000"):
+        assert run(mapped(table, batch_size=5000)) == []

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
-from lancedb.table import Table
+from lancedb.table import AsyncTable, Table
 
 from . import recipe as recipes
 from . import selection as selections
@@ -142,6 +142,10 @@ def _way_to_a_table(given: Any) -> str:
         return "; a path goes into uri, with table_name"
     if hasattr(given, "open_table"):
         return "; a connection opens one with open_table(name)"
+    if isinstance(given, AsyncTable):
+        return "; lancedb.connect(uri).open_table(name) opens one of these"
+    if isinstance(given, (list, pa.Table, pa.RecordBatch)) or hasattr(given, "columns"):
+        return "; lancedb.connect(uri).create_table(name, data) makes one of it"
     return ""
 
 

@@ -81,7 +81,10 @@ def _as_integers(indices: Any) -> np.ndarray:
     if indices.dtype.kind == "O":
         return _from_iterable(indices.tolist())
     if indices.dtype.kind not in "iu":
-        raise TypeError(f"indices must be whole numbers, not {indices.dtype} such as {indices[0]}")
+        way_out = "; numpy.flatnonzero(mask) is those of a mask" if indices.dtype == bool else ""
+        raise TypeError(
+            f"indices must be whole numbers, not {indices.dtype} such as {indices[0]}{way_out}"
+        )
     return indices
 
 

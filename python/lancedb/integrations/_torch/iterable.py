@@ -229,6 +229,20 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         """How many batches an epoch has on this rank, the same on every rank."""
         return self.steps().num_steps
 
+    def __getitem__(self, index: Any) -> Any:
+        """Refused: also `random_split` and `Subset` ask for rows by number.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            "LanceIterableTorchDataset is iterated, and has no rows by number: take "
+            "LanceTorchDataset for that; or, for a part of the rows, filter=, or split= of a "
+            "permutation_table, which lancedb.permutation.permutation_builder(table) makes"
+        )
+
     @property
     def shuffle(self) -> str:
         """ "none", "block" or "global"."""

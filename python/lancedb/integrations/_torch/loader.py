@@ -24,6 +24,7 @@ from .pace import Pace, hint
 from .position import Position, start_of, steps_of_worker
 from .progress import IterableProgress, MappedProgress
 from .sampler import DealtSampler
+from .sending import check_sendable
 from .stats import SECONDS
 from .steps import Steps
 from .watch import describe_worker, first_ended, have_all_begun, kill_workers
@@ -142,6 +143,8 @@ class LanceDataLoader(DataLoader):
         if num_workers and options.get("multiprocessing_context") is None:
             options["multiprocessing_context"] = default_start_method()
             preload_workers()
+            for name in ("collate_fn", "worker_init_fn"):
+                check_sendable(name, options.get(name))
         if isinstance(dataset, LanceIterableTorchDataset):
             _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
             _refuse_collation(options)

@@ -317,7 +317,9 @@ def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
         known = db.list_tables(**options, limit=1000).tables
     except Exception:  # the names are a courtesy: listing them may not be allowed
         return message
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(name.removesuffix(".lance"), known, n=3)
+    if str(uri).rstrip("/").endswith(".lance"):
+        return f"{message}: that is a table's own folder, and uri names the one around it"
     if near:
         return f"{message}: did you mean {' or '.join(map(repr, near))}?"
     return f"{message}: it has {reprlib.repr(known)}"
@@ -334,8 +336,10 @@ def checkout(table: Table, name: str, version: int | str) -> None:
         if not any(words in message for words in absent):
             raise
         if isinstance(version, str):
+            number = f" (the version of that number is version={version})"
             raise ValueError(
-                f"version {version!r} of table {name!r} does not exist: there is no such tag. "
+                f"version {version!r} of table {name!r} does not exist: there is no such tag"
+                f"{number if version.isdecimal() else ''}. "
                 "table.tags.list() shows those there are, and "
                 f"table.tags.create({version!r}, table.version) makes it"
             ) from error
