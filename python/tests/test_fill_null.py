@@ -38,8 +38,9 @@ def test_the_advice_for_bytes_is_as_long_as_they_are():
 
 @pytest.mark.parametrize("kind", [*INTEGER_TYPES, *FLOAT_TYPES], ids=str)
 def test_nulls_are_filled_by_a_value_for_all_or_by_column(kind):
+    (one, _, three), _ = example_of(kind)
     for fill in (5, {"c": 5}):
-        filled = column([1, None, 3], kind, fill_null=fill)["c"]
+        filled = column([one, None, three], kind, fill_null=fill)["c"]
         assert (filled.dtype, filled.tolist()) == (DTYPES[kind], [1, 5, 3])
 
 
@@ -114,6 +115,7 @@ def test_a_fill_that_would_become_another_value_is_refused(value, kind):
         (np.int64(2), pa.uint8(), 2),
         (np.float32(0.5), pa.float64(), 0.5),
         (math.inf, pa.float16(), math.inf),
+        (np.float32(0.5), pa.float16(), 0.5),
         (decimal.Decimal("1.2"), pa.decimal128(9, 2), 1.2),
         (0, pa.time32("s"), 0),
         (datetime.datetime(1970, 1, 2), pa.date32(), 1),

@@ -67,7 +67,7 @@ class NullPolicy:
         """As `require_value`, in the column's type; a ValueError if that would change it."""
         value = self.require_value(name, count, kind)
         try:
-            scalar = pa.scalar(value, kind)
+            scalar = _scalar(value, kind)
             fits = not _is_changed(value, scalar)
         except (ValueError, TypeError, ArithmeticError, NotImplementedError):
             fits = False
@@ -79,7 +79,11 @@ class NullPolicy:
         """The array without nulls."""
         if array.null_count == 0:
             return array
-        return pc.fill_null(array, self.require_scalar(name, array.null_count, array.type))
+        kind, scalar = array.type, self.require_scalar(name, array.null_count, array.type)
+        if pa.types.is_float16(kind):  # pyarrow before 21 fills no nulls of these
+            wide = pc.fill_null(array.cast(pa.float32()), scalar.cast(pa.float32()))
+            return wide.cast(kind)
+        return pc.fill_null(array, scalar)
 
 
 def _paths(field: pa.Field, above: str = "") -> Iterator[str]:
@@ -98,6 +102,13 @@ def _example_of(kind: pa.DataType) -> str:
     if pa.types.is_fixed_size_binary(kind):
         return f"bytes({kind.byte_width})"
     return "False" if pa.types.is_boolean(kind) else "0"
+
+
+def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
+    """A value as Arrow has it; any number may become a float16, for which pyarrow has few."""
+    if pa.types.is_float16(kind):
+        return pa.scalar(value, pa.float64()).cast(kind)
+    return pa.scalar(value, kind)
 
 
 def _is_changed(value: Any, scalar: pa.Scalar) -> bool:
