@@ -54,6 +54,22 @@ def test_a_nested_tensor_is_as_torch_makes_it(pass_on):
     assert [each.tolist() for each in got.unbind()] == LISTS
 
 
+def test_a_torch_that_takes_no_lengths_makes_the_same(monkeypatch):
+    newer = torch.nested.nested_tensor_from_jagged
+
+    def as_in_2_4(values, offsets=None, lengths=None, jagged_dim=None):
+        return newer(values, offsets, lengths, jagged_dim)
+
+    expected = nested(LISTS)
+    monkeypatch.setattr(torch.nested, "nested_tensor_from_jagged", as_in_2_4)
+    for asks in (ragged._can_be_told_lengths, ragged._can_be_made_at_once):
+        monkeypatch.setattr(ragged, asks.__name__, asks.__wrapped__)
+    got = nested(LISTS)
+    assert torch.equal(got.values(), expected.values())
+    assert torch.equal(got.offsets(), expected.offsets())
+    assert torch.equal(got.to_padded_tensor(0), expected.to_padded_tensor(0))
+
+
 @pytest.mark.usefixtures("_way")
 def test_a_model_learns_through_a_nested_tensor():
     weights = torch.ones(8, 3, requires_grad=True)

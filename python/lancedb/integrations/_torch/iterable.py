@@ -232,6 +232,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def __getitem__(self, index: Any) -> Any:
         """Refused: also `random_split` and `Subset` ask for rows by number.
 
+        Parameters
+        ----------
+        index : int
+            Any.
+
         Raises
         ------
         TypeError

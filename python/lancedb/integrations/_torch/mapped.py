@@ -85,13 +85,13 @@ class LanceTorchDataset(TableDataset, Dataset):
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it.
     on_error : {"raise", "skip"} or callable, default "raise"
-        What happens where `transform` fails on single rows. "skip" leaves them out of their
-        batch, which is that much shorter, logs a warning for each, and lists them in
-        ``skipped_rows()``. A callable is called with the exception and the row's offset instead
-        of the warning, and may raise. The rows still count: no order, position or number of steps
-        changes, and a batch of which no row is left is empty: what `transform` makes of no rows
-        or, if it cannot, an empty one in `format`. Each batch that fails is tried again in
-        halves, so `transform` must be able to work on fewer rows.
+        What happens where `transform`, or the conversion to `format` before it, fails on single
+        rows. "skip" leaves them out of their batch, which is that much shorter, logs a warning for
+        each, and lists them in ``skipped_rows()``. A callable is called with the exception and the
+        row's offset instead of the warning, and may raise. The rows still count: no order,
+        position or number of steps changes, and a batch of which no row is left is empty: what
+        `transform` makes of no rows or, if it cannot, an empty one in `format`. Each batch that
+        fails is tried again in halves, so `transform` must be able to work on fewer rows.
     read_timeout : float, default 120
         Seconds to wait until the table is open, and for each read, in which lancedb may try again
         as often as it likes: then a RuntimeError names the table and the rows. None for no limit.

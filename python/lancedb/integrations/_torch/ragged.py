@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -65,9 +66,8 @@ def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: np.ndarray) ->
 def _made_by_torch(
     values: torch.Tensor, offsets: torch.Tensor, shortest: int, longest: int
 ) -> torch.Tensor:
-    return torch.nested.nested_tensor_from_jagged(
-        values, offsets=offsets, min_seqlen=shortest, max_seqlen=longest
-    )
+    known = {"min_seqlen": shortest, "max_seqlen": longest} if _can_be_told_lengths() else {}
+    return torch.nested.nested_tensor_from_jagged(values, offsets=offsets, **known)
 
 
 def _made_at_once(
@@ -78,6 +78,12 @@ def _made_at_once(
 
     ends = {"min_seqlen": torch.zeros(shortest, 0), "max_seqlen": torch.zeros(longest, 0)}
     return NestedTensor(values, offsets, _metadata_cache=ends)
+
+
+@functools.cache
+def _can_be_told_lengths() -> bool:
+    """Whether torch takes the shortest and the longest length; 2.4 finds them out when asked."""
+    return "max_seqlen" in inspect.signature(torch.nested.nested_tensor_from_jagged).parameters
 
 
 @functools.cache

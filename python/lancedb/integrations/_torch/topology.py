@@ -79,7 +79,7 @@ def _of_environment() -> tuple[int, int] | None:
         if (found["RANK"] or "0", found["WORLD_SIZE"] or "1") == ("0", "1"):
             return 0, 1
         raise ValueError(
-            f"the environment has {said}, which is no rank of some: {way_out}"
+            f"the environment has {said}, which tells no rank of how many: {way_out}"
         ) from None
     if not 0 <= rank < world_size:
         raise ValueError(
