@@ -66,8 +66,10 @@ def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: np.ndarray) ->
 def _made_by_torch(
     values: torch.Tensor, offsets: torch.Tensor, shortest: int, longest: int
 ) -> torch.Tensor:
-    known = {"min_seqlen": shortest, "max_seqlen": longest} if _can_be_told_lengths() else {}
-    return torch.nested.nested_tensor_from_jagged(values, offsets=offsets, **known)
+    make = torch.nested.nested_tensor_from_jagged
+    if not _can_be_told_lengths():
+        return make(values, offsets=offsets)
+    return make(values, offsets=offsets, min_seqlen=shortest, max_seqlen=longest)
 
 
 def _made_at_once(
@@ -82,7 +84,7 @@ def _made_at_once(
 
 @functools.cache
 def _can_be_told_lengths() -> bool:
-    """Whether torch takes the shortest and the longest length; 2.4 finds them out when asked."""
+    """Whether torch takes the shortest and the longest length, as from 2.5 on."""
     return "max_seqlen" in inspect.signature(torch.nested.nested_tensor_from_jagged).parameters
 
 
