@@ -110,7 +110,7 @@ def test_a_closed_table_is_refused_with_how_to_open_it_again(kind, db, table):
         ({"columns": "id"}, r"did you mean columns=\['id'\]"),
         ({"columns": [1]}, "columns must hold names, not 1"),
         ({"columns": 1}, "columns must be a list of names, or a mapping, not 1"),
-        ({"columns": {"id", "vec"}}, r"a set has none: pass a list, \['id', 'vec'\]"),
+        ({"columns": {"vec"}}, r"a set has none: pass a list, \['vec'\]"),
         ({"columns": {"x": 1}}, "columns must map names to SQL expressions, not 'x' to 1"),
         ({"columns": {1: "id"}}, "columns must map names to SQL expressions, not 1 to 'id'"),
         ({"transform": 5}, "transform must be callable"),

@@ -63,25 +63,34 @@ def test_every_row_comes_once_when_none_is_dropped(tmp_path, wide_range, starter
     assert sorted(id for step in steps for id in step) == list(range(20_000))
 
 
-def count_own_rows(rank, dataset, port, out):
+def deliver(rank, dataset, loader, port, out):
     """What `torch.multiprocessing.spawn` runs as a rank: the process group comes after the data."""
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, init_method=address)
-    for workers in (0, 1):
-        ids = [id for batch in LanceDataLoader(dataset, num_workers=workers) for id in batch["id"]]
-        (out / f"{rank}-{workers}.json").write_text(json.dumps([int(id) for id in ids]))
+    epochs = []
+    for batches in (dataset, dataset, loader, LanceDataLoader(dataset, num_workers=1)):
         torch.distributed.barrier()
+        epochs.append([batch["id"].tolist() for batch in batches])
+    (out / f"{rank}.json").write_text(json.dumps(epochs))
     torch.distributed.destroy_process_group()
 
 
-def test_a_dataset_sent_to_spawned_ranks_is_dealt_to_them(tmp_path, wide_range):
-    dataset = LanceIterableTorchDataset(wide_range, columns=["id"], format="torch", batch_size=96)
+def test_what_is_sent_to_spawned_ranks_is_dealt_to_them(tmp_path, wide_range):
+    def make(batch_size):
+        return LanceIterableTorchDataset(
+            wide_range, columns=["id"], format="torch", batch_size=batch_size, shuffle=True
+        )
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = (dataset, port, tmp_path)
-    torch.multiprocessing.spawn(count_own_rows, arguments, nprocs=2)  # type: ignore[attr-defined]
-    for workers in (0, 1):
-        dealt = [json.loads((tmp_path / f"{rank}-{workers}.json").read_text()) for rank in (0, 1)]
-        assert len(dealt[0]) == len(dealt[1]) == wide_range.count_rows() // 192 * 96
-        assert not set(dealt[0]) & set(dealt[1])
+    arguments = (make(96), LanceDataLoader(make(96)), port, tmp_path)
+    torch.multiprocessing.spawn(deliver, arguments, nprocs=2)  # type: ignore[attr-defined]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    alone = make(192)
+    first, second = ([batch["id"].tolist() for batch in alone] for _ in range(2))
+    dealt = [
+        [one + other for one, other in zip(*steps, strict=True)]
+        for steps in zip(*ranks, strict=True)
+    ]
+    assert dealt == [first, second, first, first]

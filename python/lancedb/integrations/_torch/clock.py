@@ -16,6 +16,7 @@ import torch
 
 from .position import Position
 from .sizing import Layout
+from .topology import in_worker
 
 _EPOCH, _POSITION, _LAYOUT, _WORKERS, _LATEST, _COUNTS = 0, 1, 2, 6, 7, 8
 MAX_WORKERS = 64
@@ -28,19 +29,31 @@ _LATE_FOR = 20.0
 class EpochClock:
     """Hands out where each ``iter()`` begins.
 
-    The row of numbers in shared memory is: the epoch and the position to begin at, and the layout
-    of the order if a state brought one, as workers that stay were made before; the worker that
-    began last, as the number of workers that it is one of and its process; then how many times the
+    The row of numbers in shared memory is: the epoch and the position to begin at; the layout of
+    the order if a state brought one, as workers that stay were made before; the worker that began
+    last, as the number of workers that it is one of and its process; then how many times the
     main process and each worker have begun since that was set.
     """
 
     def __init__(self) -> None:
-        self._shared = torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._numbers = torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._process = os.getpid()
         self._was_set = False
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._shared.share_memory_()
+        self._numbers.share_memory_()
+
+    @property
+    def _shared(self) -> torch.Tensor:
+        """The numbers, shared with the workers of this process, and with no other process.
+
+        A rank that was started with a pickled dataset, or forked, counts for itself.
+        """
+        if self._process != os.getpid() and not in_worker():
+            self._numbers = self._numbers.clone().share_memory_()
+            self._process = os.getpid()
+        return self._numbers
 
     def set(self, at: Position, layout: Layout | None) -> None:
         """Let the next ``iter()`` of every process begin here, with this layout or its own."""

@@ -309,7 +309,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     @property
     def told(self) -> Position | None:
         """Where the next ``iter()`` was told to begin, unless by a `LanceDataLoader`."""
-        return self._told
+        return self._told if self._clock.is_set else None
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of one, for this rank and worker."""
@@ -329,11 +329,13 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._now, self._base, self._made = at, at, made
         self._told = None
         self._turn += 1
-        return self._batches(at, steps, mine[made:], self._turn)
+        return self._batches(at, steps, mine[made:], self._order, self._turn)
 
-    def _batches(self, at: Position, steps: Steps, mine: range, turn: int) -> Iterator[Any]:
+    def _batches(
+        self, at: Position, steps: Steps, mine: range, order: Order, turn: int
+    ) -> Iterator[Any]:
         rank = self.rank_and_world_size()[0]
-        plan = self._order.plan(at.epoch, steps.global_batch)
+        plan = order.plan(at.epoch, steps.global_batch)
         spans = (steps.slice_of(step, rank) for step in mine)
         with contextlib.ExitStack() as stack:
             room = stack.enter_context(self._kept_in(plan))

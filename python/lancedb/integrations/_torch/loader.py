@@ -24,7 +24,7 @@ from .pace import Pace, hint
 from .position import Position, start_of, steps_of_worker
 from .progress import IterableProgress, MappedProgress
 from .sampler import DealtSampler
-from .sending import check_sendable
+from .sending import check_sendable, name_of
 from .stats import SECONDS
 from .steps import Steps
 from .watch import describe_worker, first_ended, have_all_begun, kill_workers
@@ -83,8 +83,8 @@ class LanceDataLoader(DataLoader):
     **dataloader_kwargs
         As for `torch.utils.data.DataLoader`, but for samplers and ``in_order=False``; ``generator``
         has no say in the order. ``drop_last`` (False if not given) belongs here for a map-style
-        dataset. The start method of workers is ``"forkserver"`` where
-        there is one, else ``"spawn"``, unless ``multiprocessing_context`` says otherwise.
+        dataset. The start method of workers is ``"forkserver"`` where there is one, else
+        ``"spawn"``, unless ``multiprocessing_context`` says otherwise.
 
     Attributes
     ----------
@@ -144,7 +144,8 @@ class LanceDataLoader(DataLoader):
             options["multiprocessing_context"] = default_start_method()
             preload_workers()
             for name in ("collate_fn", "worker_init_fn"):
-                check_sendable(name, options.get(name))
+                if "<" in name_of(options.get(name)):  # a lambda, or defined in a function
+                    check_sendable(name, options[name])
         if isinstance(dataset, LanceIterableTorchDataset):
             _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
             _refuse_collation(options)

@@ -92,7 +92,7 @@ class MappedProgress:
             warnings.warn(
                 f"{dataset.num_rows} rows are fewer than one step of batch_size={size} on every "
                 "rank: drop_last=True leaves all of them out",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     @property
