@@ -207,7 +207,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._now: Position | None = None
         self._told: Position | None = None
         self._base = Position()
-        self._made = self._skip = self._turn = 0
+        self._made = self._skip = self._loaded = 0
         self._room = Room()
         self._warn_if_no_step()
 
@@ -303,7 +303,6 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def _begin_at(self, at: Position) -> None:
         self._clock.set(at, self._order.adopted)
         self._now = self._told = None
-        self._turn += 1
         self._skip = 0
 
     @property
@@ -328,11 +327,10 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         made, self._skip = self._skip, 0
         self._now, self._base, self._made = at, at, made
         self._told = None
-        self._turn += 1
-        return self._batches(at, steps, mine[made:], self._order, self._turn)
+        return self._batches(at, steps, mine[made:], self._order, self._loaded)
 
     def _batches(
-        self, at: Position, steps: Steps, mine: range, order: Order, turn: int
+        self, at: Position, steps: Steps, mine: range, order: Order, loaded: int
     ) -> Iterator[Any]:
         rank = self.rank_and_world_size()[0]
         plan = order.plan(at.epoch, steps.global_batch)
@@ -358,7 +356,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
                     rows = _rows_of(plan, steps, step, rank)
                     self._note(error, f"making step {step} of epoch {at.epoch}", rows)
                     raise
-                if self._turn == turn:  # else another iteration has begun, or is said to begin
+                if self._loaded == loaded:  # else the next one begins elsewhere
                     self._now = Position(at.epoch, steps.position_after(step))
                     self._made += 1
                 yield self._only_row(batch) if self.unwrap else batch
@@ -414,11 +412,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if in_worker():
             self._clock.rejoin(process_number(), this_worker()[1], at, layout)
             self._now = None
-            self._turn += 1
         else:
             self._clock.wait_for_late()
             self._begin_at(at)
             self._told = at
+        self._loaded += 1
         self._skip = made
 
     def state_at(self, at: Position, layout: Layout | None) -> dict[str, Any]:
