@@ -2,6 +2,7 @@
 """Whatever way an epoch ends, its threads, processes, files and memory go with it."""
 
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -114,6 +115,39 @@ def test_a_loader_and_its_workers_go_with_the_last_reference(
     del loader
     assert gone() is None
     assert ours() == []
+
+
+class Collects:
+    """A transform in whose thread the garbage collector runs once the iterator is garbage."""
+
+    def __init__(self):
+        self.dropped = threading.Event()
+        self.calls = itertools.count()
+
+    def __call__(self, columns):
+        if next(self.calls) and self.dropped.wait(30):
+            gc.collect()
+        return columns
+
+
+@pytest.mark.usefixtures("without_collection")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_thread_that_finds_its_own_iterator_gone_ends(wide_range, threads, monkeypatch):
+    unheard = []
+    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
+    transform = Collects()
+    options = {"transform": transform, "transform_threads": threads}
+    cycle = [iter(loader_of(wide_range, ORDERS[1], **options).dataset)]
+    cycle.append(cycle)
+    next(cycle[0])
+    started = [each for each in threading.enumerate() if each.name.startswith("lance-")]
+    assert started
+    del cycle
+    transform.dropped.set()
+    for each in started:
+        each.join(30)
+    assert not any(each.is_alive() for each in started)
+    assert unheard == []
 
 
 class Freed:
