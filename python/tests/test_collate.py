@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 import torch
 from arrow_strategies import NUMBER_TYPES, record_batches
+from conftest import rows_of
 from conversions import example_of, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.collate import Row, RowBatch, same
 from lancedb.integrations._torch.convert import torch_columns
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 COLUMNS = {
@@ -162,6 +163,23 @@ def test_ones_own_collate_fn_gets_the_batch_itself(table, options, kind):
     (found,) = DataLoader(Subset(dataset, range(4)), batch_size=4, collate_fn=type)
     assert found is kind
     assert type(dataset[0:4]) is type(dataset.__getitems__([0, 1])) is kind
+
+
+def as_pair(batch):
+    return batch["id"], batch["label"]
+
+
+def test_a_tuple_of_columns_has_their_rows(table):
+    options = {"columns": ["id", "label"], "format": "torch", "transform": as_pair}
+    row = LanceTorchDataset(table, unwrap=True, **options)[5]
+    assert [value.item() for value in row] == [5, rows_of(6)["label"][5].as_py()]
+    both = ConcatDataset([LanceTorchDataset(table, unwrap=True, **options)] * 2)
+    assert next(iter(DataLoader(both, batch_size=3)))[0].tolist() == [0, 1, 2]
+    dataset = LanceTorchDataset(table, **options)
+    ids, labels = next(iter(DataLoader(dataset, batch_size=8)))
+    assert ids.tolist() == list(range(8))
+    assert labels.tolist() == rows_of(8)["label"].to_pylist()
+    assert len(dataset.__getitems__(range(3))) == 3
 
 
 def with_extras(batch):

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from .arguments import Given
 from .badrows import OnError
 from .base import READ_TIMEOUT, TableDataset
-from .collate import NoRows, RowBatch, WholeBatch, is_for_default_collate
+from .collate import NoRows, OpaqueRow, RowBatch, WholeBatch, is_for_default_collate
 from .indices import normalize_indices
 from .kept import Cache, KeptColumns, check_cache
 from .output import count_rows, first_row
@@ -274,7 +274,8 @@ class LanceTorchDataset(TableDataset, Dataset):
                 f"unwrap=True wants one row for one index, and transform made {rows} of it; "
                 "return as many rows as it is given, or use unwrap=False"
             )
-        return first_row(batch, self.format)
+        row = first_row(batch, self.format)
+        return row.value if isinstance(row, OpaqueRow) else row
 
 
 def _is_one(index: Any) -> bool:

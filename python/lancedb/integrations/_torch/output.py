@@ -89,8 +89,9 @@ class Output:
 
 def count_rows(batch: Any) -> int | None:
     """How many rows a batch has in whatever form it is; None where that is not clear."""
-    if isinstance(batch, dict):
-        counts = {count_rows(column) for column in batch.values() if is_column(column)}
+    if isinstance(batch, (dict, tuple)):
+        columns = batch.values() if isinstance(batch, dict) else batch
+        counts = {count_rows(column) for column in columns if is_column(column)}
         return counts.pop() if len(counts) == 1 else None
     if isinstance(batch, pa.RecordBatch):
         return batch.num_rows
@@ -110,6 +111,6 @@ def first_row(batch: Any, format: str) -> Any:
         return batch.to_pylist()[0]
     if format == "torch_col" and hasattr(batch, "select"):
         return batch.select(1, 0)
-    if isinstance(batch, dict):
-        return {name: pick(column, 0) for name, column in batch.items()}
+    if isinstance(batch, (dict, tuple)):
+        return pick(batch, 0)
     return batch[0]
