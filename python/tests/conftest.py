@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import warm
 from hypothesis import HealthCheck, settings
-from lancedb.integrations._torch.loader import preload_workers
+from lancedb.integrations._torch.options import preload_workers
 from lancedb.integrations._torch.reader import Reader
 
 # As LanceDataLoader does: what workers need is imported once, for plain DataLoaders too.

@@ -165,5 +165,5 @@ def test_what_is_for_loaders_of_rows_is_refused_over_whole_batches(table):
 
 
 def test_a_mapped_loader_that_drops_all_rows_says_so(table):
-    with pytest.warns(UserWarning, match="1000 rows are fewer than one step of batch_size=5000"):
+    with pytest.warns(UserWarning, match="1000 rows are fewer than one step of 1 x 5000"):
         assert run(mapped(table, batch_size=5000)) == []

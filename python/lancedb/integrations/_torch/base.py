@@ -28,6 +28,7 @@ from .recipe import FactorySource
 from .sample import fingerprint
 from .sending import check_sendable
 from .stats import Ledger, Stats, shared_board, summed
+from .steps import Steps
 from .topology import in_worker, process_number
 from .watch import follow_parent
 
@@ -249,3 +250,13 @@ def seconds(name: str, value: Any) -> float | None:
             f"{name} must be a number of seconds above 0, or None for no limit, not {value!r}"
         )
     return float(value)
+
+
+def warn_if_no_step(steps: Steps) -> None:
+    """Warn, where a dataset or a loader is made, that its epochs have rows and no batch."""
+    if steps.rows and steps.num_steps == 0:
+        warnings.warn(
+            f"{steps.rows} rows are fewer than one step of {steps.world_size} x "
+            f"{steps.batch_size}: drop_last=True leaves all of them out",
+            stacklevel=3,
+        )

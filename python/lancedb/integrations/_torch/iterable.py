@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from torch.utils.data import IterableDataset
 
 from .arguments import Given
 from .badrows import OnError, Partial
-from .base import READ_TIMEOUT, TableDataset, positive
+from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
 from .clock import EpochClock
 from .dealing import refuse_blind_skip, refuse_second_deal, warn_of_batches_of_batches
 from .kept import Cache, check_cache
@@ -209,7 +208,7 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         self._base = Position()
         self._made = self._skip = self._loaded = 0
         self._room = Room()
-        self._warn_if_no_step()
+        warn_if_no_step(self.steps())
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_foreign_loader()
@@ -444,15 +443,6 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         world_size = self.rank_and_world_size()[1]
         order = self._order.with_layout(layout)
         return {**self.describe_data(), **order.describe(self.batch_size * world_size)}
-
-    def _warn_if_no_step(self) -> None:
-        if self.steps().num_steps == 0 and self.num_rows:
-            world_size = self.rank_and_world_size()[1]
-            warnings.warn(
-                f"{self.num_rows} rows are fewer than one step of {world_size} x "
-                f"{self.batch_size}: drop_last=True leaves all of them out",
-                stacklevel=3,
-            )
 
     def _refuse_foreign_loader(self) -> None:
         refuse_second_deal(self)

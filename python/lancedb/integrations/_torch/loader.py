@@ -4,27 +4,25 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import weakref
 from collections.abc import Iterator, Mapping
-from multiprocessing import forkserver
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from . import otel
-from .base import positive
+from .base import positive, warn_if_no_step
 from .dealing import refuse_state_ahead, runs_ahead
 from .delivery import Delivery, Progress
 from .fitting import epoch_of, loop_of_lightning, overfits, refuse_late_state
 from .inprocess import InProcess, draw_seed
 from .iterable import LanceIterableTorchDataset
 from .mapped import LanceTorchDataset
+from .options import for_whole_batches, refuse_out_of_order, refuse_sampler, start_options
 from .pace import Pace, hint
 from .position import Position, start_of, steps_of_worker
 from .progress import IterableProgress, MappedProgress
 from .sampler import DealtSampler
-from .sending import check_sendable, name_of
 from .stats import SECONDS
 from .steps import Steps
 from .watch import describe_worker, first_ended, have_all_begun, kill_workers
@@ -32,8 +30,6 @@ from .watch import describe_worker, first_ended, have_all_begun, kill_workers
 _log = logging.getLogger("lancedb.integrations.torch")
 # A worker that was told to begin has to look where, and does nothing before.
 _BEGUN_WITHIN = 60.0
-
-_PRELOAD = "lancedb.integrations._torch.preload"
 
 
 class Resumable(Protocol):
@@ -139,25 +135,19 @@ class LanceDataLoader(DataLoader):
     ):
         options = dict(dataloader_kwargs)
         num_workers = positive("num_workers", num_workers) if num_workers != 0 else 0
-        _refuse_out_of_order(options)
-        if num_workers and options.get("multiprocessing_context") is None:
-            options["multiprocessing_context"] = default_start_method()
-            preload_workers()
-            for name in ("collate_fn", "worker_init_fn"):
-                if "<" in name_of(options.get(name)):  # a lambda, or defined in a function
-                    check_sendable(name, options[name])
+        refuse_out_of_order(options)
+        if num_workers:
+            options |= start_options(options)
         if isinstance(dataset, LanceIterableTorchDataset):
-            _refuse(batch_size=batch_size, shuffle=shuffle, seed=seed or None, **options)
-            _refuse_collation(options)
+            options = for_whole_batches(
+                options, batch_size=batch_size, shuffle=shuffle, seed=seed or None
+            )
             self._resumable: Resumable = IterableProgress(dataset)
-            options["batch_size"] = None
-            # torch's default would look at every value of a batch for numpy arrays to convert.
-            if options.get("collate_fn") is None:
-                options["collate_fn"] = as_it_is
         elif isinstance(dataset, LanceTorchDataset):
-            _refuse_samplers(options)
+            refuse_sampler(options)
             drop_last = options.pop("drop_last", False)
             progress = MappedProgress(dataset, batch_size, shuffle, seed, drop_last)
+            warn_if_no_step(progress.steps())
             self._resumable = progress
             options["batch_sampler"] = progress.sampler
         else:
@@ -448,71 +438,3 @@ class LanceDataLoader(DataLoader):
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)
             _log.warning("%s: %s", type(self).__name__, advice)
-
-
-def as_it_is(batch: Any) -> Any:
-    """The collate function for batches that are whole already."""
-    return batch
-
-
-def default_start_method() -> str:
-    """``"forkserver"`` where the platform has it, else ``"spawn"``."""
-    methods = multiprocessing.get_all_start_methods()
-    return "forkserver" if "forkserver" in methods else "spawn"
-
-
-def preload_workers() -> None:
-    """Have the fork server, if it is not running yet, import what every worker needs.
-
-    Workers then start in a fraction of a second, as they are forked off a process that has it
-    all, and safely, as that process has no reader. What others asked it to import stays.
-    """
-    known = list(getattr(forkserver._forkserver, "_preload_modules", ["__main__"]))
-    if _PRELOAD not in known:
-        forkserver.set_forkserver_preload([*known, _PRELOAD])
-
-
-def _refuse_out_of_order(options: Mapping[str, Any]) -> None:
-    if not options.get("in_order", True):
-        raise ValueError(
-            "in_order=False hands batches out as they come, and a state counts them in order: rows "
-            "would be repeated and lost at a resume. Leave in_order out"
-        )
-
-
-def _refuse_collation(options: Mapping[str, Any]) -> None:
-    if options.get("collate_fn") is default_collate:
-        raise ValueError(
-            "collate_fn=default_collate makes batches out of rows, and those of "
-            "LanceIterableTorchDataset are whole already: leave collate_fn out"
-        )
-
-
-def _refuse(**arguments: Any) -> None:
-    """Raise for what belongs to the iterable dataset, or to no loader of it."""
-    samplers = [name for name in ("sampler", "batch_sampler") if arguments.get(name) is not None]
-    if samplers:
-        raise ValueError(
-            f"LanceIterableTorchDataset has its own order and takes no {samplers[0]}: give that to "
-            "torch.utils.data.DataLoader over a LanceTorchDataset"
-        )
-    owned = ("batch_size", "shuffle", "seed", "drop_last")
-    given = [name for name in owned if arguments.get(name) is not None]
-    if given:
-        raise ValueError(
-            f"{', '.join(given)} belong{'s' if len(given) == 1 else ''} to the dataset: give "
-            f"{'it' if len(given) == 1 else 'them'} to LanceIterableTorchDataset"
-        )
-
-
-def _refuse_samplers(options: Mapping[str, Any]) -> None:
-    """Raise for a sampler, also one that a framework gives to a loader that it makes anew."""
-    given = [name for name in ("sampler", "batch_sampler") if options.get(name) is not None]
-    if given:
-        raise ValueError(
-            f"LanceDataLoader brings its own order and deals it to the ranks, and takes no "
-            f"{given[0]} ({type(options[given[0]]).__name__}). Give that to "
-            "torch.utils.data.DataLoader; or, if a framework put it in, have it not do so, as by "
-            "Lightning's Trainer(use_distributed_sampler=False), and predict or overfit with a "
-            "DataLoader"
-        )

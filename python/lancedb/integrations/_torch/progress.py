@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,12 +87,6 @@ class MappedProgress:
         self._dataset = dataset
         dataset.describe_data()  # while the table is there: a state must not need it any more
         self.sampler = OrderedBatchSampler(order, size, drop_last)
-        if dataset.num_rows and self.steps().num_steps == 0:
-            warnings.warn(
-                f"{dataset.num_rows} rows are fewer than one step of batch_size={size} on every "
-                "rank: drop_last=True leaves all of them out",
-                stacklevel=3,
-            )
 
     @property
     def shuffle(self) -> str:
