@@ -190,12 +190,15 @@ def test_batches_made_together_equal_batches_made_one_by_one(batch, data, ragged
     while left:
         counts.append(data.draw(st.integers(1, left)))
         left -= counts[-1]
-    for format in ("torch", "python", "arrow"):
-        convert = make_converter(format, ragged=ragged)
+    for convert in (
+        make_converter("torch", ragged=ragged),
+        make_converter("python"),
+        make_converter("arrow"),
+    ):
         starts = np.cumsum([0, *counts])
         alone = [convert(batch.slice(*at)) for at in zip(starts, counts, strict=False)]
         together = convert.each(batch, counts)
-        if format == "torch":
+        if convert.format == "torch":
             for one, other in zip(together, alone, strict=True):
                 assert plain(one) == plain(other)
                 assert list(one) == list(other)

@@ -19,6 +19,7 @@ from arrow_strategies import (
 )
 from conversions import DTYPES, column, example_of
 from lancedb.integrations._torch.convert import make_converter
+from lancedb.integrations._torch.handle import empty_batch
 
 
 @pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
@@ -62,19 +63,59 @@ def test_a_fill_that_does_not_fit_and_an_unknown_column_are_refused():
     with pytest.raises(ValueError, match="fill_null='x' does not fit column 'c' of type int64"):
         column([None], pa.int64(), fill_null="x")
     with pytest.raises(ValueError, match="fill_null names an unknown column 'd'"):
-        column([1], pa.int64(), fill_null={"d": 0})
+        check({"c": pa.int64()}, fill_null={"d": 0})
 
 
 @pytest.mark.parametrize("format", ["torch", "torch_row", "torch_col"])
 @pytest.mark.parametrize("name", ["c.no_such", "c.s.b.x", "no_such.a", "a"])
 def test_a_field_that_is_not_there_is_refused_with_the_near_ones(format, name):
     kind = pa.struct([("a", pa.int32()), ("s", pa.struct([("b", pa.int32())]))])
-    batch = pa.record_batch([pa.array([], kind)], names=["c"])
+    columns = {"c": kind if format == "torch" else pa.int32()}
     with pytest.raises(ValueError, match=f"fill_null names an unknown column '{name}'"):
-        make_converter(format, fill_null={name: 0})(batch)
-    make_converter("torch", fill_null={"c.a": 0, "c.s.b": 0})(batch)
+        check(columns, format, fill_null={name: 0})
+    check({"c": kind}, fill_null={"c.a": 0, "c.s.b": 0})
     with pytest.raises(ValueError, match=r"did you mean 'c\.s\.b'"):
-        make_converter("torch", fill_null={"c.s.d": 0})(batch)
+        check({"c": kind}, fill_null={"c.s.d": 0})
+
+
+def check(columns, format="torch", **options):
+    """What a dataset does with the columns of a table before it reads any row of them."""
+    schema = pa.schema(list(columns.items()))
+    make_converter(format, **options).check(empty_batch(schema))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong", "right"),
+    [
+        (pa.int32(), "c", 0.5, 1),
+        (pa.struct([("a", pa.struct([("b", pa.uint8())]))]), "c.a.b", -1, 1),
+        (pa.list_(pa.float32(), 2), "c", "x", 0.5),
+        (pa.list_(pa.list_(pa.int8(), 2)), "c", 0.5, 1),
+        (pa.fixed_shape_tensor(pa.int8(), [2, 2]), "c", 0.5, 1),
+        (pa.dictionary(pa.int8(), pa.int64()), "c", "x", 1),
+        (pa.binary(2), "c", b"abc", b"ab"),
+        (pa.string(), "c", 0, ""),
+        (pa.list_(pa.string()), "c", 0, []),
+    ],
+    ids=str,
+)
+def test_a_fill_for_one_column_is_tried_before_there_is_a_null(kind, path, wrong, right):
+    with pytest.raises(ValueError, match=f"fill_null={wrong!r} does not fit column '{path}'"):
+        check({"c": kind, "d": pa.int8()}, fill_null={path: wrong})
+    check({"c": kind, "d": pa.int8()}, fill_null={path: right})
+    check({"c": kind, "d": pa.int8()}, fill_null={path: None})
+
+
+def test_a_fill_for_a_struct_is_refused_with_its_fields():
+    kind = pa.struct([("a", pa.int32()), ("b", pa.int32())])
+    with pytest.raises(ValueError, match=r"names 'c', a struct.*\['c\.a', 'c\.b'\]"):
+        check({"c": kind}, fill_null={"c": 0})
+
+
+@pytest.mark.parametrize("format", ["python", "python_col", "numpy", "pandas", "polars", "arrow"])
+def test_a_fill_where_no_tensors_are_made_is_refused(format):
+    with pytest.raises(ValueError, match=f"fill_null is for tensors, and format='{format}'"):
+        make_converter(format, fill_null=0)
 
 
 NOON = datetime.datetime(2001, 2, 3, 12, 0, 0, 500)
@@ -133,3 +174,26 @@ def test_a_fill_of_another_type_that_holds_the_same_value_is_taken(value, kind, 
 def test_none_stays_none_among_python_values():
     assert column(["a", None], pa.string())["c"] == ["a", None]
     assert column([b"a", None], pa.binary(), fill_null=0)["c"] == [b"a", None]
+    assert column(["a", None], pa.string(), fill_null={"c": None})["c"] == ["a", None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fill"),
+    [
+        (pa.string(), ""),
+        (pa.large_string(), "none"),
+        (pa.string_view(), ""),
+        (pa.binary(), b""),
+        (pa.dictionary(pa.int8(), pa.string()), ""),
+        (pa.list_(pa.string()), []),
+    ],
+    ids=str,
+)
+def test_none_among_python_values_is_filled_where_its_column_is_named(kind, fill):
+    value = [] if pa.types.is_list(kind) else type(fill)()
+    assert column([value, None], kind, fill_null={"c": fill})["c"] == [value, fill]
+
+
+def test_lists_put_for_nulls_are_not_one_list():
+    first, second = column([None, None], pa.list_(pa.string()), fill_null={"c": []})["c"]
+    assert first is not second

@@ -54,6 +54,13 @@ class Converter:
             return torch_matrix(batch, self.nulls)
         return _PLAIN[self.format](batch)
 
+    def check(self, batch: pa.RecordBatch) -> None:
+        """Raise if the format cannot carry the columns of an empty batch, or one's `fill_null`."""
+        self(batch)
+        for path, of in self.nulls.named(batch.schema).items():
+            if self.nulls.value_for(path) is not None:
+                _put_null(of.with_name(path), self.nulls, self.ragged)
+
     def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
         """Consecutive slices of a batch, `counts` rows each, every one converted."""
         if self.format == "torch":
@@ -76,7 +83,7 @@ def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged"
     Raises
     ------
     ValueError
-        If there is no such format or ragged mode.
+        If there is no such format or ragged mode, or the format has no use for an argument.
 
     Examples
     --------
@@ -90,6 +97,16 @@ def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged"
         raise ValueError(f"unknown format {format!r}: {hint}there are {', '.join(FORMATS)}")
     if ragged not in _RAGGED:
         raise ValueError(f"ragged must be one of {', '.join(_RAGGED)}, not {ragged!r}")
+    if fill_null is not None and not format.startswith("torch"):
+        raise ValueError(
+            f"fill_null is for tensors, and format={format!r} makes none: leave it out, use "
+            "format='torch', or fill nulls with columns={'name': \"coalesce(name, 0)\"}"
+        )
+    if ragged != "jagged" and format != "torch":
+        raise ValueError(
+            f"ragged={ragged!r} is for format='torch', and format={format!r} keeps lists as they "
+            "are: leave it out"
+        )
     return Converter(format, NullPolicy(fill_null), ragged)
 
 
@@ -103,7 +120,6 @@ def torch_columns(
     ValueError
         If numbers are null and `nulls` says nothing for them, or do not fit a tensor.
     """
-    nulls.check_names(batch.schema)
     out: dict[str, Any] = {}
     for of, column in zip(batch.schema, _columns_of(batch), strict=True):
         _put(out, of, column, (), batch.schema.names, nulls, ragged)
@@ -121,7 +137,6 @@ def torch_batches(
     from .ragged import list_batches
     from .tensors import has_dense_elements
 
-    nulls.check_names(batch.schema)
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
     for of, column in zip(batch.schema, _columns_of(batch), strict=True):
@@ -150,7 +165,6 @@ def torch_rows(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> list[tor
     import numpy as np
     import torch
 
-    nulls.check_names(batch.schema)
     columns = [_row_numbers(batch, number, nulls) for number in range(batch.num_columns)]
     flat = [column.reshape(len(column), math.prod(column.shape[1:])) for column in columns]
     return list(torch.from_numpy(np.concatenate(flat, axis=1)).unbind(0))
@@ -160,7 +174,6 @@ def torch_matrix(batch: pa.RecordBatch, nulls: NullPolicy = _NO_NULLS) -> torch.
     """One tensor whose first dimension is the columns and whose second is the rows."""
     import torch
 
-    nulls.check_names(batch.schema)
     columns = [_tensor(batch, name, nulls, "torch_col") for name in batch.schema.names]
     shapes = {tuple(column.shape[1:]) for column in columns}
     if len(shapes) > 1:
@@ -234,7 +247,16 @@ def _put(
     elif _is_list(array.type) and tensors.has_dense_elements(array.type):
         _put_lists(out, of.name, *lists(array, name, nulls, ragged), siblings)
     else:
-        out[of.name] = array.to_pylist()
+        out[of.name] = nulls.values(array, name)
+
+
+def _put_null(of: pa.Field, nulls: NullPolicy, ragged: str) -> None:
+    """Convert a null of a column, or of the lists in it: raises if its value does not fit."""
+    from .tensors import has_dense_elements
+
+    while _is_list(of.type) and has_dense_elements(of.type):
+        of = of.type.value_field.with_name(of.name)
+    _put({}, of, pa.nulls(1, of.type), (), [], nulls, ragged)
 
 
 def _columns_of(batch: pa.RecordBatch | pa.Table) -> list[pa.Array]:

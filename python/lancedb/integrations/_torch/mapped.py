@@ -70,7 +70,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         `DataLoader` brings its own.
     fill_null : scalar or dict of str to scalar, optional
         What stands in for nulls in tensors: for every column, or by column name (fields of structs
-        as ``"struct.field"``). Default: a null among numbers is a ValueError.
+        as ``"struct.field"``). Default: a null among numbers is a ValueError. In strings and other
+        Python values a null is None, unless their column is named.
     ragged : {"jagged", "pad", "list"}, default "jagged"
         What a column of variable-length lists becomes in ``"torch"``: a nested tensor; a tensor
         ``(rows, longest)`` padded with zeros, and the lengths as int64 in ``<name>_length``; or a

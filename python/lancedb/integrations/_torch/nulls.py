@@ -33,24 +33,41 @@ class NullPolicy:
                 f"{type(self.fill_null).__name__}"
             )
 
-    def check_names(self, schema: pa.Schema) -> None:
-        """Raise a ValueError if a value is given for a column or field that is not there."""
-        if not isinstance(self.fill_null, Mapping):
-            return
-        known = [path for field in schema for path in _paths(field)]
-        for name in self.fill_null:
+    @property
+    def by_name(self) -> Mapping[str, Any]:
+        """The values that are for one column each."""
+        return self.fill_null if isinstance(self.fill_null, Mapping) else {}
+
+    def named(self, schema: pa.Schema) -> dict[str, pa.Field]:
+        """The columns and fields of structs that there are values for, by their path.
+
+        Raises
+        ------
+        ValueError
+            If one is not there, or is a struct, whose nulls are its fields'.
+        """
+        if not self.by_name:
+            return {}
+        known = dict(path for field in schema for path in _paths(field))
+        for name in self.by_name:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=3)
                 hint = (
-                    f"did you mean {' or '.join(map(repr, near))}?" if near else f"not in {known}"
+                    f"did you mean {' or '.join(map(repr, near))}?"
+                    if near
+                    else f"not in {list(known)}"
                 )
                 raise ValueError(f"fill_null names an unknown column {name!r}: {hint}")
+            if pa.types.is_struct(known[name].type):
+                fields = [path for path in known if path.startswith(f"{name}.")]
+                raise ValueError(
+                    f"fill_null names {name!r}, a struct, and values are for its fields: {fields}"
+                )
+        return {name: known[name] for name in self.by_name}
 
     def value_for(self, name: str) -> Any:
         """What to put for nulls of a column, None if nothing was said."""
-        if isinstance(self.fill_null, Mapping):
-            return self.fill_null.get(name)
-        return self.fill_null
+        return self.by_name.get(name) if isinstance(self.fill_null, Mapping) else self.fill_null
 
     def require_value(self, name: str, count: int, kind: pa.DataType) -> Any:
         """As `value_for`; a ValueError that names the column and the way out if there is none."""
@@ -85,13 +102,21 @@ class NullPolicy:
             return wide.cast(kind)
         return pc.fill_null(array, scalar)
 
+    def values(self, array: pa.Array, name: str) -> list[Any]:
+        """The Python values of an array: a null stays None, unless its column is named."""
+        values = array.to_pylist()
+        if array.null_count == 0 or self.by_name.get(name) is None:
+            return values
+        scalar = self.require_scalar(name, array.null_count, array.type)
+        return [scalar.as_py() if value is None else value for value in values]
 
-def _paths(field: pa.Field, above: str = "") -> Iterator[str]:
-    """A column's name, and ``"struct.field"`` for what is in it."""
+
+def _paths(field: pa.Field, above: str = "") -> Iterator[tuple[str, pa.Field]]:
+    """A column by its name, and what is in it by ``"struct.field"``."""
     kind = field.type
     while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
-    yield above + field.name
+    yield above + field.name, field.with_type(kind) if pa.types.is_struct(kind) else field
     if pa.types.is_struct(kind):
         for child in kind:
             yield from _paths(child, f"{above}{field.name}.")

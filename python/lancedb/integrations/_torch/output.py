@@ -78,8 +78,8 @@ class Output:
             return self._convert.each(batch, counts)
 
     def check(self, batch: pa.RecordBatch) -> None:
-        """Raise if the format cannot carry the columns of an (empty) batch."""
-        self._convert(batch)
+        """Raise if the format cannot carry the columns of an empty batch."""
+        self._convert.check(batch)
 
     def check_sendable(self) -> None:
         """Raise a TypeError that says how to mend it if a callable cannot reach a worker."""
