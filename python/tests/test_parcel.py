@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lancedb.integrations._torch import parcel
+from lancedb.integrations._torch import nested, parcel
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -41,10 +41,11 @@ LARGE = parcel._SMALL // 4 + 1  # elements of four bytes
 @pytest.fixture
 def sending():
     """What a worker has switched on, for one test of this process."""
-    before = ForkingPickler._extra_reducers[torch.Tensor]
+    before = dict(ForkingPickler._extra_reducers)
     parcel.send_small_tensors_whole()
     yield
-    ForkingPickler.register(torch.Tensor, before)
+    ForkingPickler._extra_reducers.clear()
+    ForkingPickler._extra_reducers.update(before)
 
 
 def travelled(tensor):
@@ -113,6 +114,38 @@ def test_nested_tensors_arrive_as_they_are(sending, layout):
     assert arrived.is_nested
     assert arrived.layout == layout
     assert [row.tolist() for row in arrived.unbind()] == [[1, 2], [3], [4, 5, 6]]
+
+
+def test_a_nested_tensor_arrives_with_its_lengths(sending):
+    made = nested.make(torch.arange(6), torch.tensor([0, 2, 3, 6]), np.array([2, 1, 3]))
+    assert nested.reduce(made)[0] is nested._make
+    arrived = travelled(made)
+    assert (arrived._get_min_seqlen(), arrived._get_max_seqlen()) == (1, 3)
+    assert torch.equal(arrived.values(), made.values())
+    assert torch.equal(arrived.offsets(), made.offsets())
+    assert not arrived.values().is_shared()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: made.transpose(1, 2),
+        lambda made: made.float().requires_grad_(),
+        lambda made: torch.nested.narrow(
+            made.to_padded_tensor(0), 1, 0, torch.tensor([2, 1, 3]), layout=torch.jagged
+        ),
+    ],
+    ids=["transposed", "requires_grad", "lists with gaps"],
+)
+def test_other_nested_tensors_are_sent_as_torch_sends_them(sending, change):
+    values = torch.arange(12).reshape(6, 2)
+    made = nested.make(values, torch.tensor([0, 2, 3, 6]), np.array([2, 1, 3]))
+    other = change(made)
+    assert nested.reduce(other)[0] is not nested._make
+    arrived = travelled(other)
+    assert arrived.requires_grad == other.requires_grad
+    for got, expected in zip(arrived.unbind(), other.unbind(), strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_what_this_process_sends_is_left_to_torch(table):

@@ -4,12 +4,14 @@
 import copy
 import io
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lancedb.integrations._torch import nested as nested_tensors
 from lancedb.integrations._torch import ragged
 from lancedb.integrations._torch.nulls import NullPolicy
 
@@ -29,7 +31,7 @@ def by_torch(lists, dtype=torch.int32):
 
 @pytest.fixture(params=[True, False], ids=["at once", "by torch's function"])
 def _way(request, monkeypatch):
-    monkeypatch.setattr(ragged, "_can_be_made_at_once", lambda: request.param)
+    monkeypatch.setattr(nested_tensors, "_can_be_made_at_once", lambda: request.param)
 
 
 def saved_and_loaded(tensor):
@@ -62,8 +64,8 @@ def test_a_torch_that_takes_no_lengths_makes_the_same_lists(monkeypatch):
 
     expected = nested(LISTS)
     monkeypatch.setattr(torch.nested, "nested_tensor_from_jagged", as_in_2_4)
-    for asks in (ragged._can_be_told_lengths, ragged._can_be_made_at_once):
-        monkeypatch.setattr(ragged, asks.__name__, asks.__wrapped__)
+    for asks in (nested_tensors._can_be_told_lengths, nested_tensors._can_be_made_at_once):
+        monkeypatch.setattr(nested_tensors, asks.__name__, asks.__wrapped__)
     got = nested(LISTS)
     assert torch.equal(got.values(), expected.values())
     assert torch.equal(got.offsets(), expected.offsets())
@@ -84,8 +86,8 @@ def test_both_ways_make_the_same(lists):
     values, offsets = ragged._parts(column, "x", NullPolicy())
     ends = min(map(len, lists)), max(map(len, lists))
     one, other = (
-        make(values, torch.from_numpy(offsets), *ends)
-        for make in (ragged._made_at_once, ragged._made_by_torch)
+        make(values, torch.from_numpy(offsets), ends)
+        for make in (nested_tensors._made_at_once, nested_tensors._made_by_torch)
     )
     assert torch.equal(one.values(), other.values())
     assert one._get_max_seqlen() == other._get_max_seqlen() == ends[1]
@@ -94,7 +96,51 @@ def test_both_ways_make_the_same(lists):
 
 
 def test_this_torch_has_the_class_that_is_expected():
-    assert ragged._can_be_made_at_once()
+    assert nested_tensors._can_be_made_at_once()
+    assert nested_tensors.kind() is type(by_torch(LISTS))
+
+
+@pytest.mark.usefixtures("_way")
+def test_no_lists_make_a_nested_tensor_of_no_rows():
+    empty = nested([])
+    assert (empty.size(0), empty.layout, empty.dtype) == (0, torch.jagged, torch.int32)
+    assert list(empty.unbind()) == []
+    assert empty.values().tolist() == []
+    assert empty.offsets().tolist() == [0]
+
+
+def test_a_nested_tensor_has_all_that_torchs_own_has():
+    values, offsets = torch.arange(5), torch.tensor([0, 2, 5])
+    one, other = (
+        vars(make(values, offsets, (2, 3)))
+        for make in (nested_tensors._made_at_once, nested_tensors._made_by_torch)
+    )
+    assert one.keys() == other.keys()
+    ends = [{name: end.shape for name, end in of["_metadata_cache"].items()} for of in (one, other)]
+    assert ends[0] == ends[1] == {"min_seqlen": (2, 0), "max_seqlen": (3, 0)}
+
+
+FIRST_LISTS = """
+import sys
+import lancedb
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+if __name__ == "__main__":
+    table = lancedb.connect(sys.argv[1]).open_table("lists")
+    dataset = LanceIterableTorchDataset(table, format="torch", batch_size=2)
+    lengths = [batch["x"]._get_max_seqlen() for batch in LanceDataLoader(dataset, num_workers=1)]
+    lengths += [batch["x"]._get_max_seqlen() for batch in LanceDataLoader(dataset)]
+    print(lengths, [name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_first_lists_import_none_of_torchs_compiler(tmp_path, starter):
+    column = pa.array(LISTS, pa.list_(pa.int32()))
+    lancedb.connect(tmp_path / "db").create_table("lists", pa.table({"x": column}))
+    script = tmp_path / "script.py"
+    script.write_text(FIRST_LISTS)
+    printed = starter.run(script, str(tmp_path / "db"), timeout=60)
+    assert printed.strip() == "[4, 1, 4, 1] []"
 
 
 @pytest.mark.parametrize(
@@ -107,10 +153,10 @@ def test_this_torch_has_the_class_that_is_expected():
     ids=["another class", "one that knows no ends", "other arguments"],
 )
 def test_where_torchs_class_is_another_its_function_is_asked(monkeypatch, make):
-    monkeypatch.setattr(ragged, "_made_at_once", make)
-    ragged._can_be_made_at_once.cache_clear()
+    monkeypatch.setattr(nested_tensors, "_made_at_once", make)
+    nested_tensors._can_be_made_at_once.cache_clear()
     try:
         assert torch.equal(nested(LISTS).to_padded_tensor(0), by_torch(LISTS).to_padded_tensor(0))
-        assert not ragged._can_be_made_at_once()
+        assert not nested_tensors._can_be_made_at_once()
     finally:
-        ragged._can_be_made_at_once.cache_clear()
+        nested_tensors._can_be_made_at_once.cache_clear()

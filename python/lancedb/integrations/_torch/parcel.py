@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
+from . import nested
+
 # From here on the two ways cost about the same.
 _SMALL = 512 << 10
 # Numbers of as many bytes, for the types that numpy does not know.
@@ -26,6 +28,9 @@ def send_small_tensors_whole() -> None:
     It holds for whatever a worker sends, also for what a transform or a ``collate_fn`` has made.
     """
     ForkingPickler.register(torch.Tensor, _reduce)
+    of_lists = nested.kind()
+    if of_lists is not None:
+        ForkingPickler.register(of_lists, nested.reduce)
 
 
 def _reduce(tensor: torch.Tensor) -> Any:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from . import nested
 from .nulls import NullPolicy
 from .tensors import cuts, elements
 
@@ -48,58 +47,11 @@ def list_batches(
 def _made(values: torch.Tensor, offsets: np.ndarray, mode: str) -> tuple[Any, torch.Tensor | None]:
     lengths = np.diff(offsets)
     if mode == "jagged":
-        return _nested(values, torch.from_numpy(offsets), lengths), None
+        return nested.make(values, torch.from_numpy(offsets), lengths), None
     if mode == "list":
         return list(values.split(lengths.tolist())), None
     counted = torch.from_numpy(lengths)
     return _padded(values, counted), counted
-
-
-def _nested(values: torch.Tensor, offsets: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
-    """A nested tensor that knows its longest list: torch pads to all values together if not."""
-    if len(lengths) == 0:
-        return torch.nested.nested_tensor_from_jagged(values, offsets=offsets)
-    make = _made_at_once if _can_be_made_at_once() else _made_by_torch
-    return make(values, offsets, int(lengths.min()), int(lengths.max()))
-
-
-def _made_by_torch(
-    values: torch.Tensor, offsets: torch.Tensor, shortest: int, longest: int
-) -> torch.Tensor:
-    make = torch.nested.nested_tensor_from_jagged
-    if not _can_be_told_lengths():
-        return make(values, offsets=offsets)
-    return make(values, offsets=offsets, min_seqlen=shortest, max_seqlen=longest)
-
-
-def _made_at_once(
-    values: torch.Tensor, offsets: torch.Tensor, shortest: int, longest: int
-) -> torch.Tensor:
-    """As `_made_by_torch` in a third of the time: as torch's operations make their results."""
-    from torch.nested._internal.nested_tensor import NestedTensor
-
-    ends = {"min_seqlen": torch.zeros(shortest, 0), "max_seqlen": torch.zeros(longest, 0)}
-    return NestedTensor(values, offsets, _metadata_cache=ends)
-
-
-@functools.cache
-def _can_be_told_lengths() -> bool:
-    """Whether torch takes the shortest and the longest length, as from 2.5 on."""
-    return "max_seqlen" in inspect.signature(torch.nested.nested_tensor_from_jagged).parameters
-
-
-@functools.cache
-def _can_be_made_at_once() -> bool:
-    """Whether this torch's class is as expected, which is no part of its public interface."""
-    values, offsets = torch.arange(5), torch.tensor([0, 2, 5])
-    try:
-        one, other = (vars(make(values, offsets, 2, 3)) for make in (_made_at_once, _made_by_torch))
-        knows = [
-            {name: end.shape for name, end in of["_metadata_cache"].items()} for of in (one, other)
-        ]
-        return one.keys() == other.keys() and knows[0] == knows[1]
-    except Exception:
-        return False
 
 
 def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, np.ndarray]:
