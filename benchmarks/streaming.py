@@ -38,6 +38,7 @@ WORKLOADS = {
 SEQUENTIAL = "lancedb, sequential iter(8192)"
 BARE = "lancedb, bare sorted take_offsets"
 BLOCKS = "lancedb, bare take_offsets of blocks as in shuffle=True, 3 at once"
+KEPT = "ours, shuffle=True, cache=True: the table in memory"
 ORDERS = {"shuffle=False": False, "shuffle=True": True, 'shuffle="global"': "global"}
 READ = 16_384
 BLOCKS_READ_BYTES = 8 << 20
@@ -123,7 +124,7 @@ def ours(loader: LanceDataLoader, batch_size: int) -> Iterator[int]:
         yield batch_size
 
 
-def loader_of(kind: str, folder: Path, rows: int, shuffle) -> LanceDataLoader:
+def loader_of(kind: str, folder: Path, rows: int, shuffle, **options) -> LanceDataLoader:
     _, columns, batch_size = WORKLOADS[kind]
     dataset = LanceIterableTorchDataset(
         open_table(folder, kind, rows),
@@ -131,6 +132,7 @@ def loader_of(kind: str, folder: Path, rows: int, shuffle) -> LanceDataLoader:
         format="torch",
         batch_size=batch_size,
         shuffle=shuffle,
+        **options,
     )
     return LanceDataLoader(dataset)
 
@@ -148,6 +150,8 @@ def ways_of(kind: str, folder: Path, rows: int) -> dict[str, Way]:
     for name, shuffle in ORDERS.items():
         loader = loader_of(kind, folder, rows, shuffle)
         ways[f"ours, {name}"] = lambda loader=loader: ours(loader, batch)
+    kept = loader_of(kind, folder, rows, True, cache=True)
+    ways[KEPT] = lambda: ours(kept, batch)
     fast = {"transform": rows_of_batch, "shuffle_clump_size": 64}
     for name, options in {
         "defaults": {},
