@@ -167,3 +167,29 @@ def test_what_is_for_loaders_of_rows_is_refused_over_whole_batches(table):
 def test_a_mapped_loader_that_drops_all_rows_says_so(table):
     with pytest.warns(UserWarning, match="1000 rows are fewer than one step of 1 x 5000"):
         assert run(mapped(table, batch_size=5000)) == []
+
+
+PLAIN_LOADER = """
+import sys
+
+import lancedb
+from lancedb.integrations.torch import LanceTorchDataset
+from torch.utils.data import DataLoader
+
+
+def was_forked_off_one_that_imported_all(batch):
+    return ["lancedb.integrations._torch.preload" in sys.modules]
+
+
+if __name__ == "__main__":
+    table = lancedb.connect(sys.argv[1]).open_table("points")
+    dataset = LanceTorchDataset(table, transform=was_forked_off_one_that_imported_all)
+    context = "forkserver"
+    print(list(DataLoader(dataset, 1000, num_workers=1, multiprocessing_context=context)))
+"""
+
+
+def test_the_workers_of_a_plain_loader_start_with_their_imports_done(table, tmp_path, starter):
+    script = tmp_path / "script.py"
+    script.write_text(PLAIN_LOADER)
+    assert starter.run(script, str(tmp_path / "db"), timeout=60).strip() == "[tensor([True])]"

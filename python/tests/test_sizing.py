@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.plan import Plan
 from lancedb.integrations._torch.sizing import (
+    ONE_WINDOW_BYTES,
     WINDOWS_BYTES,
     WINDOWS_ROWS,
     Layout,
@@ -22,7 +23,9 @@ def test_every_layout_makes_a_plan_and_keeps_windows_within_the_budget(rows, row
     window_bytes = layout.window_rows * layout.lanes * row_bytes
     one_block_each = layout.lanes * layout.block_rows * row_bytes
     # A batch has to be held in any case, and so has one block of each lane.
-    assert window_bytes <= max(WINDOWS_BYTES, one_block_each, 6 * batch * 2**14)
+    assert window_bytes <= max(WINDOWS_BYTES, one_block_each)
+    if layout.lanes == 1 and layout.window_rows > 1:
+        assert rows * row_bytes <= ONE_WINDOW_BYTES
 
 
 @pytest.mark.parametrize("batch", [8, 24, 32, 100, 256, 1000, 1024, 4096])
@@ -41,6 +44,11 @@ def test_windows_of_small_rows_are_bounded_by_rows(rows, row_bytes, batch):
 def test_rows_of_a_few_bytes_have_the_windows_of_wider_ones():
     assert auto_layout(10**7, 20, 256, "block") == Layout(64, 8_192, 32, 32)
     assert auto_layout(10**7, 524, 256, "block") == Layout(64, 8_192, 32, 32)
+
+
+def test_large_steps_do_not_make_one_window_of_a_large_table():
+    assert auto_layout(60_000, 524, 2**15, "block") == Layout(1, 60_000, 1, 1)
+    assert auto_layout(10**6, 524, 2**15, "block") == Layout(8, 496, 1024, 32)
 
 
 def test_large_rows_need_no_windows():

@@ -21,6 +21,7 @@ from .arguments import Given, View, resolve
 from .badrows import OnError, Partial, SkippedRows
 from .handle import empty_batch
 from .notes import add_note
+from .options import preload_workers
 from .output import Output
 from .parcel import send_small_tensors_whole
 from .reader import Reader
@@ -85,6 +86,7 @@ class TableDataset:
             warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
+        preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
         if isinstance(self._view.recipe.source, FactorySource):
             check_sendable("connection_factory", self._view.recipe.source.factory)

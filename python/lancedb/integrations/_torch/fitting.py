@@ -52,7 +52,8 @@ def refuse_late_state(loop: Any) -> None:
     if epoch_of(loop) is not None and loop.trainer.fit_loop._combined_loader_states_to_load:
         raise RuntimeError(
             "Lightning has a state for this LanceDataLoader in its checkpoint, and does not load "
-            "it: something, as a schedule, asked for trainer.estimated_stepping_batches before. "
-            "The run would begin with the first epoch again. Keep the state in a "
+            "it: the checkpoint is of an epoch's end, or something, as a schedule, asked for "
+            "trainer.estimated_stepping_batches before. The run would begin with the order of the "
+            "first epoch again. Keep the state in a "
             "LightningDataModule, and load it in train_dataloader(), as docs/trainers.md shows"
         )

@@ -27,6 +27,8 @@ Auto = int | Literal["auto"]
 BLOCK_BYTES = 32 << 10
 LEAST_BLOCK_BYTES = 4 << 10
 WINDOWS_BYTES = 256 << 20
+# Every process has a window of its own where there is but one, and the first batch waits for it.
+ONE_WINDOW_BYTES = WINDOWS_BYTES // 8
 # A block of so many rows is read well, however small they are.
 LEAST_BLOCK_ROWS = 64
 # In all windows; or rows of so many steps, if these are more.
@@ -87,7 +89,8 @@ def auto_layout(
     budget = max(1, min(WINDOWS_BYTES // row_bytes, most_rows) // 2)
     mixed = min(rows, 2 * budget)
     block = _auto_block(row_bytes, global_batch, mixed) if block_rows == "auto" else block_rows
-    if _fits_one_window(rows, block, global_batch, window_rows, lanes):
+    small = rows * row_bytes <= ONE_WINDOW_BYTES
+    if small and _fits_one_window(rows, block, global_batch, window_rows, lanes):
         unit = 1 if block_rows == "auto" else block_rows
         return Layout(unit, max(1, -(-rows // unit)) * unit, 1, 1)
     if block == 1 and window_rows == "auto" and lanes == "auto":
