@@ -56,6 +56,18 @@ def test_every_step_is_made_of_what_was_read_before_it(
         assert np.array_equal(got, plan.rows_at(np.arange(*span)))
 
 
+def test_of_the_tail_a_worker_reads_its_own_rows_in_a_few_windows():
+    plan = Plan(100_000, block_rows=64, window_rows=384, lanes=652, chunk=1)
+    tail = plan.rows - plan.body_rows
+    assert tail > 10_000
+    spans = spans_of(plan.rows, 163, worker=1, workers=3)
+    reads = [read for group in schedule(plan, spans, 4096) for read in group.reads]
+    windows = [window for read in reads for window in read if window.spans]
+    wanted = sum(max(0, stop - max(start, plan.body_rows)) for start, stop in spans)
+    assert sum(window.size for window in windows) == wanted
+    assert len(windows) <= 1 + wanted // 2048
+
+
 def test_reads_are_large_but_for_the_first_ones():
     plan = Plan(100_000, shuffle="global")
     groups = list(schedule(plan, spans_of(100_000, 100), read_rows=5000))

@@ -24,7 +24,7 @@ def test_every_layout_makes_a_plan_and_keeps_windows_within_the_budget(rows, row
     one_block_each = layout.lanes * layout.block_rows * row_bytes
     # A batch has to be held in any case, and so has one block of each lane.
     assert window_bytes <= max(WINDOWS_BYTES, one_block_each)
-    if layout.lanes == 1 and layout.window_rows > 1:
+    if (layout.block_rows, layout.lanes) == (1, 1) and layout.window_rows > 1:
         assert rows * row_bytes <= ONE_WINDOW_BYTES
 
 
@@ -33,6 +33,14 @@ def test_every_layout_makes_a_plan_and_keeps_windows_within_the_budget(rows, row
 def test_ranks_cut_a_step_between_chunks(batch, ranks):
     if batch % ranks == 0:
         assert batch // ranks % auto_chunk(batch) == 0
+
+
+@pytest.mark.parametrize("batch", [37, 101, 163, 254, 313, 4099])
+def test_steps_that_no_chunk_divides_come_round_to_the_first_lane(batch):
+    assert auto_chunk(batch) == 1
+    layout = auto_layout(10**6, 524, batch, "block")
+    assert layout.chunk > 1
+    assert layout.lanes * layout.chunk % batch == 0
 
 
 @given(st.integers(0, 10**12), st.integers(1, 500), st.sampled_from([1, 8, 256, 2048]))

@@ -137,17 +137,8 @@ class Plan:
 
     @cached_property
     def tail_window(self) -> int:
-        """The id of the first of the tail's windows, which hold what is left over."""
+        """The id of the tail, the last window, which has what is left over."""
         return self.lanes * self.windows_in_lane
-
-    @cached_property
-    def _tail_unit(self) -> int:
-        """Rows of one window of the tail.
-
-        The lanes' leftovers belong to every step alike: in windows of a chunk, a rank or a worker
-        reads its own rows of them and no others.
-        """
-        return self.chunk if self.body_rows else max(1, self.rows)
 
     @cached_property
     def _window_blocks(self) -> int:
@@ -156,7 +147,7 @@ class Plan:
     # -- windows ---------------------------------------------------------------------------
 
     def lane_of(self, window: int) -> int:
-        """The lane a window belongs to; the tail counts as a lane of its own."""
+        """The lane a window belongs to; the tail, in whatever windows, is a lane of its own."""
         return self.lanes if window >= self.tail_window else window % self.lanes
 
     def window_size(self, window: int) -> int:
@@ -180,10 +171,8 @@ class Plan:
 
     def _window_span(self, window: int) -> tuple[int, int, int]:
         """A window's lane, and where in the lane's rows it starts and stops."""
-        if window >= self.tail_window:
-            start = (window - self.tail_window) * self._tail_unit
-            stop = min(start + self._tail_unit, self.rows - self.body_rows)
-            return self.lanes, start, stop
+        if window == self.tail_window:
+            return self.lanes, 0, self.rows - self.body_rows
         number, lane = divmod(window, self.lanes)
         starts = self._early_starts(np.array([lane]))[:, 0].tolist()
         full = number - self._early_windows
@@ -260,7 +249,9 @@ class Plan:
             return permute(positions, self.rows, self._key(_BLOCKS))
         rows = np.empty(len(positions), np.int64)
         windows, indices = self.locate(positions)
-        by_window = np.argsort(windows, kind="stable")
+        tail = windows == self.tail_window
+        rows[tail] = self._tail_rows_at(indices[tail])
+        by_window = np.argsort(windows, kind="stable")[: len(windows) - np.count_nonzero(tail)]
         starts = np.flatnonzero(np.diff(windows[by_window], prepend=-1))
         for here in np.split(by_window, starts[1:]) if len(by_window) else ():
             rows[here] = self.window_rows_of(int(windows[here[0]]))[indices[here]]
@@ -340,9 +331,9 @@ class Plan:
 
     def _tail_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
         """As `_body_pieces` of the tail, by positions from its start on."""
-        owners, starts, stops = divided(starts, stops, self._tail_unit)
-        windows, begins = np.divmod(starts, self._tail_unit)
-        return owners, windows + self.tail_window, begins, stops - starts
+        owners = np.flatnonzero(stops > starts)
+        starts, stops = starts[owners], stops[owners]
+        return owners, np.full(len(owners), self.tail_window), starts, stops - starts
 
     def _lane_rows_in(self, lane: int, start: int, stop: int) -> np.ndarray:
         """The `start`-th to `stop`-th row of a lane, where `start` begins a block."""

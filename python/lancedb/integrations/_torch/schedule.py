@@ -143,8 +143,9 @@ def _planned(
 ) -> Iterator[tuple[Pieces, list[tuple[Step, list[WindowRows]]]]]:
     """The pieces of some steps in a row, and of each step the windows it is the first to need."""
     open_in_lane: dict[int, int] = {}
-    for some in _in_batches(spans, read_rows):
+    for number, some in enumerate(_in_batches(spans, read_rows)):
         pieces, counts = plan.pieces_of(np.array(some))
+        pieces, tail = _tail_of_its_own(plan, pieces, plan.tail_window + number)
         opened: dict[int, list[WindowRows]] = {}
         spent: dict[int, list[int]] = {}
         for window, step in _first_needed(pieces, counts):
@@ -152,7 +153,9 @@ def _planned(
             before = open_in_lane.get(lane)
             if before != window:
                 open_in_lane[lane] = window
-                opened.setdefault(step, []).append(WindowRows(window, plan.window_size(window)))
+                in_lane = lane < plan.lanes
+                read = WindowRows(window, plan.window_size(window)) if in_lane else tail
+                opened.setdefault(step, []).append(read)
                 spent.setdefault(step, []).extend([] if before is None else [before])
         yield (
             pieces,
@@ -163,6 +166,23 @@ def _planned(
                 )
             ],
         )
+
+
+def _tail_of_its_own(plan: Plan, pieces: Pieces, number: int) -> tuple[Pieces, WindowRows]:
+    """The pieces with those of the tail in a window that has no other rows.
+
+    The lanes' leftovers belong to every step alike, and each rank and worker reads its own of
+    them. Where nothing but them is, they are the one window that all read as a whole.
+    """
+    if plan.body_rows == 0:
+        return pieces, WindowRows(plan.tail_window, plan.window_size(plan.tail_window))
+    here = pieces.windows == plan.tail_window
+    begins, counts = pieces.begins[here], pieces.counts[here]
+    starts = plan.body_rows + begins
+    spans = zip(starts.tolist(), (starts + counts).tolist(), strict=True)
+    own = Pieces(pieces.windows.copy(), pieces.begins.copy(), pieces.counts)
+    own.windows[here], own.begins[here] = number, np.cumsum(counts) - counts
+    return own, WindowRows(number, int(counts.sum()), tuple(spans))
 
 
 def _first_needed(pieces: Pieces, counts: np.ndarray) -> Iterator[tuple[int, int]]:

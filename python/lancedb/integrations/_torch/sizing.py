@@ -95,9 +95,14 @@ def auto_layout(
         return Layout(unit, max(1, -(-rows // unit)) * unit, 1, 1)
     if block == 1 and window_rows == "auto" and lanes == "auto":
         return Layout(1, 1, 1, 1)
+    turns = _auto_turns(mixed, block, global_batch)
+    # A step that no chunk divides has a lane for each of its rows: after as many steps as a chunk
+    # has rows all lanes have had their turn, and the first one is next.
     chunk = auto_chunk(global_batch)
+    if chunk == 1:
+        chunk = turns
     if lanes == "auto":
-        lanes = global_batch // chunk * _auto_turns(mixed, block, global_batch)
+        lanes = global_batch * turns // chunk
     if window_rows == "auto":
         held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), 2 * budget)
         window_rows = max(1, held // lanes // block) * block
