@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import record_reads, rows_of, rows_with_nulls
 from hypothesis import given
@@ -45,6 +46,16 @@ def warm(dataset):
 
 def splits_of(table):
     return permutation_builder(table).split_random(ratios=[0.8, 0.1], seed=1).execute()
+
+
+def test_columns_that_turn_out_to_be_too_large_are_not_kept(db, monkeypatch, columns_read):
+    texts = ["x" * (1 if i < 500 else 500) for i in range(5000)]
+    table = db.create_table("sorted", pa.table({"text": texts}))
+    monkeypatch.setattr("lancedb.integrations._torch.kept._KEPT_BYTES", 100_000)
+    dataset = warm(dataset_of(table))
+    columns_read.clear()
+    assert dataset[ASKED[1:]]["text"].to_pylist() == [texts[i] for i in ASKED[1:]]
+    assert columns_read == [["text"]]
 
 
 @pytest.mark.parametrize("cache", ["auto", True])

@@ -4,9 +4,10 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import record_reads, rows_with_nulls
-from lancedb.integrations._torch.resident import Resident
+from lancedb.integrations._torch.resident import Resident, TooLarge
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 ORDERS = pytest.mark.parametrize("shuffle", [True, "global"])
@@ -79,6 +80,44 @@ def test_a_table_that_is_too_large_is_not_kept(wide_range, rows_asked, monkeypat
 
 
 @ORDERS
+def test_a_table_that_turns_out_to_be_too_large_is_read_from_then_on(
+    db, rows_asked, monkeypatch, shuffle
+):
+    # Where few rows were looked at, all were small.
+    texts = ["x" * (5000 if 100 <= i < 160 else 1) for i in range(3000)]
+    table = db.create_table("uneven", pa.table({"id": range(3000), "text": texts}))
+    monkeypatch.setattr("lancedb.integrations._torch.iterable._CACHED", 100_000)
+    dataset, read = (dataset_of(table, cache, shuffle=shuffle) for cache in ("auto", False))
+    rows_asked.clear()
+    first = run(dataset)
+    assert sum(rows_asked) > 3000
+    rows_asked.clear()
+    assert [*first, *run(dataset)] == run(read, 2)
+    assert sum(rows_asked) <= 3 * 3000
+
+
+def test_rows_that_are_more_than_may_be_kept_are_not_kept():
+    rows = rows_with_nulls(3000)
+    resident = Resident(3000, 50, rows.nbytes // 2)
+    for _ in range(2):
+        with pytest.raises(TooLarge):
+            resident.load(rows.to_batches(max_chunksize=100))
+    assert resident.is_too_large
+
+
+@ORDERS
+def test_json_is_kept_as_it_is_read(db, shuffle):
+    texts = pa.array([f'{{"a": {i}}}' for i in range(5000)])
+    column = pa.ExtensionArray.from_storage(pa.json_(), texts)
+    fields = pa.StructArray.from_arrays([column], ["j"])
+    table = db.create_table("json", pa.table({"j": column, "s": fields, "id": range(5000)}))
+    kept, read = (dataset_of(table, cache, shuffle=shuffle) for cache in (True, False))
+    assert kept.schema.field("j").type == pa.json_()
+    assert run(kept) == run(read)
+    assert next(iter(kept)).schema.types == kept.schema.types
+
+
+@ORDERS
 def test_a_state_goes_on_with_the_cache_and_without(wide_range, shuffle):
     whole = run(dataset_of(wide_range, False, shuffle=shuffle))
     for before, after in [(True, False), (False, True), (True, True)]:
@@ -127,7 +166,7 @@ def test_batches_that_are_changed_do_not_change_what_is_kept(wide_range):
 def test_a_column_too_large_for_one_array_is_kept_in_pieces(monkeypatch):
     monkeypatch.setattr("lancedb.integrations._torch.resident._PIECE_BYTES", 20_000)
     rows = rows_with_nulls(3000)
-    resident = Resident(rows.schema, 3000, 50)
+    resident = Resident(3000, 50)
     resident.load(rows.to_batches(max_chunksize=100))
     places = np.random.default_rng(0).integers(0, 3000, 500)
     assert resident.take(places).to_pylist() == rows.take(places).to_pylist()

@@ -186,7 +186,16 @@ def read_schema(
         return await rows.output_schema(dict(columns))  # type: ignore[attr-defined]
 
     found = LOOP.run(output())
-    return pa.schema([found.field(name) for name in columns], found.metadata)
+    return pa.schema([_as_read(found.field(name)) for name in columns], found.metadata)
+
+
+def _as_read(field: pa.Field) -> pa.Field:
+    """A field as its rows come: JSON is declared as the bytes in which lancedb stores it."""
+    if (field.metadata or {}).get(b"ARROW:extension:name") == b"lance.json":
+        return pa.field(field.name, pa.json_(), field.nullable)
+    if pa.types.is_struct(field.type):
+        return field.with_type(pa.struct([_as_read(child) for child in field.type]))
+    return field
 
 
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:

@@ -464,20 +464,25 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         if self.cache is True:
             return selection.stretch() or selection
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
-        most = _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
         asked = self.cache == "auto" and alone and self._order.is_automatic
-        if not asked or selection.num_rows * bytes_each > most:
+        if not asked or self._room.is_too_small or selection.num_rows * bytes_each > self._most:
             return None
         stretch = selection.stretch()
-        if stretch is None or stretch.num_rows * bytes_each > most:
+        if stretch is None or stretch.num_rows * bytes_each > self._most:
             return None
         return stretch if self._reader().handle().scans else None
+
+    @property
+    def _most(self) -> int:
+        """Bytes that are kept unasked."""
+        return _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
 
     def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Everything]:
         """Memory for the rows of one stream."""
         held = self._held()
         if held is not None:
-            return self._room.for_everything(self._reader(), held, self._order.row_bytes)
+            most = None if self.cache is True else self._most
+            return self._room.for_everything(self._reader(), held, self._order.row_bytes, most)
         return self._room.for_windows(plan)
 
     def _described(self) -> list[str]:

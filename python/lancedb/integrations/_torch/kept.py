@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from .reader import Reader
 from .recipe import is_in_object_store
-from .resident import Resident
+from .resident import Resident, TooLarge
 from .sample import average_row_bytes
 from .selection import Selection, places_in
 from .topology import in_worker
@@ -84,6 +84,8 @@ class KeptColumns:
     def _decide(self, reader: Reader) -> None:
         try:
             self._held = self._loaded(reader)
+        except TooLarge:
+            _log.debug("no columns are kept: the rows read first were much smaller than the others")
         except (RuntimeError, OSError, ValueError) as error:
             if self.cache is True:
                 raise
@@ -96,7 +98,7 @@ class KeptColumns:
         selection = reader.selection
         stretch = selection.stretch()
         if self.cache is True:
-            return _Held(reader, list(reader.columns), stretch or selection)
+            return _Held(reader, list(reader.columns), stretch or selection, None)
         # Rows here and there would have to be read one by one, as they are in any case.
         if stretch is None or not reader.handle().is_read_in_bulk:
             return None
@@ -104,7 +106,7 @@ class KeptColumns:
         dear = in_worker() or is_in_object_store(reader.recipe.source)
         room = _FEWER_BYTES if dear else _KEPT_BYTES
         names = narrowest(widths, room / stretch.num_rows)
-        return _Held(reader, names, stretch) if names else None
+        return _Held(reader, names, stretch, room) if names else None
 
 
 class _Held:
@@ -118,9 +120,11 @@ class _Held:
         Which columns to keep.
     held : Selection
         Whose rows to keep: a stretch of the table, or the reader's own selection.
+    most_bytes : int, optional
+        How many Arrow bytes may be kept.
     """
 
-    def __init__(self, reader: Reader, names: list[str], held: Selection):
+    def __init__(self, reader: Reader, names: list[str], held: Selection, most_bytes: int | None):
         self._names = list(reader.columns)
         self._kept = frozenset(names)
         self._selection = reader.selection
@@ -128,7 +132,7 @@ class _Held:
         kept = [name for name in self._names if name in self._kept]
         others = [name for name in self._names if name not in self._kept]
         self._rest = _only(reader, reader.selection, others).open() if others else None
-        self._rows = _in_memory(_only(reader, held, kept))
+        self._rows = _in_memory(_only(reader, held, kept), most_bytes)
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
         reading = self._rest.open().begin(rows) if self._rest is not None else None
@@ -149,9 +153,9 @@ def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
     return Reader(reader.recipe, selection, columns)
 
 
-def _in_memory(reader: Reader) -> Resident:
+def _in_memory(reader: Reader, most_bytes: int | None) -> Resident:
     """All that a reader reads."""
-    rows = Resident(reader.schema, reader.selection.num_rows, average_row_bytes(reader))
+    rows = Resident(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
     rows.load(map(reader.read, rows.parts()))
     return rows
 

@@ -13,7 +13,7 @@ from .pieces import Pieces
 from .plan import Plan
 from .reader import Reader, Reading
 from .reads import Reads
-from .resident import Resident
+from .resident import Resident, TooLarge
 from .schedule import WindowRows, rows_of
 from .selection import Selection, places_in
 
@@ -29,16 +29,51 @@ class Everything:
         Whose rows are asked for, by their place in its base order.
     row_bytes : int
         Arrow bytes of an average row.
+    most_bytes : int, optional
+        How many of them there may be; the average is that of a sample.
     """
 
-    def __init__(self, reader: Reader, selection: Selection, row_bytes: int):
+    def __init__(
+        self, reader: Reader, selection: Selection, row_bytes: int, most_bytes: int | None
+    ):
         self.reader = reader
-        self.rows = Resident(reader.schema, reader.selection.num_rows, row_bytes)
+        self.rows = Resident(reader.selection.num_rows, row_bytes, most_bytes)
         self._selection = selection
+
+    def load(self, reads: Reads, ahead: int) -> bool:
+        """Read all rows, unless that was done; False if they are too large to be kept.
+
+        Parameters
+        ----------
+        reads : Reads
+            What reads them.
+        ahead : int
+            How many more reads are under way meanwhile.
+        """
+        try:
+            self.rows.load(self._read(reads, ahead))
+        except TooLarge:
+            return False
+        return True
+
+    def _read(self, reads: Reads, ahead: int) -> Iterator[pa.RecordBatch]:
+        under_way: deque[Reading] = deque()
+        for rows in self.rows.parts():
+            under_way.append(reads.begin_rows(rows))
+            if len(under_way) > ahead:
+                yield _finished(reads, under_way.popleft())
+        while under_way:
+            yield _finished(reads, under_way.popleft())
 
     def take(self, rows: np.ndarray) -> pa.RecordBatch:
         """Some rows of the selection, in that order; they must be loaded."""
         return self.rows.take(places_in(self.reader.selection, self._selection, rows))
+
+
+def _finished(reads: Reads, reading: Reading) -> pa.RecordBatch:
+    batch = reading.in_order()
+    reads.finish(reading)
+    return batch
 
 
 class ResidentSource:
@@ -49,47 +84,23 @@ class ResidentSource:
     plan : Plan
         The epoch's order of rows.
     everything : Everything
-        Loaded when a batch is first asked for.
-    reads : Reads
-        What loads it.
-    ahead : int
-        How many more reads are under way meanwhile.
+        Loaded.
     """
 
-    def __init__(self, plan: Plan, everything: Everything, reads: Reads, ahead: int):
+    def __init__(self, plan: Plan, everything: Everything):
         self._plan = plan
         self._everything = everything
-        self._reads = reads
-        self._ahead = ahead
         self._open: dict[int, np.ndarray] = {}
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
         self._open.update((window.window, rows_of(self._plan, window)) for window in windows)
 
     def batch(self, pieces: Pieces) -> pa.RecordBatch:
-        self._everything.rows.load(self._loaded())
         rows = [self._open[at.window][at.begin : at.begin + at.count] for at in pieces.joined()]
         return self._everything.take(np.concatenate(rows))
 
     def drop(self, window: int) -> None:
         del self._open[window]
 
-    def cancel(self) -> None:
-        self._reads.cancel()
-
     def close(self) -> None:
         self._open.clear()
-
-    def _loaded(self) -> Iterator[pa.RecordBatch]:
-        under_way: deque[Reading] = deque()
-        for rows in self._everything.rows.parts():
-            under_way.append(self._reads.begin_rows(rows))
-            if len(under_way) > self._ahead:
-                yield self._finished(under_way.popleft())
-        while under_way:
-            yield self._finished(under_way.popleft())
-
-    def _finished(self, reading: Reading) -> pa.RecordBatch:
-        batch = reading.in_order()
-        self._reads.finish(reading)
-        return batch

@@ -40,10 +40,6 @@ class Source(Protocol):
         """Let go of a window that nobody needs any more."""
         ...
 
-    def cancel(self) -> None:
-        """Give up every read, and begin no other."""
-        ...
-
     def close(self) -> None:
         """Let go of every window; nobody may ask for a batch any more."""
         ...
@@ -78,6 +74,7 @@ class Reads:
         self._stats.add(reading=reading.seconds)
 
     def cancel(self) -> None:
+        """Give up every read, and begin no other."""
         self._cancelled = True
         for reading in self._under_way:
             reading.cancel()
@@ -107,9 +104,6 @@ class RunSource:
 
     def drop(self, window: int) -> None:
         self._reads.finish(self._open.pop(window))
-
-    def cancel(self) -> None:
-        self._reads.cancel()
 
     def close(self) -> None:
         self._open.clear()
@@ -141,9 +135,6 @@ class WindowSource:
 
     def drop(self, window: int) -> None:
         self._open.pop(window).close(window)
-
-    def cancel(self) -> None:
-        self._reads.cancel()
 
     def close(self) -> None:
         for window in list(self._open):

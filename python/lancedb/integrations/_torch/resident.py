@@ -16,6 +16,12 @@ from .raw import from_raw, raw_rows, row_bytes
 _READ_BYTES = 8 << 20
 # Of a column, in one array; small enough for offsets of 32 bits.
 _PIECE_BYTES = 1 << 30
+# Whoever asks for rows to be kept has estimated their size.
+_SLACK = 9 / 8
+
+
+class TooLarge(Exception):
+    """What was to be kept takes more memory than it may."""
 
 
 class Resident:
@@ -23,15 +29,17 @@ class Resident:
 
     Parameters
     ----------
-    schema : pyarrow.Schema
-        Of the rows.
     rows, row_bytes : int
         How many there are, and the Arrow bytes of an average one.
+    most_bytes : int, optional
+        How many Arrow bytes they may have.
     """
 
-    def __init__(self, schema: pa.Schema, rows: int, row_bytes: int):
-        self._schema = schema
+    def __init__(self, rows: int, row_bytes: int, most_bytes: int | None = None):
+        self._schema = pa.schema([])
         self._rows = rows
+        self._most_bytes = most_bytes
+        self.is_too_large = False
         self._read_rows = max(1, _READ_BYTES // row_bytes)
         self._columns: list[gather.Rows] | None = None
         self._loading = threading.Lock()
@@ -42,8 +50,16 @@ class Resident:
             yield np.arange(start, min(start + self._read_rows, self._rows))
 
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Take every row out of these batches, unless that was done: then none is asked for."""
+        """Take every row out of these batches, unless that was done: then none is asked for.
+
+        Raises
+        ------
+        TooLarge
+            As soon as there are more than `most_bytes`; nothing is kept then.
+        """
         with self._loading:
+            if self.is_too_large:
+                raise TooLarge
             if self._columns is None:
                 self._columns = self._loaded(batches)
 
@@ -54,8 +70,16 @@ class Resident:
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
     def _loaded(self, batches: Iterable[pa.RecordBatch]) -> list[gather.Rows]:
-        columns = [_Column(field.type, self._rows) for field in self._schema]
+        columns: list[_Column] = []
+        size = 0
         for batch in batches:
+            size += batch.nbytes
+            if self._most_bytes is not None and size > _SLACK * self._most_bytes:
+                self.is_too_large = True
+                raise TooLarge
+            if not columns:  # what comes is not always of the types that a table declares
+                self._schema = batch.schema
+                columns = [_Column(field.type, self._rows) for field in batch.schema]
             for column, array in zip(columns, batch.columns, strict=True):
                 column.add(array)
         return [column.finished() for column in columns]

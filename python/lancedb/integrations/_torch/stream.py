@@ -28,6 +28,7 @@ from .pieces import Pieces
 from .plan import Plan
 from .reader import Reader
 from .reads import Reads, RunSource, Source, WindowSource
+from .room import window_memory
 from .schedule import Group, Span, Step, schedule
 from .stats import Stats
 
@@ -88,9 +89,15 @@ class Stream:
         ahead: ReadAhead,
         room: WindowMemory | Everything,
     ):
-        self._source = _source_of(plan, reader, stats, ahead.reads, room)
+        self._plan = plan
         self._stats = stats
         self._ahead = ahead
+        self._room = room
+        self._reads = Reads(plan, reader.open(), stats, ahead.reads + 1)
+        self._loading = self._reads
+        if isinstance(room, Everything):
+            self._loading = Reads(plan, room.reader.open(), stats, ahead.reads + 1)
+        self._source: Source | None = None
         self._most_steps = sys.maxsize if output.transform is None else ahead.threads
         self._groups = schedule(plan, spans, ahead.read_rows)
         self._scheduled: deque[_Scheduled] = deque()
@@ -124,9 +131,11 @@ class Stream:
     def close(self) -> None:
         """Stop every thread and every read, leaving what is not begun undone."""
         self._making.shutdown(wait=False, cancel_futures=True)
-        self._source.cancel()
+        self._loading.cancel()
+        self._reads.cancel()
         wait_for(self._making)
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
         self._finish.close()
         self._jobs.clear()
         self._made.clear()
@@ -135,7 +144,9 @@ class Stream:
 
     def _make_job(self) -> list[Any]:
         """The next few batches, begun; none at the end."""
-        self._read_ahead()
+        if self._source is None:
+            self._source = self._opened()
+        self._read_ahead(self._source)
         if not self._scheduled:
             return []
         group = self._scheduled[0]
@@ -151,14 +162,23 @@ class Stream:
         self._made.append(made)
         return made
 
-    def _read_ahead(self) -> None:
+    def _opened(self) -> Source:
+        """Where the rows are to come from: memory, once they are there, or reads."""
+        room = self._room
+        if isinstance(room, Everything):
+            if room.load(self._loading, self._ahead.reads):
+                return ResidentSource(self._plan, room)
+            room = window_memory(self._plan)
+        return WindowSource(self._reads, room) if self._plan.has_windows else RunSource(self._reads)
+
+    def _read_ahead(self, source: Source) -> None:
         """Have reads under way for the groups of steps to come."""
         while len(self._scheduled) <= self._ahead.reads:
             group = next(self._groups, None)
             if group is None:
                 return
             for windows in group.reads:
-                self._source.begin(windows)
+                source.begin(windows)
             self._scheduled.append(_Scheduled(group))
 
 
@@ -179,13 +199,3 @@ class _Scheduled:
             self._taken += taken[-1].pieces
             left -= taken[-1].rows
         return self._pieces.cut(begin, self._taken), taken
-
-
-def _source_of(
-    plan: Plan, reader: Reader, stats: Stats, ahead: int, room: WindowMemory | Everything
-) -> Source:
-    if isinstance(room, Everything):
-        reads = Reads(plan, room.reader.open(), stats, ahead + 1)
-        return ResidentSource(plan, room, reads, ahead)
-    reads = Reads(plan, reader.open(), stats, ahead + 1)
-    return WindowSource(reads, room) if plan.has_windows else RunSource(reads)
