@@ -96,6 +96,8 @@ def check(columns, format="torch", **options):
         (pa.binary(2), "c", b"abc", b"ab"),
         (pa.string(), "c", 0, ""),
         (pa.list_(pa.string()), "c", 0, []),
+        (pa.list_(pa.int32()), "c", 0.5, []),
+        (pa.decimal128(9, 2), "c", 0.125, 0.5),
     ],
     ids=str,
 )
@@ -158,6 +160,10 @@ def test_a_fill_that_would_become_another_value_is_refused(value, kind):
         (math.inf, pa.float16(), math.inf),
         (np.float32(0.5), pa.float16(), 0.5),
         (decimal.Decimal("1.2"), pa.decimal128(9, 2), 1.2),
+        (1.2, pa.decimal128(9, 2), 1.2),
+        (np.int64(3), pa.decimal128(9, 2), 3),
+        (decimal.Decimal("0.5"), pa.float32(), 0.5),
+        (decimal.Decimal("0.5"), pa.float16(), 0.5),
         (0, pa.time32("s"), 0),
         (datetime.datetime(1970, 1, 2), pa.date32(), 1),
         (datetime.datetime(1970, 1, 2, tzinfo=datetime.timezone.utc), pa.timestamp("s"), 86_400),
@@ -192,6 +198,11 @@ def test_none_stays_none_among_python_values():
 def test_none_among_python_values_is_filled_where_its_column_is_named(kind, fill):
     value = [] if pa.types.is_list(kind) else type(fill)()
     assert column([value, None], kind, fill_null={"c": fill})["c"] == [value, fill]
+
+
+def test_a_column_of_nothing_but_nulls_takes_any_value():
+    assert column([None, None], pa.null(), fill_null={"c": "none"})["c"] == ["none", "none"]
+    check({"c": pa.null()}, fill_null={"c": 0})
 
 
 def test_lists_put_for_nulls_are_not_one_list():

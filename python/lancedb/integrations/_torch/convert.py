@@ -58,7 +58,9 @@ class Converter:
         """Raise if the format cannot carry the columns of an empty batch, or one's `fill_null`."""
         self(batch)
         for path, of in self.nulls.named(batch.schema).items():
-            if self.nulls.value_for(path) is not None:
+            value = self.nulls.value_for(path)
+            # A null list is an empty one, whatever the value, which is for nulls in lists.
+            if value is not None and not (_is_list(of.type) and value in ([], ())):
                 _put_null(of.with_name(path), self.nulls, self.ragged)
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import decimal
 import difflib
 import math
 import numbers
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -107,6 +109,8 @@ class NullPolicy:
         values = array.to_pylist()
         if array.null_count == 0 or self.by_name.get(name) is None:
             return values
+        if pa.types.is_null(array.type):
+            return [self.by_name[name]] * len(array)
         scalar = self.require_scalar(name, array.null_count, array.type)
         return [scalar.as_py() if value is None else value for value in values]
 
@@ -130,8 +134,14 @@ def _example_of(kind: pa.DataType) -> str:
 
 
 def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
-    """A value as Arrow has it; any number may become a float16, for which pyarrow has few."""
-    if pa.types.is_float16(kind):
+    """A value as Arrow has it, of any kind of number that can be one of the column's."""
+    if isinstance(value, (float, np.floating)) and pa.types.is_decimal(kind):
+        return pa.scalar(decimal.Decimal(repr(float(value))), kind)
+    if isinstance(value, np.integer) and pa.types.is_decimal(kind):
+        return pa.scalar(int(value), kind)
+    if isinstance(value, decimal.Decimal) and pa.types.is_floating(kind):
+        return _scalar(float(value), kind)
+    if pa.types.is_float16(kind):  # pyarrow makes few of these
         return pa.scalar(value, pa.float64()).cast(kind)
     return pa.scalar(value, kind)
 

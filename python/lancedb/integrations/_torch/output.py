@@ -51,6 +51,11 @@ class Output:
         self._trial = Trial()
         self._convert = convert.make_converter(self.format, fill_null=fill_null, ragged=ragged)
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether batches may be many times as large as their rows: one long list pads them all."""
+        return self.transform is not None or self._convert.ragged == "pad"
+
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         """The batch in its format, after the transform; a `Partial` if rows were left out."""
         if self.on_error == "raise":

@@ -34,6 +34,7 @@ from .stats import Stats
 
 _JOBS_AHEAD = 2
 _JOBS_HANDED_OUT = 2
+_STEPS_THAT_GROW = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Stream:
         if isinstance(room, Everything):
             self._loading = Reads(plan, room.reader.open(), stats, ahead.reads + 1)
         self._source: Source | None = None
-        self._most_steps = sys.maxsize if output.transform is None else ahead.threads
+        self._most_steps = _steps_of_a_job(output, ahead.threads)
         self._groups = schedule(plan, spans, ahead.read_rows)
         self._scheduled: deque[_Scheduled] = deque()
         self._finish: Finish = (
@@ -108,8 +109,7 @@ class Stream:
         )
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[list[Any]]] = deque()
-        # What a transform makes may be many times as large as what was read.
-        held = _JOBS_AHEAD + _JOBS_HANDED_OUT if output.transform is None else 0
+        held = 0 if output.may_grow else _JOBS_AHEAD + _JOBS_HANDED_OUT
         self._made: deque[list[Any]] = deque(maxlen=held)
 
     def batches(self) -> Generator[Any, None, None]:
@@ -180,6 +180,13 @@ class Stream:
             for windows in group.reads:
                 source.begin(windows)
             self._scheduled.append(_Scheduled(group))
+
+
+def _steps_of_a_job(output: Output, threads: int) -> int:
+    """At most so many: what comes of them may be many times as large as what was read."""
+    if output.transform is not None:
+        return threads
+    return _STEPS_THAT_GROW if output.may_grow else sys.maxsize
 
 
 class _Scheduled:
