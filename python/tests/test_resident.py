@@ -84,7 +84,7 @@ def test_a_table_that_turns_out_to_be_too_large_is_read_from_then_on(
     db, rows_asked, monkeypatch, shuffle
 ):
     # Where few rows were looked at, all were small.
-    texts = ["x" * (5000 if 100 <= i < 160 else 1) for i in range(3000)]
+    texts = ["x" * (5000 if 130 <= i < 190 else 1) for i in range(3000)]
     table = db.create_table("uneven", pa.table({"id": range(3000), "text": texts}))
     monkeypatch.setattr("lancedb.integrations._torch.iterable._CACHED", 100_000)
     dataset, read = (dataset_of(table, cache, shuffle=shuffle) for cache in ("auto", False))
