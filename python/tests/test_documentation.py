@@ -236,6 +236,7 @@ NOT_IN_THE_REFERENCE = {
     "read_state",
     "told",
     "layout",
+    "times_read",
     "resume",
     "kept_workers",
     "forget_workers",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layout chosen for a table: within its budget, aligned, and following what is given."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from lancedb.integrations._torch.sizing import (
     Layout,
     auto_chunk,
     auto_layout,
+    times_read,
 )
+from lancedb.integrations._torch.steps import Steps, worker_steps
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**7), st.integers(1, 10**5))
@@ -52,6 +55,24 @@ def test_windows_of_small_rows_are_bounded_by_rows(rows, row_bytes, batch):
 def test_rows_of_a_few_bytes_have_the_windows_of_wider_ones():
     assert auto_layout(10**7, 20, 256, "block") == Layout(64, 8_192, 32, 32)
     assert auto_layout(10**7, 524, 256, "block") == Layout(64, 8_192, 32, 32)
+
+
+def lanes_of_worker(plan, batch, worker, workers):
+    """Of how many lanes a worker reads windows."""
+    steps = Steps(plan.rows, batch)
+    mine = worker_steps(steps.num_steps, worker, workers)
+    pieces, _ = plan.pieces_of(np.array([steps.slice_of(step, 0) for step in mine]))
+    return len(np.unique(pieces.windows[pieces.windows < plan.tail_window] % plan.lanes))
+
+
+@pytest.mark.parametrize("batch", [163, 256])
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_blocks_are_read_as_often_as_is_said(batch, workers):
+    layout = auto_layout(100_000, 2000, batch, "block")
+    plan = Plan(100_000, **vars(layout))
+    read = sum(lanes_of_worker(plan, batch, worker, workers) for worker in range(workers))
+    # Where a step begins within a chunk, two workers share a lane at its edge.
+    assert 1 <= read / plan.lanes / times_read(layout, batch, workers) <= 1.1
 
 
 def test_large_steps_do_not_make_one_window_of_a_large_table():

@@ -30,7 +30,7 @@ from .recipe import is_in_object_store
 from .room import Room
 from .sample import average_row_bytes
 from .selection import Selection, in_stored_order
-from .sizing import Layout
+from .sizing import Layout, times_read
 from .steps import Steps, worker_steps
 from .stream import ReadAhead, Stream
 from .topology import SentRank, in_worker, process_number, resolve_rank, this_worker
@@ -438,6 +438,11 @@ filter, version, columns, format, transform, fill_null, ragged : optional
     def layout(self) -> Layout | None:
         """That of the state which was loaded last; None if there was none."""
         return self._order.adopted
+
+    def times_read(self, workers: int) -> int:
+        """How often each block of rows is read where a loader has so many workers."""
+        global_batch = self.steps().global_batch
+        return times_read(self._order.layout(global_batch), global_batch, workers)
 
     def _described_order(self, layout: Layout | None) -> dict[str, Any]:
         world_size = self.rank_and_world_size()[1]

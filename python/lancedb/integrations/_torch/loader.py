@@ -143,6 +143,7 @@ class LanceDataLoader(DataLoader):
                 options, batch_size=batch_size, shuffle=shuffle, seed=seed or None
             )
             self._resumable: Resumable = IterableProgress(dataset)
+            _advise_on_workers(dataset, num_workers)
         elif isinstance(dataset, LanceTorchDataset):
             refuse_sampler(options)
             drop_last = options.pop("drop_last", False)
@@ -438,3 +439,17 @@ class LanceDataLoader(DataLoader):
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)
             _log.warning("%s: %s", type(self).__name__, advice)
+
+
+def _advise_on_workers(dataset: LanceIterableTorchDataset, num_workers: int) -> None:
+    """Log how many workers would do if so many read the same blocks."""
+    times = dataset.times_read(num_workers) if num_workers else 1
+    if times > 1:
+        fewer = max(count for count in range(1, num_workers) if dataset.times_read(count) == 1)
+        _log.warning(
+            "LanceDataLoader: %d workers read each block of the shuffle %d times, and hold as much "
+            "more in memory: num_workers=%d would read it once",
+            num_workers,
+            times,
+            fewer,
+        )

@@ -119,6 +119,24 @@ def auto_chunk(global_batch: int) -> int:
     return max(size for size in range(1, MOST_CHUNK + 1) if share % size == 0)
 
 
+def times_read(layout: Layout, global_batch: int, workers: int) -> int:
+    """How often each block is read where so many workers take the steps in turn.
+
+    After ``lanes * chunk`` rows all lanes have had their turn, and it is the first one's again.
+    Workers that always meet the same lanes share them with nobody.
+
+    Examples
+    --------
+    >>> layout = auto_layout(1_000_000, 524, 256, "block")
+    >>> [times_read(layout, 256, workers) for workers in (1, 2, 3, 4, 8)]
+    [1, 1, 3, 1, 2]
+    """
+    if layout.lanes == 1:  # no blocks, or so few that one window has them
+        return 1
+    turns, rest = divmod(layout.lanes * layout.chunk, global_batch)
+    return workers // math.gcd(workers, 1 if rest else turns)
+
+
 def _auto_block(row_bytes: int, global_batch: int, mixed: int) -> int:
     """Enough bytes to read well, few enough rows that `mixed` rows are mixed well."""
     block = _power_of_two(max(1, BLOCK_BYTES // row_bytes))
