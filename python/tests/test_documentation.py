@@ -204,6 +204,8 @@ NOT_PROVOKED = {
     ("delegate", "_ask"): "hands on what went wrong elsewhere, or its process was killed",
     ("forking", "refuse_while_importing_main"): "raised in the process of a forked worker",
     ("otel", "instrument_loader_metrics"): "needs an environment without OpenTelemetry",
+    ("resident", "load"): "caught where it is asked for: then nothing is kept",
+    ("resident", "_loaded"): "caught where it is asked for: then nothing is kept",
     ("reader", "rows"): "a pinned version cannot lose rows; kept as a defence",
     ("extend", "_take"): "lancedb 0.40 reads the version a permutation was made from",
     ("recipe", "source_of"): "a kind of table that lancedb does not have yet",

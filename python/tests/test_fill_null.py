@@ -97,6 +97,7 @@ def check(columns, format="torch", **options):
         (pa.string(), "c", 0, ""),
         (pa.list_(pa.string()), "c", 0, []),
         (pa.list_(pa.int32()), "c", 0.5, []),
+        (pa.list_(pa.float32()), "c", "x", np.float32(0)),
         (pa.decimal128(9, 2), "c", 0.125, 0.5),
     ],
     ids=str,

@@ -59,8 +59,9 @@ class Converter:
         self(batch)
         for path, of in self.nulls.named(batch.schema).items():
             value = self.nulls.value_for(path)
-            # A null list is an empty one, whatever the value, which is for nulls in lists.
-            if value is not None and not (_is_list(of.type) and value in ([], ())):
+            # A null list becomes an empty one: any other value is for nulls in lists.
+            is_empty_list = isinstance(value, (list, tuple)) and not value and _is_list(of.type)
+            if value is not None and not is_empty_list:
                 _put_null(of.with_name(path), self.nulls, self.ragged)
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
