@@ -26,7 +26,9 @@ END_SECONDS = 10.0
 # Imported once, so that a cell's process is there in a fraction of a second.
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 if sys.platform != "win32":
-    CONTEXT.set_forkserver_preload(["PIL.Image", "lancedb.integrations._torch.preload"])
+    CONTEXT.set_forkserver_preload(
+        ["PIL.Image", "lancedb.integrations._torch.loader.worker_preload"]
+    )
 
 Cell = Callable[[Any, Connection], None]
 

@@ -37,7 +37,7 @@ def _load_original():
 
 def _overlay():
     module = _load_original()
-    from lancedb.integrations._torch.extend import extend
+    from lancedb.integrations._torch.permutation_methods import extend
 
     extend(module)
     return module

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import warm
 from hypothesis import HealthCheck, settings
-from lancedb.integrations._torch.options import preload_workers
-from lancedb.integrations._torch.reader import Reader
+from lancedb.integrations._torch.table.reader import Reader
+from lancedb.integrations._torch.workers.start import preload_workers
 
 # As LanceDataLoader does: what workers need is imported once, for plain DataLoaders too.
 preload_workers()

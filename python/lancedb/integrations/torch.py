@@ -22,11 +22,11 @@ except ImportError as error:
 
 import lancedb.permutation
 
-from ._torch.extend import extend
-from ._torch.iterable import LanceIterableTorchDataset
-from ._torch.loader import LanceDataLoader
-from ._torch.mapped import LanceTorchDataset
-from ._torch.otel import instrument_loader_metrics
+from ._torch.datasets.iterable import LanceIterableTorchDataset
+from ._torch.datasets.map_style import LanceTorchDataset
+from ._torch.loader.loader import LanceDataLoader
+from ._torch.loader.opentelemetry import instrument_loader_metrics
+from ._torch.permutation_methods import extend
 
 extend(lancedb.permutation)
 

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows columns that a process keeps in memory, so that single rows need fewer reads.
+
+A row of a few bytes costs lancedb about as much to read by itself as one of a few hundred, and
+each column costs its own. A label or a caption beside a vector is soon worth its memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow.in_memory import Resident, TooLarge
+from ..frameworks.torch_loader import in_worker
+from ..table.reader import Reader
+from ..table.recipe import is_in_object_store
+from ..table.sample import average_row_bytes
+from ..table.selection import Selection, places_in
+
+_log = logging.getLogger("lancedb.integrations.torch")
+
+Cache = bool | Literal["auto"]
+
+# Of all columns together; less in each of several workers, or where reading them takes long.
+_KEPT_BYTES = 192 << 20
+_FEWER_BYTES = 64 << 20
+# Reading a column as a whole takes a twentieth of the time, or less, of reading it row by row:
+# it is worth it once a process has read this share of the rows.
+_READ_FIRST = 1 / 32
+
+
+def check_cache(cache: Any) -> Cache:
+    """`cache`; ValueError if it is none of what it may be."""
+    if cache not in (True, False, "auto"):
+        raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
+    return "auto" if isinstance(cache, str) else bool(cache)
+
+
+class KeptColumns:
+    """Columns of a dataset's rows in this process: a copy in another one begins with none.
+
+    Parameters
+    ----------
+    cache : bool or "auto"
+        Whether to keep every column from the first read on, or none; ``"auto"`` keeps the
+        narrowest that fit, as soon as 3 % of the rows was read.
+    """
+
+    def __init__(self, cache: Cache):
+        self.cache: Cache = cache
+        self._seen = 0
+        self._bytes: Counter[str] = Counter()
+        self._decided = cache is False
+        self._held: _Held | None = None
+
+    def __reduce__(self) -> tuple:
+        return KeptColumns, (self.cache,)
+
+    def read(self, reader: Reader, rows: np.ndarray) -> pa.RecordBatch:
+        """As `Reader.read`, out of memory as far as may be."""
+        if not self._decided and self._is_due(reader):
+            self._decide(reader)
+        if self._held is not None:
+            return self._held.read(rows)
+        batch = reader.read(rows)
+        if not self._decided:
+            self._note(batch)
+        return batch
+
+    def _note(self, batch: pa.RecordBatch) -> None:
+        self._seen += batch.num_rows
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self._bytes[name] += column.nbytes
+
+    def _is_due(self, reader: Reader) -> bool:
+        if self.cache is True:
+            return reader.selection.num_rows > 0
+        return self._seen > 0 and self._seen >= reader.selection.num_rows * _READ_FIRST
+
+    def _decide(self, reader: Reader) -> None:
+        try:
+            self._held = self._loaded(reader)
+        except TooLarge:
+            _log.debug("no columns are kept: the rows read first were much smaller than the others")
+        except (RuntimeError, OSError, ValueError) as error:
+            if self.cache is True:
+                raise
+            # Nobody asked for it. If the rows cannot be read either, that says what is wrong.
+            _log.debug("no columns are kept: %s", error)
+        self._decided = True
+
+    def _loaded(self, reader: Reader) -> _Held | None:
+        """The columns to keep, read; None if none of them is worth it."""
+        selection = reader.selection
+        stretch = selection.stretch()
+        if self.cache is True:
+            return _Held(reader, list(reader.columns), stretch or selection, None)
+        # Rows here and there would have to be read one by one, as they are in any case.
+        if stretch is None or not reader.handle().is_read_in_bulk:
+            return None
+        widths = {name: size / self._seen for name, size in self._bytes.items()}
+        dear = in_worker() or is_in_object_store(reader.recipe.source)
+        room = _FEWER_BYTES if dear else _KEPT_BYTES
+        names = narrowest(widths, room / stretch.num_rows)
+        return _Held(reader, names, stretch, room) if names else None
+
+
+class _Held:
+    """Some columns of a stretch of a table, or of a selection, and how to read the others.
+
+    Parameters
+    ----------
+    reader : Reader
+        What reads every column.
+    names : list of str
+        Which columns to keep.
+    held : Selection
+        Whose rows to keep: a stretch of the table, or the reader's own selection.
+    most_bytes : int, optional
+        How many Arrow bytes may be kept.
+    """
+
+    def __init__(self, reader: Reader, names: list[str], held: Selection, most_bytes: int | None):
+        self._names = list(reader.columns)
+        self._kept = frozenset(names)
+        self._selection = reader.selection
+        self._held = held
+        kept = [name for name in self._names if name in self._kept]
+        others = [name for name in self._names if name not in self._kept]
+        self._rest = _only(reader, reader.selection, others).open() if others else None
+        self._rows = _in_memory(_only(reader, held, kept), most_bytes)
+
+    def read(self, rows: np.ndarray) -> pa.RecordBatch:
+        reading = self._rest.open().begin(rows) if self._rest is not None else None
+        kept = self._rows.take(places_in(self._held, self._selection, rows))
+        if reading is None:
+            return kept
+        read = reading.in_order()
+        parts = [(kept if name in self._kept else read, name) for name in self._names]
+        return pa.RecordBatch.from_arrays(
+            [batch[name] for batch, name in parts],
+            schema=pa.schema([batch.schema.field(name) for batch, name in parts]),
+        )
+
+
+def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
+    """A reader of some columns; it opens the table for itself."""
+    columns = {name: reader.columns[name] for name in names}
+    return Reader(reader.recipe, selection, columns)
+
+
+def _in_memory(reader: Reader, most_bytes: int | None) -> Resident:
+    """All that a reader reads."""
+    rows = Resident(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
+    rows.load(map(reader.read, rows.parts()))
+    return rows
+
+
+def narrowest(widths: dict[str, float], room: float) -> list[str]:
+    """As many columns as fit in `room` bytes a row, the narrowest first.
+
+    Examples
+    --------
+    >>> narrowest({"vector": 512.0, "label": 4.0, "text": 30.0}, 100)
+    ['label', 'text']
+    """
+    names = []
+    for name in sorted(widths, key=lambda name: widths[name]):
+        room -= widths[name]
+        if room < 0:
+            break
+        names.append(name)
+    return names

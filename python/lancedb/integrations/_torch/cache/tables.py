@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a whole table in memory, and the memory that a dataset keeps from epoch to epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow.buffer_pool import SEGMENTS, WindowMemory, segment_size
+from ..arrow.in_memory import Resident, TooLarge
+from ..order.epoch_order import Plan
+from ..table.reader import Reader, Reading
+from ..table.selection import Selection, places_in
+
+if TYPE_CHECKING:
+    from ..pipeline.sources import Reads
+
+
+class Everything:
+    """All rows of a selection, once they were read.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of the rows to hold: a stretch of the table, or the selection itself.
+    selection : Selection
+        Whose rows are asked for, by their place in its base order.
+    row_bytes : int
+        Arrow bytes of an average row.
+    most_bytes : int, optional
+        How many of them there may be; the average is that of a sample.
+    """
+
+    def __init__(
+        self, reader: Reader, selection: Selection, row_bytes: int, most_bytes: int | None
+    ):
+        self.reader = reader
+        self.rows = Resident(reader.selection.num_rows, row_bytes, most_bytes)
+        self._selection = selection
+
+    def load(self, reads: Reads, ahead: int) -> bool:
+        """Read all rows, unless that was done; False if they are too large to be kept.
+
+        Parameters
+        ----------
+        reads : Reads
+            What reads them.
+        ahead : int
+            How many more reads are under way meanwhile.
+        """
+        try:
+            self.rows.load(self._read(reads, ahead))
+        except TooLarge:
+            return False
+        return True
+
+    def _read(self, reads: Reads, ahead: int) -> Iterator[pa.RecordBatch]:
+        under_way: deque[Reading] = deque()
+        for rows in self.rows.parts():
+            under_way.append(reads.begin_rows(rows))
+            if len(under_way) > ahead:
+                yield _finished(reads, under_way.popleft())
+        while under_way:
+            yield _finished(reads, under_way.popleft())
+
+    def take(self, rows: np.ndarray) -> pa.RecordBatch:
+        """Some rows of the selection, in that order; they must be loaded."""
+        return self.rows.take(places_in(self.reader.selection, self._selection, rows))
+
+
+def _finished(reads: Reads, reading: Reading) -> pa.RecordBatch:
+    batch = reading.in_order()
+    reads.finish(reading)
+    return batch
+
+
+class Room:
+    """Memory of this process: a copy in another one begins with none."""
+
+    def __init__(self) -> None:
+        self._memory: WindowMemory | None = None
+        self._everything: Everything | None = None
+
+    def __reduce__(self) -> Any:
+        return Room, ()
+
+    @contextlib.contextmanager
+    def for_windows(self, plan: Plan) -> Iterator[WindowMemory]:
+        """Memory for one stream's windows; a stream beside it has its own."""
+        memory, self._memory = self._memory, None
+        if memory is None or memory.segment_rows != _segment_rows(plan):
+            memory = window_memory(plan)
+        try:
+            yield memory
+        finally:
+            self._memory = memory
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether it was found out that all rows are more than may be held."""
+        return self._everything is not None and self._everything.rows.is_too_large
+
+    @contextlib.contextmanager
+    def for_everything(
+        self, reader: Reader, held: Selection, row_bytes: int, most_bytes: int | None
+    ) -> Iterator[Everything]:
+        """All rows that a reader reads, for any number of streams, read as those to hold."""
+        if self._everything is None:
+            selection = reader.selection
+            if held is not selection:
+                reader = Reader(reader.recipe, held, reader.columns)
+            self._everything = Everything(reader, selection, row_bytes, most_bytes)
+        yield self._everything
+
+
+def window_memory(plan: Plan) -> WindowMemory:
+    """Memory for the windows of an order."""
+    segment_rows = _segment_rows(plan)
+    return WindowMemory(segment_rows, min(SEGMENTS * plan.lanes, plan.rows // segment_rows + 1))
+
+
+def _segment_rows(plan: Plan) -> int:
+    return segment_size(min(plan.window_rows, plan.rows))

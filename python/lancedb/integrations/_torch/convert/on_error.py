@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows which rows a transform fails on, what is done about them, and which were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..arrow import take as gather
+
+OnError = str | Callable[[Exception, int], Any]
+
+LISTED = 1000
+HOPELESS = 1000
+
+
+class Partial(NamedTuple):
+    """A batch without the rows that could not be made, and why each could not, by position."""
+
+    batch: Any
+    bad: dict[int, Exception]
+
+
+def check_policy(on_error: Any) -> OnError:
+    """`on_error` if it is one; ValueError otherwise."""
+    if on_error in ("raise", "skip") or callable(on_error):
+        return on_error
+    raise ValueError(
+        "on_error must be 'raise', 'skip', or a callable that takes the exception and the row's "
+        f"offset, not {on_error!r}"
+    )
+
+
+def make_what_can_be(
+    batch: pa.RecordBatch,
+    make: Callable[[pa.RecordBatch], Any],
+    make_empty: Callable[[pa.RecordBatch], Any],
+) -> Any:
+    """What `make` makes of the batch, or a `Partial` of the rows with which it does not fail.
+
+    If that is none, the batch is what `make` makes of no rows, or `make_empty` if it fails. `make`
+    may change what it is given: each attempt has a copy of the rows.
+
+    Raises
+    ------
+    Exception
+        What `make` raised, if it fails on rows together and on none alone.
+    """
+    everything = np.arange(batch.num_rows)
+    try:
+        return make(gather.take(batch, everything))
+    except Exception:
+        bad = _failing_rows(batch, make)
+        if not bad:
+            raise
+    good = np.setdiff1d(everything, list(bad))
+    if len(good):
+        return Partial(make(gather.take(batch, good)), bad)
+    try:
+        return Partial(make(batch.slice(0, 0)), bad)
+    except Exception:  # as torch.stack of nothing
+        return Partial(make_empty(batch.slice(0, 0)), bad)
+
+
+class Trial:
+    """Whether a transform has ever worked in this process. One that never does is wrong itself."""
+
+    def __init__(self) -> None:
+        self._in_vain = 0
+        self._worked = False
+
+    def note(self, made: Any, rows: int) -> None:
+        """Raise the error of the first row if a transform has failed on `HOPELESS` and on all."""
+        bad = made.bad if isinstance(made, Partial) else {}
+        self._worked |= len(bad) < rows
+        self._in_vain += len(bad)
+        if not self._worked and self._in_vain >= HOPELESS:
+            raise next(iter(bad.values()))
+
+
+def _failing_rows(
+    batch: pa.RecordBatch, make: Callable[[pa.RecordBatch], Any]
+) -> dict[int, Exception]:
+    """The rows that fail alone and why, found by halving."""
+    bad: dict[int, Exception] = {}
+    parts = [np.arange(batch.num_rows)]
+    while parts:
+        part = parts.pop()
+        try:
+            make(gather.take(batch, part))
+        except Exception as error:
+            if len(part) == 1:
+                bad[int(part[0])] = error
+            elif len(part):
+                parts += np.array_split(part, 2)
+    return dict(sorted(bad.items()))
+
+
+class SkippedRows:
+    """Offsets of the rows that were left out, each once, in memory that processes may share.
+
+    Each process writes to a row of its own, and lists its first `LISTED`.
+    """
+
+    def __init__(self) -> None:
+        self._board = _empty_board(1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers that share the board write to it; a copy anywhere else begins anew.
+        return {"_board": self._board if self._board.is_shared() else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        board = state["_board"]
+        self._board = _empty_board(1) if board is None else board
+
+    def share(self, processes: int) -> None:
+        """From now on count for so many processes, more than before; what is listed stays."""
+        board = _empty_board(processes).share_memory_()
+        board[: len(self._board)] = self._board
+        self._board = board
+
+    def add(self, offset: int, process: int) -> None:
+        """List a row, unless this process has listed it already or its list is full."""
+        row = self._board[min(process, len(self._board) - 1)].numpy()
+        count = int(row[0])
+        if count < LISTED and offset not in row[1 : count + 1]:
+            row[count + 1] = offset
+            row[0] = count + 1
+
+    def offsets(self) -> list[int]:
+        """The offsets of all processes, ascending."""
+        listed = (row[1 : int(row[0]) + 1].tolist() for row in self._board)
+        return sorted(set().union(*listed))
+
+
+def _empty_board(processes: int) -> torch.Tensor:
+    return torch.zeros(processes, 1 + LISTED, dtype=torch.int64)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what becomes of a record batch that was read: its format, then the user's transform."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ..common.counters import Stats
+from ..common.pickling import check_sendable, name_of
+from . import formats as convert
+from .collate import is_column, pick
+from .on_error import OnError, Trial, check_policy, make_what_can_be
+
+
+class Output:
+    """Turns record batches into what the user asked for.
+
+    Parameters
+    ----------
+    format : str, optional
+        One of `convert.FORMATS`. None is ``"python"``, or the record batch itself when there is
+        a `transform`.
+    transform : callable, optional
+        Called with each batch in that format; what it returns is the batch.
+    fill_null, ragged
+        As in `convert.make_converter`.
+    on_error : {"raise", "skip"} or callable
+        With anything but "raise", rows on which `transform` fails are left out: see `__call__`.
+    """
+
+    def __init__(
+        self,
+        format: str | None,
+        transform: Callable[..., Any] | None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+        on_error: OnError = "raise",
+    ):
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform must be callable, not {type(transform).__name__}")
+        self.format = format or ("python" if transform is None else "arrow")
+        self.transform = transform
+        self.on_error = check_policy(on_error)
+        if transform is None and on_error != "raise":
+            raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
+        self._trial = Trial()
+        self._convert = convert.make_converter(self.format, fill_null=fill_null, ragged=ragged)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether batches may be many times as large as their rows: one long list pads them all."""
+        return self.transform is not None or self._convert.ragged == "pad"
+
+    def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
+        """The batch in its format, after the transform; a `Partial` if rows were left out."""
+        if self.on_error == "raise":
+            return self._make(batch, stats)
+        make = functools.partial(self._make, stats=stats)
+        made = make_what_can_be(batch, make, self._convert)
+        self._trial.note(made, batch.num_rows)
+        return made
+
+    def _make(self, batch: pa.RecordBatch, stats: Stats) -> Any:
+        with stats.timed("converting"):
+            value = self._convert(batch)
+        if self.transform is None:
+            return value
+        with stats.timed("transforming"):
+            made = self.transform(value)
+        if made is None:
+            name = name_of(self.transform)
+            warnings.warn(f"transform {name} returned None, and that is the batch", stacklevel=2)
+        return made
+
+    def each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
+        """Consecutive slices of a batch in their format; there must be no transform."""
+        with stats.timed("converting"):
+            return self._convert.each(batch, counts)
+
+    def check(self, batch: pa.RecordBatch) -> None:
+        """Raise if the format cannot carry the columns of an empty batch."""
+        self._convert.check(batch)
+
+    def check_sendable(self) -> None:
+        """Raise a TypeError that says how to mend it if a callable cannot reach a worker."""
+        for name, function in (("transform", self.transform), ("on_error", self.on_error)):
+            check_sendable(name, function)
+
+
+def count_rows(batch: Any) -> int | None:
+    """How many rows a batch has in whatever form it is; None where that is not clear."""
+    if isinstance(batch, (dict, tuple)):
+        columns = batch.values() if isinstance(batch, dict) else batch
+        counts = {count_rows(column) for column in columns if is_column(column)}
+        return counts.pop() if len(counts) == 1 else None
+    if isinstance(batch, pa.RecordBatch):
+        return batch.num_rows
+    try:
+        return len(batch)
+    except TypeError:
+        return None
+
+
+def first_row(batch: Any, format: str) -> Any:
+    """The only row of a one-row batch in any format."""
+    if format == "pandas" and hasattr(batch, "iloc"):
+        return batch.iloc[0]
+    if format == "polars" and hasattr(batch, "row"):
+        return batch.row(0, named=True)
+    if isinstance(batch, pa.RecordBatch):
+        return batch.to_pylist()[0]
+    if format == "torch_col" and hasattr(batch, "select"):
+        return batch.select(1, 0)
+    if isinstance(batch, (dict, tuple)):
+        return pick(batch, 0)
+    return batch[0]

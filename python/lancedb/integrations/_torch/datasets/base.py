@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what both datasets share: what they read, this process's reader, how they travel."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import reprlib
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..common.counters import Ledger, Stats, shared_board, summed
+from ..common.error_notes import add_note
+from ..common.pickling import check_sendable
+from ..convert.on_error import OnError, Partial, SkippedRows
+from ..convert.transform import Output
+from ..frameworks.torch_loader import in_worker, process_number
+from ..order.steps import Steps
+from ..table import fork_guard as forking
+from ..table.arguments import Given, View, resolve
+from ..table.handle import empty_batch
+from ..table.reader import Reader
+from ..table.recipe import FactorySource
+from ..table.sample import fingerprint
+from ..workers.ipc import send_small_tensors_whole
+from ..workers.parent import follow_parent
+from ..workers.start import preload_workers
+
+_log = logging.getLogger("lancedb.integrations.torch")
+
+# How long a dataset waits unless it is told otherwise. Longer than what lancedb sits out by itself,
+# and well below the ten minutes after which the other ranks of a distributed run give up.
+READ_TIMEOUT = 120.0
+
+
+class TableDataset:
+    """A pinned view of a LanceDB table that reopens itself in every process.
+
+    What is pickled is the recipe: where the table is, its version, the rows, columns and format.
+    The open reader, ``_perm``, is made at the first read in each process.
+    """
+
+    _default_batch_size = 100
+
+    def __init__(
+        self,
+        given: Given,
+        *,
+        format: str | None,
+        transform: Callable[..., Any] | None,
+        fill_null: Any,
+        ragged: str,
+        unwrap: bool,
+        batch_size: int | None,
+        on_error: OnError,
+        read_timeout: float | None,
+    ):
+        forking.refuse_while_importing_main()
+        self._view: View = resolve(given, seconds("read_timeout", read_timeout))
+        if format is None and transform is None:
+            format, transform = self._view.format, self._view.transform
+        self._output = Output(format, transform, fill_null, ragged, on_error)
+        if self.format.startswith("torch"):
+            self._output.check(empty_batch(self._view.schema))
+        if batch_size is None:
+            batch_size = self._view.batch_size or self._default_batch_size
+        self.batch_size = positive("batch_size", batch_size)
+        self.unwrap = bool(unwrap)
+        self._perm: Reader | None = None
+        self._data: dict[str, Any] | None = None
+        self._board: torch.Tensor | None = None
+        self._counts: tuple[int, Stats] | None = None
+        self._counted: list[Stats] = []
+        self._ledger = Ledger()
+        self._skipped = SkippedRows()
+        forking.note_use()
+        if self.num_rows == 0:
+            rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
+            warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
+
+    def __getstate__(self) -> dict[str, Any]:
+        preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
+        self._output.check_sendable()
+        if isinstance(self._view.recipe.source, FactorySource):
+            check_sendable("connection_factory", self._view.recipe.source.factory)
+        view = dataclasses.replace(self._view, schema=None)
+        mine = {"_perm": None, "_counts": None, "_counted": [], "_ledger": None}
+        return {**self.__dict__, "_view": view, **mine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._ledger = Ledger()
+        forking.note_use()
+
+    @property
+    def table_name(self) -> str:
+        """The table's name."""
+        return self._view.recipe.name
+
+    @property
+    def format(self) -> str:
+        """The format of the batches."""
+        return self._output.format
+
+    @property
+    def version(self) -> int | None:
+        """The table version that every process reads; None for a ``memory://`` table."""
+        return self._view.recipe.version
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the dataset has, over all ranks and workers, after `filter` and `split`."""
+        return self._view.selection.num_rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the rows, before `format` and `transform`."""
+        return self._view.schema if self._view.schema is not None else self._reader().schema
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, as the batches have them."""
+        return list(self._view.columns)
+
+    def describe_data(self) -> dict[str, Any]:
+        """Which rows of which table version these are, for a state; found out once."""
+        if self._data is None:
+            recipe, selection = self._view.recipe, self._view.selection
+            self._data = {
+                "table": recipe.name,
+                "branch": recipe.branch,
+                "version": recipe.version,
+                "selection": selection.describe(),
+                "fingerprint": fingerprint(recipe, selection),
+            }
+        return self._data
+
+    def share_counts(self, processes: int) -> None:
+        """Count in shared memory, worker w in row w + 1, so that all can be summed."""
+        if self._board is None or len(self._board) < processes:
+            # Workers of another loader may still count on the board that was.
+            self._counted.append(self._stats())
+            self._board = shared_board(processes)
+            self._counts = None
+            self._skipped.share(processes)
+
+    def skipped_rows(self) -> list[int]:
+        """Offsets, in the table version that is read, of the rows that `on_error` left out.
+
+        Each is listed once, ascending; at most the first 1,000 of each worker process. Rows left
+        out in workers are known here only with `LanceDataLoader`.
+
+        Returns
+        -------
+        list of int
+        """
+        return self._skipped.offsets()
+
+    def stats(self) -> dict[str, Any]:
+        """What this dataset has done so far in this process.
+
+        Returns
+        -------
+        dict
+            ``rows`` and ``bytes`` (Arrow bytes) read; rows ``skipped`` by `on_error`, counted
+            each time; seconds spent ``reading``, ``converting`` and ``transforming`` (summed
+            over threads), and ``waiting``: the time the consumer stood still until a batch was
+            ready.
+        """
+        return summed([*self._counted, self._stats()])
+
+    def count_for(self, loader: Any) -> None:
+        """Add what is counted from now on to what `stats_for` says of a loader."""
+        self._ledger.turn_to(loader, self.stats())
+
+    def stats_for(self, loader: Any) -> dict[str, Any]:
+        """As `stats`, but only what was counted for one of the loaders over this dataset."""
+        return self._ledger.share_of(loader, self.stats())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._described())})"
+
+    def _described(self) -> list[str]:
+        return [
+            self._view.recipe.describe(),
+            f"rows={self.num_rows} ({self._view.selection.describe()})",
+            f"columns={reprlib.repr(self.column_names)}",
+            f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
+        ]
+
+    def _reader(self) -> Reader:
+        if in_worker():  # a forked one has its parent's reader
+            follow_parent()
+            send_small_tensors_whole()
+        if self._perm is None:
+            self._perm = self._new_reader()
+        return self._perm.open()
+
+    def _new_reader(self) -> Reader:
+        view = self._view
+        return Reader(view.recipe, view.selection, view.columns)
+
+    def _stats(self) -> Stats:
+        """The totals that this process adds to; a forked worker has others than its parent."""
+        if self._counts is None or self._counts[0] != os.getpid():
+            self._counts = (os.getpid(), Stats(self._board, process_number()))
+        return self._counts[1]
+
+    def _without_bad(self, batch: Any, rows: np.ndarray) -> Any:
+        """The batch, once what was left out of it is counted, listed and reported."""
+        if not isinstance(batch, Partial):
+            return batch
+        offsets = self._view.selection.offsets(rows)
+        self._stats().add(skipped=len(batch.bad))
+        for position, error in batch.bad.items():
+            offset = int(offsets[position])
+            self._skipped.add(offset, process_number())
+            if callable(self._output.on_error):
+                self._output.on_error(error, offset)
+            else:
+                _log.warning("row %d is left out: %s: %s", offset, type(error).__name__, error)
+        return batch.batch
+
+    def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
+        """Have an error's traceback say which rows of which table it came from."""
+        offsets = self._view.selection.offsets(rows[:8]).tolist()
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as an int; ValueError naming the argument unless it is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+    return int(value)
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """`value` as a float, or None; ValueError naming the argument unless time can be so long."""
+    if value is None:
+        return None
+    known = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not known or not 0 < value <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"{name} must be a number of seconds above 0, or None for no limit, not {value!r}"
+        )
+    return float(value)
+
+
+def warn_if_no_step(steps: Steps) -> None:
+    """Warn, where a dataset or a loader is made, that its epochs have rows and no batch."""
+    if steps.rows and steps.num_steps == 0:
+        warnings.warn(
+            f"{steps.rows} rows are fewer than one step of {steps.world_size} x "
+            f"{steps.batch_size}: drop_last=True leaves all of them out",
+            stacklevel=3,
+        )

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the iterable dataset: whole batches, shuffled, sharded, and at which position."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from lancedb.permutation import Permutation
+from lancedb.table import Table
+from torch.utils.data import IterableDataset
+
+from ..arrow.buffer_pool import WindowMemory
+from ..cache.columns import Cache, check_cache
+from ..cache.tables import Everything, Room
+from ..convert.on_error import OnError, Partial
+from ..convert.transform import count_rows, first_row
+from ..frameworks.accelerate import refuse_blind_skip, refuse_second_deal
+from ..frameworks.torch_loader import (
+    in_worker,
+    process_number,
+    this_worker,
+    warn_of_batches_of_batches,
+)
+from ..order.epoch_order import Plan
+from ..order.layout import Layout, times_read
+from ..order.shuffle import Order
+from ..order.state import Position, make_state, of_worker, read_state, start_of, steps_of_worker
+from ..order.steps import Steps, worker_steps
+from ..pipeline.prefetch import ReadAhead, Stream
+from ..table.arguments import Given
+from ..table.recipe import is_in_object_store
+from ..table.sample import average_row_bytes
+from ..table.selection import Selection, in_stored_order
+from ..workers.rank import SentRank, resolve_rank
+from ..workers.shared_epoch import EpochClock
+from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
+
+Auto = int | Literal["auto"]
+
+# Reads of an object store that are under way for each one of a disk.
+_FAR = 4
+
+# Bytes of a table that is kept in memory. Of a disk they are read in a fraction of a second.
+_CACHED = 192 << 20
+_CACHED_FROM_AFAR = 32 << 20
+
+
+class LanceIterableTorchDataset(TableDataset, IterableDataset):
+    """An iterable dataset over a LanceDB table that yields whole batches.
+
+    Give it to ``DataLoader(dataset, batch_size=None)`` or to `LanceDataLoader`. Rows are dealt to
+    the ranks of a distributed run and to the loader's workers, so that none comes twice; each
+    global step holds the same rows on any number of them. Every ``iter()`` is the next epoch,
+    with the next order.
+
+    Parameters
+    ----------
+    table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
+filter, version, columns, format, transform, fill_null, ragged : optional
+        As for `LanceTorchDataset`.
+    batch_size : int, default 100
+        Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
+    drop_last : bool, default True
+        True leaves out the rows of an epoch that fill no full step of all ranks. False delivers
+        every row: the last step may be short, and is dealt evenly.
+    shuffle : {False, True, "block", "global"}, default False
+        False keeps the base order. True or ``"block"`` reads short runs of consecutive rows and
+        mixes rows from all over the table in memory, several times as fast as ``"global"``, a
+        true shuffle of single rows.
+    seed : int, default 0
+        With the epoch, decides the order.
+    rank, world_size : int, optional
+        This process's number, from 0 on, and how many there are: both or neither. Default: from
+        `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
+    block_rows, window_rows, lanes : int or "auto", default "auto"
+        The layout of ``shuffle=True``: rows of a run that is read together, rows of one lane's
+        window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
+        bytes of a row and the rows of a step.
+    readahead : int, default 2
+        Reads under way beyond the one whose rows come next, of up to 8 MB each; of a table in an
+        object store four times as many, as an answer takes time.
+    transform_threads : int, optional
+        Threads that convert and transform. Default: one without a `transform` or in a worker
+        process, else one for each processor, up to four.
+    cache : bool or "auto", default "auto"
+        Whether to read all rows at the first batch, and keep them in this process's memory for
+        all epochs. ``"auto"`` does so for a shuffled table, or a stretch of it of which a quarter
+        of the rows or more are chosen, with an automatic layout, that takes up to 192 MB (32 MB
+        in an object store), has no tiny fragments, and is read by one process alone. The order
+        is the same in either case.
+    unwrap : bool, default False
+        With ``batch_size=1``: yield the row itself rather than a batch of one row.
+    on_error : {"raise", "skip"} or callable, default "raise"
+        As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
+        rank makes the same steps, and resumes at the same positions, whatever is left out.
+    read_timeout : float, default 120
+        As for `LanceTorchDataset`: seconds to wait until the table is open, and for each read.
+
+    Raises
+    ------
+    ValueError
+        As for `LanceTorchDataset`, for a batch size or layout that cannot be, and, with
+        ``drop_last=False``, if there are fewer rows than ranks.
+    TypeError, FileNotFoundError, RuntimeError
+        As for `LanceTorchDataset`.
+
+    Warns
+    -----
+    UserWarning
+        If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
+        one step has. At ``iter()``: if a plain ``DataLoader`` would make batches of batches.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> db = lancedb.connect("memory://")
+    >>> table = db.create_table("points", [{"x": float(i)} for i in range(1000)])
+    >>> dataset = LanceIterableTorchDataset(table, format="torch", batch_size=64, shuffle=True)
+    >>> len(dataset)
+    15
+    >>> next(iter(dataset))["x"].shape
+    torch.Size([64])
+    """
+
+    def __init__(
+        self,
+        table: Table | Permutation | None = None,
+        *,
+        uri: Any = None,
+        table_name: str | None = None,
+        connect_kwargs: Mapping[str, Any] | None = None,
+        connection_factory: Callable[[str], Table] | None = None,
+        permutation_table: Table | None = None,
+        split: str | int | None = None,
+        filter: str | None = None,
+        version: int | str | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        format: str | None = None,
+        transform: Callable[..., Any] | None = None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+        unwrap: bool = False,
+        batch_size: int = 100,
+        drop_last: bool = True,
+        shuffle: bool | str = False,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        block_rows: Auto = "auto",
+        window_rows: Auto = "auto",
+        lanes: Auto = "auto",
+        readahead: int = 2,
+        transform_threads: int | None = None,
+        cache: Cache = "auto",
+        on_error: OnError = "raise",
+        read_timeout: float | None = READ_TIMEOUT,
+    ):
+        super().__init__(
+            Given(
+                table=table,
+                uri=uri,
+                table_name=table_name,
+                connect_kwargs=connect_kwargs,
+                connection_factory=connection_factory,
+                permutation_table=permutation_table,
+                split=split,
+                filter=filter,
+                version=version,
+                columns=columns,
+            ),
+            format=format,
+            transform=transform,
+            fill_null=fill_null,
+            ragged=ragged,
+            unwrap=unwrap,
+            batch_size=batch_size,
+            on_error=on_error,
+            read_timeout=read_timeout,
+        )
+        if unwrap and self.batch_size != 1:
+            raise ValueError(
+                f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
+            )
+        self.drop_last = bool(drop_last)
+        self.readahead = positive("readahead", readahead)
+        if transform_threads is not None:
+            positive("transform_threads", transform_threads)
+        self.transform_threads = transform_threads
+        self.cache = check_cache(cache)
+        self._given_rank = (rank, world_size)
+        self._sent_rank: SentRank | None = None
+        self._order = Order(
+            rows=self.num_rows,
+            row_bytes=average_row_bytes(self._new_reader()),
+            shuffle=shuffle,
+            seed=seed,
+            asked={"block_rows": block_rows, "window_rows": window_rows, "lanes": lanes},
+        )
+        if self._order.shuffle == "block":
+            # A random split has no neighbours to read together, and its order is lost anyway.
+            self._view = dataclasses.replace(
+                self._view, selection=in_stored_order(self._view.selection)
+            )
+        self.describe_data()
+        self._clock = EpochClock()
+        self._now: Position | None = None
+        self._told: Position | None = None
+        self._base = Position()
+        self._made = self._skip = self._loaded = 0
+        self._room = Room()
+        warn_if_no_step(self.steps())
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._refuse_foreign_loader()
+        return {
+            **super().__getstate__(),
+            "_sent_rank": SentRank(*self.rank_and_world_size(), receiver=0),
+            "_now": None,
+            "_told": None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._sent_rank is not None:
+            self._sent_rank = self._sent_rank._replace(receiver=os.getpid())
+
+    def __len__(self) -> int:
+        """How many batches an epoch has on this rank, the same on every rank."""
+        return self.steps().num_steps
+
+    def __getitem__(self, index: Any) -> Any:
+        """Refused: also `random_split` and `Subset` ask for rows by number.
+
+        Parameters
+        ----------
+        index : int
+            Any.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            "LanceIterableTorchDataset is iterated, and has no rows by number: take "
+            "LanceTorchDataset for that; or, for a part of the rows, filter=, or split= of a "
+            "permutation_table, which lancedb.permutation.permutation_builder(table) makes"
+        )
+
+    @property
+    def shuffle(self) -> str:
+        """ "none", "block" or "global"."""
+        return self._order.shuffle
+
+    def rank_and_world_size(self) -> tuple[int, int]:
+        """This process's rank and the number of ranks."""
+        return resolve_rank(*self._given_rank, self._sent_rank)
+
+    def steps(self, start: int = 0) -> Steps:
+        """The global steps of an epoch from a position on."""
+        world_size = self.rank_and_world_size()[1]
+        return Steps(self.num_rows, self.batch_size, world_size, self.drop_last, start)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next ``iter()`` be this epoch, from its beginning.
+
+        Where a state in the middle of this very epoch was loaded just before, it goes on there.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0 on.
+
+        Raises
+        ------
+        ValueError
+            If `epoch` is no such number.
+        """
+        at = start_of(epoch)
+        refuse_second_deal(self)
+        if not self._clock.is_within(epoch):
+            self._clock.wait_for_late()
+            self._begin_at(at)
+            self._told = at
+
+    def begin_at(self, at: Position, layout: Layout | None, clock: EpochClock) -> None:
+        """Let the next ``iter()``, here or in workers to come, begin where a loader says.
+
+        Parameters
+        ----------
+        at : Position
+            Where.
+        layout : Layout, optional
+            That of a state which the loader was given.
+        clock : EpochClock
+            The loader's own: workers of another loader look at that one's.
+        """
+        self._clock = clock
+        self._order = self._order.with_layout(layout)
+        self._begin_at(at)
+
+    def _begin_at(self, at: Position) -> None:
+        self._clock.set(at, self._order.adopted)
+        self._now = self._told = None
+        self._skip = 0
+
+    @property
+    def told(self) -> Position | None:
+        """Where the next ``iter()`` was told to begin, unless by a `LanceDataLoader`."""
+        return self._told if self._clock.is_set else None
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of the next epoch, or of the rest of one, for this rank and worker."""
+        self._refuse_foreign_loader()
+        if not self.unwrap:
+            warn_of_batches_of_batches()
+        worker, workers = this_worker()
+        try:
+            at = self._clock.begin(process_number(), workers)
+        except Exception as error:
+            return raising(error)
+        if in_worker():
+            self._order = self._order.with_layout(self._clock.layout)
+        steps = self.steps(at.position)
+        mine = worker_steps(steps.num_steps, worker, workers)
+        made, self._skip = self._skip, 0
+        self._now, self._base, self._made = at, at, made
+        self._told = None
+        return self._batches(at, steps, mine[made:], self._order, self._loaded)
+
+    def _batches(
+        self, at: Position, steps: Steps, mine: range, order: Order, loaded: int
+    ) -> Iterator[Any]:
+        rank = self.rank_and_world_size()[0]
+        plan = order.plan(at.epoch, steps.global_batch)
+        spans = (steps.slice_of(step, rank) for step in mine)
+        with contextlib.ExitStack() as stack:
+            room = stack.enter_context(self._kept_in(plan))
+            stream = Stream(
+                plan,
+                spans,
+                self._reader(),
+                self._output,
+                self._stats(),
+                self._read_ahead(),
+                room,
+            )
+            batches = stack.enter_context(contextlib.closing(stream.batches()))
+            for step in mine:
+                try:
+                    batch = next(batches)
+                    if isinstance(batch, Partial):
+                        batch = self._without_bad(batch, _rows_of(plan, steps, step, rank))
+                except Exception as error:
+                    rows = _rows_of(plan, steps, step, rank)
+                    self._note(error, f"making step {step} of epoch {at.epoch}", rows)
+                    raise
+                if self._loaded == loaded:  # else the next one begins elsewhere
+                    self._now = Position(at.epoch, steps.position_after(step))
+                    self._made += 1
+                yield self._only_row(batch) if self.unwrap else batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration of this process stands, as a JSON-serialisable dict.
+
+        In a DataLoader worker the state is that of the worker alone, as
+        `torchdata.stateful_dataloader.StatefulDataLoader` collects it from each.
+
+        Returns
+        -------
+        dict
+            As of `LanceDataLoader.state_dict`.
+
+        Raises
+        ------
+        RuntimeError
+            In the main process while workers make the batches: use `LanceDataLoader`.
+        """
+        if in_worker():
+            base = self._base if self._now is not None else self._clock.peek(process_number())
+            made = self._made if self._now is not None else self._skip
+            return of_worker(
+                make_state(base, self._described_order(self._order.adopted)), *this_worker(), made
+            )
+        if self._now is None and self._clock.ran_in_workers:
+            raise RuntimeError(
+                "this dataset is iterated by DataLoader workers, which have come further than "
+                "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
+            )
+        return self.state_at(self._now or self._clock.peek(0), self._order.adopted)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``iter()`` continue where `state` was taken.
+
+        The number of ranks and workers and the batch size may be others.
+
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict`, of this dataset or of a `LanceDataLoader`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `state` is none, or belongs to other data or another order; every difference is
+            named.
+        """
+        made = steps_of_worker(state, *this_worker())
+        at, layout = self.read_state(state)
+        self._order = self._order.with_layout(layout)
+        if in_worker():
+            self._clock.rejoin(process_number(), this_worker()[1], at, layout)
+            self._now = None
+        else:
+            self._clock.wait_for_late()
+            self._begin_at(at)
+            self._told = at
+        self._loaded += 1
+        self._skip = made
+
+    def state_at(self, at: Position, layout: Layout | None) -> dict[str, Any]:
+        """The state for a position; one after an epoch's last step is the next one's start."""
+        steps = self.steps(at.position)
+        if steps.num_steps == 0 and at.position:
+            at = Position(at.epoch + 1)
+        return make_state(at, self._described_order(layout))
+
+    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout]:
+        """Check a state against this dataset; where it was taken, and the layout of its order."""
+        at, parts = read_state(state, self._described_order(self._order.adopted))
+        layout = Layout(**parts)
+        order = self._order.with_layout(layout)
+        steps = self.steps(at.position)
+        order.plan(at.epoch, steps.global_batch)  # what cannot be iterated is refused here
+        return at, layout
+
+    @property
+    def layout(self) -> Layout | None:
+        """That of the state which was loaded last; None if there was none."""
+        return self._order.adopted
+
+    def times_read(self, workers: int) -> int:
+        """How often each block of rows is read where a loader has so many workers."""
+        global_batch = self.steps().global_batch
+        return times_read(self._order.layout(global_batch), global_batch, workers)
+
+    def _described_order(self, layout: Layout | None) -> dict[str, Any]:
+        world_size = self.rank_and_world_size()[1]
+        order = self._order.with_layout(layout)
+        return {**self.describe_data(), **order.describe(self.batch_size * world_size)}
+
+    def _refuse_foreign_loader(self) -> None:
+        refuse_second_deal(self)
+        if not self._clock.is_set:
+            refuse_blind_skip(self)
+
+    def _read_ahead(self) -> ReadAhead:
+        threads = self.transform_threads
+        if threads is None:
+            parallel = self._output.transform is not None and not in_worker()
+            threads = min(4, os.cpu_count() or 1) if parallel else 1
+        far = is_in_object_store(self._view.recipe.source)
+        reads = self.readahead * (_FAR if far else 1)
+        return ReadAhead(self._order.read_rows, self._order.job_rows, reads, threads)
+
+    def _held(self) -> Selection | None:
+        """The rows that this process reads once, and has in memory from then on."""
+        selection, bytes_each = self._view.selection, self._order.row_bytes
+        if self.cache is True:
+            return selection.stretch() or selection
+        alone = not in_worker() and self.rank_and_world_size()[1] == 1
+        asked = self.cache == "auto" and alone and self._order.is_automatic
+        if not asked or self._room.is_too_small or selection.num_rows * bytes_each > self._most:
+            return None
+        stretch = selection.stretch()
+        if stretch is None or stretch.num_rows * bytes_each > self._most:
+            return None
+        return stretch if self._reader().handle().scans else None
+
+    @property
+    def _most(self) -> int:
+        """Bytes that are kept unasked."""
+        return _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
+
+    def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Everything]:
+        """Memory for the rows of one stream."""
+        held = self._held()
+        if held is not None:
+            most = None if self.cache is True else self._most
+            return self._room.for_everything(self._reader(), held, self._order.row_bytes, most)
+        return self._room.for_windows(plan)
+
+    def _described(self) -> list[str]:
+        return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]
+
+    def _only_row(self, batch: Any) -> Any:
+        return first_row(batch, self.format) if count_rows(batch) == 1 else batch
+
+
+def _rows_of(plan: Plan, steps: Steps, step: int, rank: int) -> np.ndarray:
+    """The rows that a rank takes at a step, by their place in the base order."""
+    return plan.rows_at(np.arange(*steps.slice_of(step, rank)))
+
+
+def raising(error: Exception) -> Iterator[Any]:
+    """An iterator that raises when it is asked: a worker that stays would die of it before."""
+    raise error
+    yield

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the map-style dataset: rows by index, in any order."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from lancedb.permutation import Permutation
+from lancedb.table import Table
+from torch.utils.data import Dataset
+
+from ..cache.columns import Cache, KeptColumns, check_cache
+from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch, is_for_default_collate
+from ..convert.on_error import OnError
+from ..convert.transform import count_rows, first_row
+from ..table.arguments import Given
+from ..table.indices import normalize_indices
+from .base import READ_TIMEOUT, TableDataset
+
+
+class LanceTorchDataset(TableDataset, Dataset):
+    """A map-style dataset over a LanceDB table, for `torch.utils.data.DataLoader`.
+
+    It holds a recipe, not a connection: pickling it is cheap and safe, and each worker process
+    opens its own reader at its first read. Every process reads the version of the table that the
+    dataset was made from, whatever is written meanwhile.
+
+    Parameters
+    ----------
+    table : LanceTable, RemoteTable or Permutation, optional
+        What to read. A permutation's rows, columns, renames, format and transform are taken
+        over. Or give `uri` and `table_name`.
+    uri, table_name : str, optional
+        Where the database is, as for ``lancedb.connect``, and the table in it.
+    connect_kwargs : dict, optional
+        Further arguments of ``lancedb.connect``, such as ``storage_options``: credentials, and
+        how lancedb tries again when an object store fails (``client_max_retries``, ``timeout``).
+        They are pickled into workers; see `connection_factory` to avoid that.
+    connection_factory : callable of str to Table, optional
+        Called with the table's name in every process, returns the table. Must be picklable.
+        With it no connection, and so no credential, is pickled. Goes with `table`, or with
+        `table_name` alone.
+    permutation_table : LanceTable, optional
+        Made by ``lancedb.permutation.permutation_builder``: which rows, in which order.
+    split : str or int, optional
+        A split of `permutation_table`, by name or number; the first one if not given.
+    filter : str, optional
+        An SQL condition; only rows for which it is true are in the dataset. It is evaluated once,
+        where the dataset is made.
+    version : int or str, optional
+        A version number or a tag, resolved once. Default: the version of `table`, or the newest.
+    columns : sequence of str, or mapping of str to str, optional
+        The columns to read, in this order (fields of structs as ``"struct.field"``); a mapping
+        gives output name -> column or SQL expression. Default: all.
+    format : str, optional
+        ``"python"`` (default), ``"python_col"``, ``"numpy"``, ``"pandas"``, ``"polars"``,
+        ``"arrow"``, ``"torch"``, ``"torch_row"`` or ``"torch_col"``. ``"torch"`` needs no
+        ``collate_fn``: the loader's batches are ``dict[str, Tensor]``.
+    transform : callable, optional
+        Called once a batch: with the batch in `format`, or with the ``pyarrow.RecordBatch`` if
+        no format is given. For ``"torch"`` that is the dict of batched columns. What it returns
+        is the batch.
+    batch_size : int, optional
+        Rows in a batch of ``iter(dataset)``, which makes full ones only; 100 if not given. A
+        `DataLoader` brings its own.
+    fill_null : scalar or dict of str to scalar, optional
+        What stands in for nulls in tensors: for every column, or by column name (fields of structs
+        as ``"struct.field"``). Default: a null among numbers is a ValueError. In strings and other
+        Python values a null is None, unless their column is named.
+    ragged : {"jagged", "pad", "list"}, default "jagged"
+        What a column of variable-length lists becomes in ``"torch"``: a nested tensor; a tensor
+        ``(rows, longest)`` padded with zeros, and the lengths as int64 in ``<name>_length``; or a
+        list of tensors.
+    cache : bool or "auto", default "auto"
+        Whether to keep columns in the memory of each process that reads. ``"auto"`` keeps the
+        narrowest, up to 192 MB (64 MB in a worker process or of an object store), once the process
+        has read 3 % of the rows, as each column costs a read of its own for every row. It keeps
+        none where under a quarter of a stretch of the table is wanted. True keeps all columns
+        from the first read on.
+    unwrap : bool, default False
+        Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
+        ``ConcatDataset`` and ``StackDataset`` want it.
+    on_error : {"raise", "skip"} or callable, default "raise"
+        What happens where `transform`, or the conversion to `format` before it, fails on single
+        rows. "skip" leaves them out of their batch, which is that much shorter, logs a warning for
+        each, and lists them in ``skipped_rows()``. A callable is called with the exception and the
+        row's offset instead of the warning, and may raise. The rows still count: no order,
+        position or number of steps changes, and a batch of which no row is left is empty: what
+        `transform` makes of no rows or, if it cannot, an empty one in `format`. Each batch that
+        fails is tried again in halves, so `transform` must be able to work on fewer rows.
+    read_timeout : float, default 120
+        Seconds to wait until the table is open, and for each read, in which lancedb may try again
+        as often as it likes: then a RuntimeError names the table and the rows. None for no limit.
+
+    Raises
+    ------
+    ValueError
+        If no table is named, arguments contradict each other, or a table, column, split, version
+        or format is unknown.
+    TypeError
+        If an argument is of a wrong type.
+    FileNotFoundError
+        If there is no database at a local `uri`.
+    RuntimeError
+        If the storage or the server fails; the message names the table.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> from torch.utils.data import DataLoader
+    >>> db = lancedb.connect("memory://")
+    >>> table = db.create_table("points", [{"x": float(i), "y": i % 2} for i in range(100)])
+    >>> dataset = LanceTorchDataset(table, columns=["x"], filter="y = 0", format="torch")
+    >>> len(dataset)
+    50
+    >>> batch = next(iter(DataLoader(dataset, batch_size=32, shuffle=True)))
+    >>> batch["x"].shape
+    torch.Size([32])
+    >>> LanceTorchDataset(table)[3]
+    [{'x': 3.0, 'y': 1}]
+    """
+
+    def __init__(
+        self,
+        table: Table | Permutation | None = None,
+        *,
+        uri: Any = None,
+        table_name: str | None = None,
+        connect_kwargs: Mapping[str, Any] | None = None,
+        connection_factory: Callable[[str], Table] | None = None,
+        permutation_table: Table | None = None,
+        split: str | int | None = None,
+        filter: str | None = None,
+        version: int | str | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        format: str | None = None,
+        transform: Callable[..., Any] | None = None,
+        batch_size: int | None = None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+        cache: Cache = "auto",
+        unwrap: bool = False,
+        on_error: OnError = "raise",
+        read_timeout: float | None = READ_TIMEOUT,
+    ):
+        super().__init__(
+            Given(
+                table=table,
+                uri=uri,
+                table_name=table_name,
+                connect_kwargs=connect_kwargs,
+                connection_factory=connection_factory,
+                permutation_table=permutation_table,
+                split=split,
+                filter=filter,
+                version=version,
+                columns=columns,
+            ),
+            format=format,
+            transform=transform,
+            fill_null=fill_null,
+            ragged=ragged,
+            unwrap=unwrap,
+            batch_size=batch_size,
+            on_error=on_error,
+            read_timeout=read_timeout,
+        )
+        self._kept = KeptColumns(check_cache(cache))
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return self.num_rows
+
+    @property
+    def cache(self) -> Cache:
+        """Whether columns are kept in memory."""
+        return self._kept.cache
+
+    def __getitem__(self, index: Any) -> Any:
+        """A batch of one row, or that row itself with ``unwrap``; a slice or list gives a batch.
+
+        Parameters
+        ----------
+        index : int, or what `__getitems__` takes
+            Negatives count from the end.
+
+        Raises
+        ------
+        IndexError
+            If an index is out of range.
+        TypeError
+            If an index is not a whole number.
+        """
+        if not _is_one(index):
+            return self.__getitems__(index)
+        batch = self.__getitems__([index])
+        return self._only_row(batch) if self.unwrap else batch
+
+    def __getitems__(self, indices: Any) -> Any:
+        """The rows at these indices as one batch, in that order; duplicates are kept.
+
+        `torch.utils.data.DataLoader` calls this once a batch.
+
+        Parameters
+        ----------
+        indices : int sequence, range, slice, numpy array or torch tensor
+            In ``[-len(self), len(self))``; negatives count from the end.
+
+        Returns
+        -------
+        batch
+            In the dataset's format; for ``"torch"`` a `RowBatch`, whose ``columns`` are what
+            ``default_collate`` makes of it. A loader without a ``collate_fn`` hands batches that
+            are no rows (``"python_col"``, ``"pandas"``, ``"polars"``, ``"arrow"``,
+            ``"torch_col"``) on as they are.
+
+        Raises
+        ------
+        IndexError
+            If an index is out of range.
+        TypeError
+            If an index is not a whole number.
+        RuntimeError
+            If the storage fails; the message names table, version and rows.
+        """
+        rows = normalize_indices(indices, len(self))
+        batch = self._read(rows)
+        if self.format != "torch":
+            return self._whole(batch, len(rows), sys._getframe(1))
+        changed = count_rows(batch) if self._output.transform else None
+        if changed == 0 and len(rows):
+            return NoRows(batch, 0)
+        return RowBatch(batch, len(rows) if changed is None else changed)
+
+    def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
+        """The batch, or what `default_collate` makes it of if it would take it for no rows."""
+        if isinstance(batch, (Sequence, np.ndarray)) or not is_for_default_collate(caller):
+            return batch
+        return WholeBatch(batch, count)
+
+    def _read(self, rows: np.ndarray) -> Any:
+        stats = self._stats()
+        with stats.timed("reading"):
+            batch = self._kept.read(self._reader(), rows)
+        stats.add(rows=batch.num_rows, bytes=batch.nbytes)
+        try:
+            return self._without_bad(self._output(batch, stats), rows)
+        except Exception as error:
+            self._note(error, "making a batch", rows)
+            raise
+
+    def __iter__(self) -> Iterator[Any]:
+        """Walk the rows in order, in full batches of ``batch_size`` rows.
+
+        What is left over and fills no batch is left out: a `DataLoader` delivers that, too.
+        """
+        if 0 < len(self) < self.batch_size:
+            warnings.warn(
+                f"{len(self)} rows are fewer than one batch of {self.batch_size}, and "
+                "iter(dataset) makes full batches only: take a DataLoader, or a smaller batch_size",
+                stacklevel=2,
+            )
+        for start in range(0, len(self) - self.batch_size + 1, self.batch_size):
+            yield self.__getitems__(range(start, start + self.batch_size))
+
+    def _only_row(self, batch: Any) -> Any:
+        rows = count_rows(batch) if self._output.transform is not None else 1
+        if rows is not None and rows != 1:
+            raise ValueError(
+                f"unwrap=True wants one row for one index, and transform made {rows} of it; "
+                "return as many rows as it is given, or use unwrap=False"
+            )
+        row = first_row(batch, self.format)
+        return row.value if isinstance(row, OpaqueRow) else row
+
+
+def _is_one(index: Any) -> bool:
+    return np.ndim(index) == 0 and not isinstance(index, (slice, range))

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerate's loaders: those that would shard our batches a second time, and what they are told.
+
+``Accelerator.prepare``, which `transformers.Trainer` calls too, puts a loader of its own in place
+of a plain ``DataLoader``. With several processes one of them then reads for all, or each keeps
+its part of every stream, while the streams of this package are parts already.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+
+class Turn:
+    """One iteration of a loader, as Accelerate's own loaders show theirs.
+
+    Accelerate closes an accumulation of gradients at the last batch of the loader that is being
+    iterated. It would count on from there into the next epoch where it hears of no end.
+
+    Parameters
+    ----------
+    loader : DataLoader
+        Accelerate hears of it only if `Accelerator.prepare` was given it.
+    """
+
+    # Rows that fill up the last batch, which `gather_for_metrics` would cut off: there are none.
+    remainder = 0
+
+    def __init__(self, loader: Any):
+        self.end_of_dataloader = False
+        # The class says the same, so that `prepare` leaves a loader alone; it then says so of the
+        # loader itself.
+        self._prepared = "_is_accelerate_prepared" in vars(loader)
+        self._begun = False
+
+    def begin(self) -> None:
+        """Become the iteration that Accelerate asks, once; it holds a weak reference alone."""
+        if self._begun:
+            return
+        self._begun = True
+        gradients = gradient_state()
+        if self._prepared and gradients is not None:
+            gradients._add_dataloader(self)
+
+    def end(self) -> None:
+        """Let Accelerate ask the iteration around this one again, if there is one."""
+        gradients = gradient_state()
+        if self._prepared and gradients is not None:
+            gradients._remove_dataloader(self)
+
+
+def gradient_state() -> Any:
+    """What Accelerate knows of loaders under way; None if it is not in use in this process."""
+    accelerate = sys.modules.get("accelerate.state")
+    if accelerate is None or not accelerate.GradientState._shared_state:
+        return None
+    return accelerate.GradientState()
+
+
+def refuse_second_deal(dataset: IterableDataset) -> None:
+    """Raise if the loader of Accelerate that is being iterated would lose or mix up batches.
+
+    Raises
+    ------
+    RuntimeError
+        If it deals the dataset's batches to processes again, or makes batches of batches.
+    """
+    loader = _loader_of_accelerate()
+    if loader is None:
+        return
+    inner = loader.dataset
+    dealt_again = type(inner).__name__ == "IterableDatasetShard"
+    if dealt_again:
+        inner = inner.dataset
+    if inner is not dataset:
+        return
+    kind = type(loader).__name__
+    if dealt_again or (kind == "DataLoaderDispatcher" and _num_processes() > 1):
+        raise RuntimeError(
+            f"Accelerate's {kind} would deal this dataset's batches to the processes once more, "
+            "and lose most of them: a LanceIterableTorchDataset gives each process its own "
+            "already. Pass a LanceDataLoader to prepare(), which leaves it as it is, or none"
+        )
+    if loader.batch_size is not None:
+        raise RuntimeError(
+            f"Accelerate's {kind} would make batches of {loader.batch_size} whole batches: a "
+            "LanceIterableTorchDataset yields batches, so use LanceDataLoader(dataset), or "
+            "DataLoader(dataset, batch_size=None). For transformers.Trainer take the map-style "
+            "LanceTorchDataset"
+        )
+
+
+def refuse_blind_skip(dataset: IterableDataset) -> None:
+    """Raise if `skip_first_batches` made the loader, of an epoch that nobody has named.
+
+    Raises
+    ------
+    RuntimeError
+        If so: the batches would be those of another epoch.
+    """
+    loader = _loader_of_accelerate()
+    if type(loader).__name__ == "SkipDataLoader" and loader.dataset is dataset:
+        raise RuntimeError(
+            "skip_first_batches() makes a loader that knows nothing of epochs: call "
+            "set_epoch() on the LanceDataLoader before it, or, better, load_state_dict(), which "
+            "reads nothing of what is skipped. transformers.Trainer, which does neither, resumes "
+            "with the map-style LanceTorchDataset as its train_dataset"
+        )
+
+
+def _loader_of_accelerate() -> Any:
+    """Accelerate's loader under way, if it is one that `prepare` or `skip_first_batches` made."""
+    gradients = gradient_state()
+    loader = None if gradients is None else gradients.active_dataloader
+    return None if isinstance(loader, Turn) else loader
+
+
+def _num_processes() -> int:
+    return sys.modules["accelerate.state"].PartialState().num_processes

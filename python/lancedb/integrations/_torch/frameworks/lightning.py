@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what Lightning's loops do with loaders: anew each epoch, again, or with a state too late.
+
+Lightning tells a loader nothing. The frames that call its ``__iter__`` are methods of Lightning's
+own, up to the loop.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from .frames import self_of
+
+_PACKAGES = ("lightning.pytorch.", "pytorch_lightning.")
+_TRAINS = ("_FitLoop", "_TrainingEpochLoop")
+_EVALUATES = ("_EvaluationLoop", "_PredictionLoop")
+
+
+def loop_of_lightning() -> Any:
+    """The loop of Lightning's that begins to iterate a loader; None if that is somebody else."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(_PACKAGES):
+            return None
+        owner = self_of(frame, module)
+        if type(owner).__name__ in (*_TRAINS, *_EVALUATES):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def epoch_of(loop: Any) -> int | None:
+    """The epoch that a loop trains; None if it does not train."""
+    return loop.trainer.current_epoch if type(loop).__name__ in _TRAINS else None
+
+
+def overfits(loop: Any) -> bool:
+    """Whether each epoch is to have the same few batches, by ``overfit_batches``."""
+    return loop.trainer.overfit_batches > 0
+
+
+def refuse_late_state(loop: Any) -> None:
+    """Raise if a loop trains while it still keeps the states of loaders, for a later that is past.
+
+    Raises
+    ------
+    RuntimeError
+        If so: the run would begin its first epoch again.
+    """
+    if epoch_of(loop) is not None and loop.trainer.fit_loop._combined_loader_states_to_load:
+        raise RuntimeError(
+            "Lightning has a state for this LanceDataLoader in its checkpoint, and does not load "
+            "it: the checkpoint is of an epoch's end, or something, as a schedule, asked for "
+            "trainer.estimated_stepping_batches before. The run would begin with the order of the "
+            "first epoch again. Keep the state in a "
+            "LightningDataModule, and load it in train_dataloader(), as docs/trainers.md shows"
+        )

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch's own ``DataLoader``: which worker this is, and batches that it would batch again."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data._utils.fetch import _BaseDatasetFetcher
+
+from .frames import self_of
+
+
+def warn_of_batches_of_batches() -> None:
+    """Warn if a plain ``DataLoader`` begins to iterate, and would collate whole batches.
+
+    torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
+    and knows it.
+    """
+    fetcher = self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
+    if not isinstance(fetcher, _BaseDatasetFetcher):
+        return
+    if fetcher.auto_collation and fetcher.collate_fn is default_collate:
+        warnings.warn(
+            "a LanceIterableTorchDataset yields whole batches, and this DataLoader makes batches "
+            "of batches of them: use LanceDataLoader(dataset), or DataLoader(dataset, "
+            "batch_size=None)",
+            stacklevel=3,
+        )
+
+
+def this_worker() -> tuple[int, int]:
+    """This DataLoader worker's number and how many there are; 0 of 1 outside of workers."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
+
+
+def process_number() -> int:
+    """0 for the main process, w + 1 for DataLoader worker w: its row in what they share."""
+    return this_worker()[0] + 1 if in_worker() else 0
+
+
+def in_worker() -> bool:
+    """Whether this is a DataLoader worker process."""
+    return get_worker_info() is not None

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the order of rows: which rows an epoch delivers when; pure arithmetic on integers.
+
+One small epoch, with 26 rows in blocks of 4, two lanes, windows of 8 rows and chunks of 2; seed 0,
+epoch 0::
+
+    blocks    A 15-18   B 19-22   C 23-25,0   D 1-4   E 5-8   F 9-12     left over: 13 14
+    order     D C A F B E     and dealt in turn to
+
+    lane 0    D A | B         window [16 15 3 1 18 17 4 2]      window [21 19 20 22]
+    lane 1    C F | E         window [9 10 25 24 23 11 12 0]    window [6 5 7 8]
+                              a window is read at once, its rows shuffled
+
+    lane      0     1     0     1     0     1     0     1     0     1     0     1     tail
+    sequence  16 15 9 10  3 1   25 24 18 17 23 11 4 2   12 0  21 19 6 5   20 22 7 8   14 13
+    steps     |------- step 0 ------| |------- step 1 ------| |------- step 2 ------| |-->
+    ranks     |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-|
+
+Everything that looks random depends on (seed, epoch), and a window's order on its lane and number
+too. Blocks are dealt so that each window has some from all over the table (`blocks.py`): here one
+of A, B, C and one of D, E, F. They are cut from the base order turned by an offset, 15 here, so
+that it is not the same rows in every epoch that fill no block. What fills no block, no lane or no
+chunk is the tail, shuffled as a whole. The lanes' windows end at different times, so that reads are
+spread evenly over the epoch, and the first ones are smaller, so that the first batches come soon;
+here they are too small for that.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .index_shuffle import derive_key, permute, shuffled
+from .stratified import spread
+from .window_slices import Pieces, divided
+
+SHUFFLES = ("none", "block", "global")
+_LEAST = {
+    "rows": 0,
+    "seed": None,
+    "epoch": 0,
+    "block_rows": 1,
+    "window_rows": 1,
+    "lanes": 1,
+    "chunk": 1,
+}
+_TURN, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
+# The golden ratio's multiples are spread evenly, whichever lanes are looked at.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_LEAST_BLOCKS_TO_STAGGER = 4
+# What a lane's first window has at least, to mix; it has an eighth of what a full one has if that
+# is more, and a quarter or half of it if that is needed.
+_FIRST_BLOCKS = 16
+_MOST_HALVINGS = 3
+_MOST_BLOCKS_LISTED = 1 << 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of one epoch's rows.
+
+    Parameters
+    ----------
+    rows : int
+        How many rows there are.
+    seed, epoch : int
+        What the order depends on.
+    shuffle : {"none", "block", "global"}
+        ``"none"`` keeps the base order, ``"global"`` permutes single rows, ``"block"`` is the
+        picture above.
+    block_rows, window_rows, lanes, chunk : int
+        Rows of a block and of one lane's window from a while on, number of lanes, rows taken of a
+        lane in turn.
+
+    Examples
+    --------
+    >>> plan = Plan(10, seed=0, epoch=0, shuffle="global")
+    >>> sorted(plan.rows_at(np.arange(10)).tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+
+    rows: int
+    seed: int = 0
+    epoch: int = 0
+    shuffle: str = "block"
+    block_rows: int = 1
+    window_rows: int = 1
+    lanes: int = 1
+    chunk: int = 1
+
+    def __post_init__(self) -> None:
+        if self.shuffle not in SHUFFLES:
+            raise ValueError(f"shuffle must be one of {SHUFFLES}, not {self.shuffle!r}")
+        for name, low in _LEAST.items():
+            # A numpy integer would overflow where an int does not.
+            object.__setattr__(self, name, _whole(name, getattr(self, name), low))
+        if self.window_rows % self.block_rows:
+            raise ValueError(
+                f"window_rows={self.window_rows} must be a multiple of "
+                f"block_rows={self.block_rows}: a window holds whole blocks"
+            )
+
+    @cached_property
+    def has_windows(self) -> bool:
+        """Whether rows are read in windows and mixed there.
+
+        A block of one row needs no window: permuting the blocks has shuffled the rows.
+        """
+        return self.shuffle == "block" and (self.block_rows > 1 or self.window_rows > 1)
+
+    # -- sizes -----------------------------------------------------------------------------
+
+    @cached_property
+    def lane_blocks(self) -> int:
+        """Blocks of each lane; 0 if one window holds everything."""
+        if self.lanes == 1 and self.window_rows >= self.rows:
+            return 0
+        return self.rows // self.block_rows // self.lanes
+
+    @cached_property
+    def lane_rows(self) -> int:
+        """Rows that each lane delivers in whole chunks."""
+        return self.lane_blocks * self.block_rows // self.chunk * self.chunk
+
+    @cached_property
+    def body_rows(self) -> int:
+        """Rows of the sequence before the tail."""
+        return self.lanes * self.lane_rows
+
+    @cached_property
+    def windows_in_lane(self) -> int:
+        """An upper bound for the windows of a lane."""
+        return self.lane_blocks // max(1, self._window_blocks) + self._early_windows + 1
+
+    @cached_property
+    def tail_window(self) -> int:
+        """The id of the tail, the last window, which has what is left over."""
+        return self.lanes * self.windows_in_lane
+
+    @cached_property
+    def _window_blocks(self) -> int:
+        return self.window_rows // self.block_rows
+
+    # -- windows ---------------------------------------------------------------------------
+
+    def lane_of(self, window: int) -> int:
+        """The lane a window belongs to; the tail, in whatever windows, is a lane of its own."""
+        return self.lanes if window >= self.tail_window else window % self.lanes
+
+    def window_size(self, window: int) -> int:
+        """How many rows a window hands out."""
+        _, start, stop = self._window_span(window)
+        return stop - start
+
+    def window_rows_of(self, window: int) -> np.ndarray:
+        """The rows of a window, in the order in which it hands them out.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Offsets in the base order.
+        """
+        lane, start, stop = self._window_span(window)
+        if lane == self.lanes:
+            return self._tail_rows_at(np.arange(start, stop))
+        key = self._key(_WINDOW, lane, window // self.lanes)
+        return self._lane_rows_in(lane, start, stop)[shuffled(stop - start, key)]
+
+    def _window_span(self, window: int) -> tuple[int, int, int]:
+        """A window's lane, and where in the lane's rows it starts and stops."""
+        if window == self.tail_window:
+            return self.lanes, 0, self.rows - self.body_rows
+        number, lane = divmod(window, self.lanes)
+        starts = self._early_starts(np.array([lane]))[:, 0].tolist()
+        full = number - self._early_windows
+        start = starts[number] if full < 0 else starts[-1] + full * self._window_blocks
+        end = starts[number + 1] if full < 0 else start + self._window_blocks
+        if end > self._latest_start:
+            end = self.lane_blocks
+        return lane, start * self.block_rows, min(end * self.block_rows, self.lane_rows)
+
+    def _windows_at(
+        self, lanes: np.ndarray, blocks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The windows in which some lanes' blocks stand: their numbers, first blocks and ends."""
+        size, latest = self._window_blocks, self._latest_start
+        *early, first_full = self._early_starts(lanes)
+        blocks = np.minimum(blocks, latest)
+        full = (blocks - first_full) // size
+        numbers, starts = full + len(early), first_full + full * size
+        ends = starts + size
+        for number, (start, end) in enumerate(itertools.pairwise([*early, first_full])):
+            here = (start <= blocks) & (blocks < end)
+            numbers[here], starts[here], ends[here] = number, start[here], end[here]
+        return numbers, starts, np.where(ends > latest, self.lane_blocks, ends)
+
+    @cached_property
+    def _latest_start(self) -> int:
+        """The last block at which a window may start.
+
+        A last window of less than half a size would mix badly: the one before takes it in.
+        """
+        return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
+
+    def _early_starts(self, lanes: np.ndarray) -> np.ndarray:
+        """Where some lanes' first windows start, in blocks, up to the first one of full size.
+
+        Each window is about twice as large as the one before, so that the first batches come
+        soon. Where the full ones start decides how far apart in time lanes come to new windows.
+        """
+        size, early = self._window_blocks, self._early_windows
+        if not early:
+            return np.zeros((1, len(lanes)), np.int64)
+        first_full = size + _share(lanes.astype(np.uint64) * _GOLDEN, size)
+        halvings = np.arange(early - 1, -1, -1)[:, None]
+        return np.concatenate([np.zeros((1, len(lanes)), np.int64), first_full >> halvings])
+
+    @cached_property
+    def _early_windows(self) -> int:
+        """How many windows of a lane are smaller, to begin with; the first two are alike."""
+        size = self._window_blocks
+        if size < _LEAST_BLOCKS_TO_STAGGER:
+            return 0
+        halvings = (size // _FIRST_BLOCKS).bit_length() - 1
+        return 1 + min(max(halvings, 1), _MOST_HALVINGS)
+
+    # -- rows ------------------------------------------------------------------------------
+
+    def rows_at(self, positions: np.ndarray) -> np.ndarray:
+        """The rows at some positions of the epoch's sequence: the definition of the order.
+
+        Parameters
+        ----------
+        positions : numpy.ndarray of int64
+            In ``[0, rows)``.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Offsets in the base order.
+        """
+        positions = np.asarray(positions, np.int64)
+        if self.shuffle == "none":
+            return positions
+        if not self.has_windows:
+            return permute(positions, self.rows, self._key(_BLOCKS))
+        rows = np.empty(len(positions), np.int64)
+        windows, indices = self.locate(positions)
+        tail = windows == self.tail_window
+        rows[tail] = self._tail_rows_at(indices[tail])
+        by_window = np.argsort(windows, kind="stable")[: len(windows) - np.count_nonzero(tail)]
+        starts = np.flatnonzero(np.diff(windows[by_window], prepend=-1))
+        for here in np.split(by_window, starts[1:]) if len(by_window) else ():
+            rows[here] = self.window_rows_of(int(windows[here[0]]))[indices[here]]
+        return rows
+
+    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The window of each position, and its index among the rows that the window hands out."""
+        positions = np.asarray(positions, np.int64)
+        firsts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+        lasts = np.append(firsts[1:], len(positions))[: len(firsts)] - 1
+        pieces, _ = self.pieces_of(np.stack([positions[firsts], positions[lasts] + 1], axis=1))
+        return np.repeat(pieces.windows, pieces.counts), pieces.indices()
+
+    def pieces(self, start: int, stop: int) -> Pieces:
+        """The positions from `start` to `stop` as runs of windows, in sequence; see `pieces_of`."""
+        return self.pieces_of(np.array([[start, stop]]))[0]
+
+    def pieces_of(self, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
+        """Spans of positions as runs of windows, in sequence.
+
+        Parameters
+        ----------
+        spans : numpy.ndarray of int64, shape (spans, 2)
+            Where each starts and stops.
+
+        Returns
+        -------
+        pieces : Pieces
+            Of all spans, one after the other.
+        counts : numpy.ndarray of int64
+            How many of the pieces are each span's.
+
+        Raises
+        ------
+        ValueError
+            If the plan has no windows: then `rows_at` tells what to read.
+        """
+        if not self.has_windows:
+            raise ValueError(f"shuffle={self.shuffle!r} has no windows here: take rows_at()")
+        starts, stops = np.asarray(spans, np.int64).T
+        end = self.body_rows
+        owners, *body = self._body_pieces(np.minimum(starts, end), np.minimum(stops, end))
+        if len(stops) and int(stops.max()) > end:
+            parts = self._tail_pieces(np.maximum(starts - end, 0), np.maximum(stops - end, 0))
+            owners = np.concatenate([owners, parts[0]])
+            order = np.argsort(owners, kind="stable")
+            body = [np.concatenate(columns)[order] for columns in zip(body, parts[1:], strict=True)]
+        return Pieces(*body), np.bincount(owners, minlength=len(starts))
+
+    def _body_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What stands before the tail: each piece's span, window, begin and count."""
+        owners, starts, stops = divided(starts, stops, self.chunk)
+        # A chunk may go on in the lane's next window, and from there in the one after that.
+        parts = []
+        while len(starts):
+            windows, begins, counts = self._pieces_at(starts, stops)
+            parts.append((owners, starts, windows, begins, counts))
+            more = starts + counts < stops
+            owners, starts, stops = owners[more], (starts + counts)[more], stops[more]
+        if len(parts) == 1:
+            owners, _, *pieces = parts[0]
+            return owners, *pieces
+        if not parts:
+            return (np.zeros(0, np.int64),) * 4
+        owners, starts, *pieces = map(np.concatenate, zip(*parts, strict=True))
+        order = np.lexsort((starts, owners))
+        return owners[order], *(column[order] for column in pieces)
+
+    def _pieces_at(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What follows some positions within a chunk out of one window."""
+        chunks = starts // self.chunk
+        turns, lanes = np.divmod(chunks, self.lanes)
+        index, size = turns * self.chunk + starts - chunks * self.chunk, self.block_rows
+        numbers, firsts, ends = self._windows_at(lanes, index // size)
+        counts = np.minimum(stops - starts, ends * size - index)
+        return numbers * self.lanes + lanes, index - firsts * size, counts
+
+    def _tail_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """As `_body_pieces` of the tail, by positions from its start on."""
+        owners = np.flatnonzero(stops > starts)
+        starts, stops = starts[owners], stops[owners]
+        return owners, np.full(len(owners), self.tail_window), starts, stops - starts
+
+    def _lane_rows_in(self, lane: int, start: int, stop: int) -> np.ndarray:
+        """The `start`-th to `stop`-th row of a lane, where `start` begins a block."""
+        size = self.block_rows
+        dealt = np.arange(start // size, -(-stop // size)) * self.lanes + lane
+        rows = (self._permuted_blocks(dealt) * size)[:, None] + np.arange(size)
+        return self._turned(rows.ravel()[: stop - start])
+
+    def _tail_rows_at(self, indices: np.ndarray) -> np.ndarray:
+        """What filled no lane, then no block, then no chunk of its lane; shuffled."""
+        size, body_blocks = self.block_rows, self.lanes * self.lane_blocks
+        end = self.rows // size * size
+        indices = permute(indices, self.rows - self.body_rows, self._key(_TAIL))
+        dealt = indices + body_blocks * size
+        rows = dealt.copy()
+        whole, cut = dealt < end, dealt >= self.rows
+        rows[whole] = self._permuted_blocks(dealt[whole] // size) * size + dealt[whole] % size
+        lane, index = np.divmod(dealt[cut] - self.rows, self._cut_rows or 1)
+        block, within = np.divmod(self.lane_rows + index, size)
+        rows[cut] = self._permuted_blocks(block * self.lanes + lane) * size + within
+        return self._turned(rows)
+
+    @property
+    def _cut_rows(self) -> int:
+        """Rows at each lane's end that fill no chunk."""
+        return self.lane_blocks * self.block_rows - self.lane_rows
+
+    def _permuted_blocks(self, dealt: np.ndarray) -> np.ndarray:
+        if self.rows // self.block_rows <= _MOST_BLOCKS_LISTED:
+            return self._all_permuted[dealt]
+        return self._spread(dealt)
+
+    @cached_property
+    def _all_permuted(self) -> np.ndarray:
+        """The blocks as they are dealt: one by one, a few at a time cost nearly as much as all."""
+        return self._spread(np.arange(self.rows // self.block_rows))
+
+    def _spread(self, dealt: np.ndarray) -> np.ndarray:
+        blocks = self.rows // self.block_rows
+        return spread(dealt, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
+
+    def _turned(self, rows: np.ndarray) -> np.ndarray:
+        turned = rows + self._key(_TURN) % max(self.rows, 1)
+        return np.where(turned >= self.rows, turned - self.rows, turned)
+
+    def _key(self, *parts: int) -> int:
+        return derive_key(self.seed, self.epoch, *parts)
+
+
+def _share(fractions: np.ndarray, size: int) -> np.ndarray:
+    """`size` times each of `fractions` of 2**64, rounded down: the upper half of the product."""
+    half = np.uint64(32)
+    low_bits = np.uint64(2**32 - 1)
+    high, low = fractions >> half, fractions & low_bits
+    size_high, size_low = np.uint64(size >> 32), np.uint64(size & 0xFFFFFFFF)
+    middle = high * size_low + (low * size_low >> half)
+    carry = (low * size_high + (middle & low_bits)) >> half
+    return (high * size_high + (middle >> half) + carry).astype(np.int64)
+
+
+def _whole(name: str, value: int, low: int | None) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or (low is not None and value < low):
+        wanted = "a whole number" if low is None else f"a whole number from {low} on"
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+    return int(value)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what one worker reads, in which order, to make its steps; pure arithmetic.
+
+A *window* here is any set of rows that is read together and handed out in pieces: a lane's
+window of a block shuffle, or, for the orders that need none, the rows of a few steps in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .epoch_order import Plan
+from .window_slices import Pieces, together
+
+Span = tuple[int, int]
+
+
+class Step(NamedTuple):
+    """One step of a group: its rows, of how many pieces, and which windows nobody needs then."""
+
+    rows: int
+    pieces: int
+    spent: tuple[int, ...] = ()
+
+
+class WindowRows(NamedTuple):
+    """A window to read: its rows are those of a block window, or of spans of positions."""
+
+    window: int
+    size: int
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some steps in a row, and the reads to have under way before they can be made.
+
+    Parameters
+    ----------
+    pieces : Pieces
+        What the steps are made of, in sequence.
+    steps : tuple of Step
+        How many of the pieces are each step's.
+    reads : tuple of tuple of WindowRows
+        The windows of each read that no group before this one needs.
+    """
+
+    pieces: Pieces
+    steps: tuple[Step, ...]
+    reads: tuple[tuple[WindowRows, ...], ...]
+
+
+def rows_of(plan: Plan, window: WindowRows) -> np.ndarray:
+    """The rows of a window in the order in which it hands them out."""
+    if window.spans:
+        return plan.rows_at(np.concatenate([np.arange(*span) for span in window.spans]))
+    return plan.window_rows_of(window.window)
+
+
+def schedule(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+    """Group the steps of one worker so that each group's reads have about `read_rows` rows.
+
+    The first groups are smaller, so that the first batch does not wait for a full read.
+
+    Parameters
+    ----------
+    plan : Plan
+        The epoch's order of rows.
+    spans : iterable of (int, int)
+        The positions of each of the worker's steps, ascending.
+    read_rows : int
+        Rows of one call to the reader.
+    """
+    if plan.has_windows:
+        return _window_groups(plan, spans, read_rows)
+    return _run_groups(spans, read_rows)
+
+
+def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+    for number, taken in enumerate(_in_batches(spans, read_rows)):
+        yield _run_group(number, taken)
+
+
+def _run_group(number: int, spans: list[Span]) -> Group:
+    counts = np.diff(np.array(spans), axis=1)[:, 0]
+    begins = np.cumsum(counts) - counts
+    pieces = Pieces(np.full(len(spans), number), begins, counts)
+    *steps, last = (Step(rows, 1) for rows in counts.tolist())
+    steps.append(last._replace(spent=(number,)))
+    read = WindowRows(number, int(counts.sum()), tuple(spans))
+    return Group(pieces, tuple(steps), ((read,),))
+
+
+def _window_groups(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+    growing, target = _Growing(), 1
+    for pieces, planned in _planned(plan, spans, read_rows):
+        begin = end = 0
+        for step, opened in planned:
+            growing.add(step, opened)
+            end += step.pieces
+            if growing.rows >= target:
+                growing.parts.append(pieces.cut(begin, end))
+                yield growing.group(read_rows)
+                target = min(read_rows, 2 * max(target, growing.delivered))
+                growing, begin = _Growing(), end
+        growing.parts.append(pieces.cut(begin, end))
+    if growing.steps:
+        yield growing.group(read_rows)
+
+
+class _Growing:
+    """A group that more steps are added to."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.parts: list[Pieces] = []
+        self.delivered = 0
+        self._opened: list[WindowRows] = []
+        self._opened_rows = 0
+
+    def add(self, step: Step, opened: list[WindowRows]) -> None:
+        """One more step, and the windows that it is the first to need; its pieces go to `parts`."""
+        self.steps.append(step)
+        self.delivered += step.rows
+        self._opened += opened
+        self._opened_rows += sum(window.size for window in opened)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are delivered or read, whichever are more."""
+        return max(self._opened_rows, self.delivered)
+
+    def group(self, read_rows: int) -> Group:
+        return Group(together(self.parts), tuple(self.steps), _reads(self._opened, read_rows))
+
+
+def _planned(
+    plan: Plan, spans: Iterable[Span], read_rows: int
+) -> Iterator[tuple[Pieces, list[tuple[Step, list[WindowRows]]]]]:
+    """The pieces of some steps in a row, and of each step the windows it is the first to need."""
+    open_in_lane: dict[int, int] = {}
+    for number, some in enumerate(_in_batches(spans, read_rows)):
+        pieces, counts = plan.pieces_of(np.array(some))
+        pieces, tail = _tail_of_its_own(plan, pieces, plan.tail_window + number)
+        opened: dict[int, list[WindowRows]] = {}
+        spent: dict[int, list[int]] = {}
+        for window, step in _first_needed(pieces, counts):
+            lane = plan.lane_of(window)
+            before = open_in_lane.get(lane)
+            if before != window:
+                open_in_lane[lane] = window
+                in_lane = lane < plan.lanes
+                read = WindowRows(window, plan.window_size(window)) if in_lane else tail
+                opened.setdefault(step, []).append(read)
+                spent.setdefault(step, []).extend([] if before is None else [before])
+        yield (
+            pieces,
+            [
+                (Step(stop - start, count, tuple(spent.get(number, ()))), opened.get(number, []))
+                for number, ((start, stop), count) in enumerate(
+                    zip(some, counts.tolist(), strict=True)
+                )
+            ],
+        )
+
+
+def _tail_of_its_own(plan: Plan, pieces: Pieces, number: int) -> tuple[Pieces, WindowRows]:
+    """The pieces with those of the tail in a window that has no other rows.
+
+    The lanes' leftovers belong to every step alike, and each rank and worker reads its own of
+    them. Where nothing but them is, they are the one window that all read as a whole.
+    """
+    if plan.body_rows == 0:
+        return pieces, WindowRows(plan.tail_window, plan.window_size(plan.tail_window))
+    here = pieces.windows == plan.tail_window
+    begins, counts = pieces.begins[here], pieces.counts[here]
+    starts = plan.body_rows + begins
+    spans = zip(starts.tolist(), (starts + counts).tolist(), strict=True)
+    own = Pieces(pieces.windows.copy(), pieces.begins.copy(), pieces.counts)
+    own.windows[here], own.begins[here] = number, np.cumsum(counts) - counts
+    return own, WindowRows(number, int(counts.sum()), tuple(spans))
+
+
+def _first_needed(pieces: Pieces, counts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The windows of some steps' pieces, and the step that needs each of them first."""
+    firsts = np.sort(np.unique(pieces.windows, return_index=True)[1])
+    steps = np.searchsorted(np.cumsum(counts), firsts, "right")
+    return zip(pieces.windows[firsts].tolist(), steps.tolist(), strict=True)
+
+
+def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
+    """Spans to plan at once: few at first, as the first batch waits for them."""
+    batch: list[Span] = []
+    rows, target = 0, 1
+    for start, stop in spans:
+        batch.append((start, stop))
+        rows += stop - start
+        if rows >= target:
+            yield batch
+            target = min(most_rows, 2 * max(target, rows))
+            batch, rows = [], 0
+    if batch:
+        yield batch
+
+
+def _reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:
+    """Windows packed into reads of about `read_rows` rows; a large window has its own."""
+    reads: list[list[WindowRows]] = []
+    rows = 0
+    for window in windows:
+        if not reads or rows + window.size > read_rows:
+            reads.append([])
+            rows = 0
+        reads[-1].append(window)
+        rows += window.size
+    return tuple(map(tuple, reads))

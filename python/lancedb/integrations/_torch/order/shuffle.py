@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows which order a dataset asked for, and makes each epoch's plan of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .epoch_order import Plan
+from .layout import Layout, auto_layout
+
+_SHUFFLES = {False: "none", None: "none", "none": "none", True: "block", "block": "block"}
+_READ_BYTES = 8 << 20
+_READ_ROWS = 16_384
+_JOB_BYTES = 4 << 20
+_JOB_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order of rows over all epochs.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of the selection.
+    row_bytes : int
+        Arrow bytes of an average row.
+    shuffle : bool or str
+        As the user gave it; normalised to "none", "block" or "global".
+    seed : int
+        Decides the order together with the epoch.
+    asked : mapping
+        ``block_rows``, ``window_rows`` and ``lanes`` as the user gave them.
+    adopted : Layout, optional
+        The layout of a loaded state, which then wins.
+    """
+
+    rows: int
+    row_bytes: int
+    shuffle: Any
+    seed: int
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    adopted: Layout | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shuffle", _shuffle_name(self.shuffle))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
+            raise TypeError(f"seed must be a whole number, not {self.seed!r}")
+        object.__setattr__(self, "seed", int(self.seed))  # numpy's is not JSON
+        self.layout(global_batch=1)  # raises for sizes that cannot be
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether rows are shuffled, and nothing was said of how."""
+        return self.shuffle != "none" and set(self.asked.values()) <= {"auto"}
+
+    @property
+    def read_rows(self) -> int:
+        """Rows of one call to the reader: large enough to be fast, at most about 8 MB."""
+        return max(1, min(_READ_ROWS, _READ_BYTES // self.row_bytes))
+
+    @property
+    def job_rows(self) -> int:
+        """Rows that are put together at once: at most about 4 MB."""
+        return max(1, min(_JOB_ROWS, _JOB_BYTES // self.row_bytes))
+
+    def layout(self, global_batch: int) -> Layout:
+        """Blocks, windows and lanes for steps of `global_batch` rows over all ranks."""
+        if self.adopted is not None:
+            return self.adopted
+        return auto_layout(self.rows, self.row_bytes, global_batch, self.shuffle, **self.asked)
+
+    def plan(self, epoch: int, global_batch: int) -> Plan:
+        """The order of one epoch."""
+        return Plan(
+            rows=self.rows,
+            seed=self.seed,
+            epoch=epoch,
+            shuffle=self.shuffle,
+            **dataclasses.asdict(self.layout(global_batch)),
+        )
+
+    def with_layout(self, layout: Layout | None) -> Order:
+        """The same order with the layout of a state, or with its own."""
+        return dataclasses.replace(self, adopted=layout)
+
+    def describe(self, global_batch: int) -> dict[str, Any]:
+        """Everything that the order depends on but the data, for a state."""
+        return {
+            "rows": self.rows,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            **dataclasses.asdict(self.layout(global_batch)),
+        }
+
+    def __repr__(self) -> str:
+        return f"shuffle={self.shuffle!r}, seed={self.seed}"
+
+
+def _shuffle_name(shuffle: Any) -> str:
+    try:
+        return {**_SHUFFLES, "global": "global"}[shuffle]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"shuffle must be False, True, 'block' or 'global', not {shuffle!r}"
+        ) from None

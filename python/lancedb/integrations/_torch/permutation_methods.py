@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what lancedb's ``Permutation`` gains: batch access by offset, cheap copies, tensors."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+from lancedb.background_loop import LOOP
+
+from .arrow import take as gather
+from .convert import formats as convert
+from .table import fork_guard as forking
+from .table.indices import distinct, normalize_indices
+
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def extend(module: ModuleType) -> None:
+    """Add to the classes of ``lancedb.permutation``; does nothing the second time.
+
+    Parameters
+    ----------
+    module : module
+        lancedb's own ``permutation`` module, loaded.
+    """
+    permutation = module.Permutation
+    if getattr(permutation, "fetch", None) is fetch:
+        return
+    permutation.__new__ = staticmethod(_new)
+    permutation.fetch = fetch
+    permutation.__copy__ = shallow_copy
+    module.batch_to_tensor_dict = convert.batch_to_tensor_dict  # type: ignore[attr-defined]
+    module.batch_to_tensor_rows = convert.batch_to_tensor_rows  # type: ignore[attr-defined]
+    module.batch_to_tensor = convert.batch_to_tensor  # type: ignore[attr-defined]
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_prepare_for_fork)
+
+
+def fetch(self: Any, indices: Any) -> Any:
+    """Rows by offset, as one batch in the permutation's format.
+
+    Parameters
+    ----------
+    indices : int sequence, range, slice, numpy array or torch tensor
+        Offsets in ``[-len(self), len(self))``. Order and duplicates are kept, negatives count
+        from the end, and none at all gives an empty batch.
+
+    Returns
+    -------
+    batch
+        What ``with_format`` or ``with_transform`` make of the rows; a list of dicts by default.
+
+    Raises
+    ------
+    IndexError
+        If an index is out of range; the message names it and the length.
+    TypeError
+        If an index is a float, a bool or anything else that is no whole number.
+
+    Notes
+    -----
+    Each row is read once and offsets are read in ascending order, whatever order they are asked
+    for in, since lancedb reads neighbouring rows together.
+
+    lancedb's runtime does not survive a fork. A forked process, such as a worker that `DataLoader`
+    starts by itself on Linux before Python 3.14, reads through a process of its own that was not
+    forked, which it starts at its first `fetch`. ``multiprocessing_context="forkserver"`` needs
+    no second process. A permutation made, skipped or cut after the fork reads as lancedb does.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> from lancedb.permutation import Permutation
+    >>> db = lancedb.connect("memory://")
+    >>> table = db.create_table("points", [{"x": x} for x in range(10)])
+    >>> Permutation.identity(table).fetch([3, -1, 3])
+    [{'x': 3}, {'x': 9}, {'x': 3}]
+    """
+    reader = _reader_after_fork(self) if forking.came_with_a_fork() else None
+    if reader is not None:
+        return self.transform_fn(reader.read(normalize_indices(indices, reader.selection.num_rows)))
+    known, places = distinct(normalize_indices(indices, len(self)))
+    batch = _take(self, known)
+    return self.transform_fn(batch if places is None else gather.take(batch, places))
+
+
+def shallow_copy(self: Any) -> Any:
+    """A permutation that shares this one's tables and reader: no row is exported or rebuilt."""
+    new = _new(type(self))
+    new.__dict__.update(self.__dict__)
+    return new
+
+
+def _new(kind: type, *_: Any, **__: Any) -> Any:
+    new = object.__new__(kind)
+    _alive.add(new)
+    return new
+
+
+def _prepare_for_fork() -> None:
+    if _alive and not forking.came_with_a_fork():
+        from .table.fork_permutations import note_rows  # which imports torch
+
+        forking.note_use()
+        note_rows(list(_alive))
+
+
+def _reader_after_fork(permutation: Any) -> Any:
+    from .table.fork_permutations import reader_of
+
+    return reader_of(permutation)
+
+
+def _take(permutation: Any, offsets: Any) -> pa.RecordBatch:
+    permutation._ensure_open()
+    # lancedb's identity reader leaves with_skip out when it takes offsets.
+    skipped = permutation.offset or 0 if permutation.permutation_table is None else 0
+    wanted = (offsets + skipped).tolist()
+
+    async def read() -> pa.RecordBatch:
+        return await permutation.reader.take_offsets(wanted, selection=permutation.selection)
+
+    batch = LOOP.run(read())
+    if batch.num_rows != len(offsets):
+        raise RuntimeError(
+            f"{len(offsets)} rows of table {permutation.base_table.name!r} were asked for and "
+            f"{batch.num_rows} came back: rows were deleted since the permutation was made"
+        )
+    return batch

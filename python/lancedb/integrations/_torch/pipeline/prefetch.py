@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how to read ahead: a schedule and a reader in, finished batches out, in order.
+
+Reads are under way on lancedb's own event loop. One thread plans them, waits for them, and puts
+batches together out of what was read, a job of several batches at a time; the consumer is handed
+whole jobs. What is held at any moment is the open windows, the reads ahead and four jobs: none of
+it grows with the table. Closing the stream, by hand or by dropping its iterator, stops it all.
+
+torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until the
+thread that makes batches gives it back. So that thread frees them, too: it lets go of a batch when
+the consumer is two jobs further.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrow.buffer_pool import WindowMemory
+from ..cache.tables import Everything, window_memory
+from ..common.counters import Stats
+from ..convert.transform import Output
+from ..order.epoch_order import Plan
+from ..order.read_schedule import Group, Span, Step, schedule
+from ..order.window_slices import Pieces
+from ..table.reader import Reader
+from .executor import Finish, InPlace, InThreads, wait_for
+from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
+
+_JOBS_AHEAD = 2
+_JOBS_HANDED_OUT = 2
+_STEPS_THAT_GROW = 4
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """How far to work ahead of the consumer.
+
+    Parameters
+    ----------
+    read_rows : int
+        Rows of one call to the reader.
+    job_rows : int
+        Rows that are put together at once, in one or more batches.
+    reads : int
+        Reads under way beyond the one whose rows come next.
+    threads : int
+        Threads that convert and transform.
+    """
+
+    read_rows: int
+    job_rows: int
+    reads: int
+    threads: int
+
+
+class Stream:
+    """Makes the batches of one worker's steps.
+
+    Parameters
+    ----------
+    plan : Plan
+        The epoch's order of rows.
+    spans : iterable of (int, int)
+        The positions of each step, ascending; asked for as the epoch goes on.
+    reader : Reader
+        Opened here, before any thread starts.
+    output : Output
+        What becomes of each record batch.
+    stats : Stats
+        Where rows and seconds are added up.
+    ahead : ReadAhead
+        How far to work ahead.
+    room : WindowMemory or Everything
+        Where the rows of open windows are kept, or all rows are; used again by the next stream.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        spans: Iterable[Span],
+        reader: Reader,
+        output: Output,
+        stats: Stats,
+        ahead: ReadAhead,
+        room: WindowMemory | Everything,
+    ):
+        self._plan = plan
+        self._stats = stats
+        self._ahead = ahead
+        self._room = room
+        self._reads = Reads(plan, reader.open(), stats, ahead.reads + 1)
+        self._loading = self._reads
+        if isinstance(room, Everything):
+            self._loading = Reads(plan, room.reader.open(), stats, ahead.reads + 1)
+        self._source: Source | None = None
+        self._most_steps = _steps_of_a_job(output, ahead.threads)
+        self._groups = schedule(plan, spans, ahead.read_rows)
+        self._scheduled: deque[_Scheduled] = deque()
+        self._finish: Finish = (
+            InPlace(output, stats)
+            if ahead.threads == 1
+            else InThreads(output, stats, ahead.threads)
+        )
+        self._making = ThreadPoolExecutor(1, "lance-batches")
+        self._jobs: deque[Future[list[Any]]] = deque()
+        held = 0 if output.may_grow else _JOBS_AHEAD + _JOBS_HANDED_OUT
+        self._made: deque[list[Any]] = deque(maxlen=held)
+
+    def batches(self) -> Generator[Any, None, None]:
+        """The finished batches in order; closing the generator closes the stream."""
+        try:
+            while True:
+                while len(self._jobs) < _JOBS_AHEAD:
+                    self._jobs.append(self._making.submit(self._make_job))
+                with self._stats.timed("waiting"):
+                    begun = self._jobs.popleft().result()
+                if not begun:
+                    return
+                self._jobs.append(self._making.submit(self._make_job))
+                for each in begun:
+                    yield self._finish.end(each)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop every thread and every read, leaving what is not begun undone."""
+        self._making.shutdown(wait=False, cancel_futures=True)
+        self._loading.cancel()
+        self._reads.cancel()
+        wait_for(self._making)
+        if self._source is not None:
+            self._source.close()
+        self._finish.close()
+        self._jobs.clear()
+        self._made.clear()
+
+    # -- in the thread that makes batches ----------------------------------------------------
+
+    def _make_job(self) -> list[Any]:
+        """The next few batches, begun; none at the end."""
+        if self._source is None:
+            self._source = self._opened()
+        self._read_ahead(self._source)
+        if not self._scheduled:
+            return []
+        group = self._scheduled[0]
+        pieces, steps = group.take(self._ahead.job_rows, self._most_steps)
+        if not group.steps:
+            self._scheduled.popleft()
+        batch = self._source.batch(pieces)
+        for step in steps:
+            for window in step.spent:
+                self._source.drop(window)
+        self._stats.add(rows=batch.num_rows, bytes=batch.nbytes)
+        made = self._finish.begin(batch, [step.rows for step in steps])
+        self._made.append(made)
+        return made
+
+    def _opened(self) -> Source:
+        """Where the rows are to come from: memory, once they are there, or reads."""
+        room = self._room
+        if isinstance(room, Everything):
+            if room.load(self._loading, self._ahead.reads):
+                return ResidentSource(self._plan, room)
+            room = window_memory(self._plan)
+        return WindowSource(self._reads, room) if self._plan.has_windows else RunSource(self._reads)
+
+    def _read_ahead(self, source: Source) -> None:
+        """Have reads under way for the groups of steps to come."""
+        while len(self._scheduled) <= self._ahead.reads:
+            group = next(self._groups, None)
+            if group is None:
+                return
+            for windows in group.reads:
+                source.begin(windows)
+            self._scheduled.append(_Scheduled(group))
+
+
+def _steps_of_a_job(output: Output, threads: int) -> int:
+    """At most so many: what comes of them may be many times as large as what was read."""
+    if output.transform is not None:
+        return threads
+    return _STEPS_THAT_GROW if output.may_grow else sys.maxsize
+
+
+class _Scheduled:
+    """The steps of a group that were not made yet."""
+
+    def __init__(self, group: Group):
+        self.steps = deque(group.steps)
+        self._pieces = group.pieces
+        self._taken = 0
+
+    def take(self, rows: int, most_steps: int) -> tuple[Pieces, list[Step]]:
+        """The next few steps, of about so many rows, and what they are made of."""
+        taken: list[Step] = []
+        begin, left = self._taken, rows
+        while self.steps and len(taken) < most_steps and left > 0:
+            taken.append(self.steps.popleft())
+            self._taken += taken[-1].pieces
+            left -= taken[-1].rows
+        return self._pieces.cut(begin, self._taken), taken

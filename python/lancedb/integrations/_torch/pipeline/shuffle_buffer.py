@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows rows that wait to be handed out, and puts record batches together out of them.
+
+Columns of fixed width are kept as bytes in memory of our own. Strings and lists stay where they
+were read if they are most of it, and Arrow copies all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow import take as gather
+from ..arrow.buffer_pool import WindowMemory
+from ..arrow.fixed_width import from_raw, room_for, row_bytes
+from ..arrow.variable_width import ViewRows, concatenated
+from ..order.window_slices import Pieces, divided, runs
+
+_GIVEN_BACK = pa.nulls(0)
+
+
+class ReadRows:
+    """Rows as they were read, ready to be put into one or more windows.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        What a read brought.
+    """
+
+    def __init__(self, batch: pa.RecordBatch):
+        self.schema = batch.schema
+        self.columns = [gather.rows_of(column) for column in batch.columns]
+        views = sum(each.nbytes for each in self.columns if isinstance(each, ViewRows))
+        # All of a batch that lancedb has handed out lives as long as any column of it.
+        self._holds_batch = 2 * views >= batch.nbytes
+
+    def kept(self, column: gather.ArrowRows | ViewRows, order: np.ndarray) -> pa.Array:
+        """The values of one of the columns at `order`, or views of them."""
+        return column.held(order) if self._holds_batch else column.take(order)
+
+
+class Window:
+    """Rows of one window in the order in which it hands them out, from first to last.
+
+    Nothing of the batch that was read is kept, so that the reader's memory is soon used again;
+    unless strings and lists are most of it.
+
+    Parameters
+    ----------
+    rows : ReadRows
+        What was read.
+    order : numpy.ndarray of int64
+        Which of `rows` is handed out when.
+    memory : WindowMemory
+        Where columns of fixed width are kept; the same for all windows that are put together.
+
+    Attributes
+    ----------
+    starts : numpy.ndarray of int64
+        Where in the memory each segment starts; none if no column is there.
+    """
+
+    def __init__(self, rows: ReadRows, order: np.ndarray, memory: WindowMemory):
+        self.schema = rows.schema
+        self.memory = memory
+        self._size = -(-len(order) // memory.segment_rows)
+        self._given_back = 0
+        self._segments: list[int] = []
+        fixed = [isinstance(each, gather.FixedRows) for each in rows.columns]
+        self._arrays: dict[int, list[pa.Array]] = {
+            number: [] for number, is_fixed in enumerate(fixed) if not is_fixed
+        }
+        for start in range(0, len(order), memory.segment_rows):
+            picked = order[start : start + memory.segment_rows]
+            if any(fixed):
+                self._segments.append(memory.take())
+            for number, each in enumerate(rows.columns):
+                if isinstance(each, gather.FixedRows):
+                    self._copy(number, each, picked)
+                else:
+                    self._arrays[number].append(rows.kept(each, picked))
+        self.starts = np.array(self._segments, np.int64) * memory.segment_rows
+
+    def _copy(self, column: int, rows: gather.FixedRows, order: np.ndarray) -> None:
+        """Copy the last segment's rows of a column into the memory."""
+        start = self._segments[-1] * self.memory.segment_rows
+        room = self.memory.rows(column, rows.bytes.dtype.itemsize)
+        rows.bytes.take(order, 0, room[start : start + len(order)], "clip")
+
+    @property
+    def left_to_arrow(self) -> Iterable[int]:
+        """The columns that are not in our own memory."""
+        return self._arrays
+
+    def segment(self, column: int, number: int) -> pa.Array:
+        """A segment's rows of a column, or views of them: good until they are handed out."""
+        if column in self._arrays:
+            return self._arrays[column][number]
+        kind = self.schema.field(column).type
+        rows = self.memory.rows(column, row_bytes(kind))[self.starts[number] :]
+        rows = rows[: self.memory.segment_rows]
+        return from_raw(kind, len(rows), pa.py_buffer(rows))
+
+    def hand_out(self, end: int) -> None:
+        """Let the memory of the rows before `end` be used again, segment by segment."""
+        self._give_back(end // self.memory.segment_rows)
+
+    def close(self) -> None:
+        """Let all of the memory be used again."""
+        self._give_back(self._size)
+
+    def _give_back(self, segments: int) -> None:
+        for number in range(self._given_back, min(segments, self._size)):
+            if self._segments:
+                self.memory.give_back(self._segments[number])
+            for arrays in self._arrays.values():
+                arrays[number] = _GIVEN_BACK
+            self._given_back = number + 1
+
+
+def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> pa.RecordBatch:
+    """One record batch with the rows of all pieces, copied.
+
+    Parameters
+    ----------
+    windows : sequence of Window
+        All that the pieces are of.
+    owners : numpy.ndarray of int64
+        Of each piece, which of `windows` it is of.
+    pieces : Pieces
+        Which rows, in sequence.
+    """
+    schema = windows[0].schema
+    arrow = set[int]().union(*(window.left_to_arrow for window in windows))
+    places = _places(windows, owners, pieces) if len(arrow) < len(schema) else None
+    columns = [
+        _joined(windows, owners, pieces, number)
+        if number in arrow or places is None
+        else _picked(windows[0], number, places)
+        for number in range(len(schema))
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+class _Places(NamedTuple):
+    """Where in the memory rows are: they are copied fastest in units of several neighbours."""
+
+    unit: int
+    numbers: np.ndarray
+
+
+def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> _Places:
+    """Where in the memory the rows of the pieces are, in sequence."""
+    size = windows[0].memory.segment_rows
+    unit = int(np.gcd.reduce(np.concatenate([[size], pieces.begins, pieces.counts])))
+    starts = [window.starts for window in windows]
+    firsts = np.cumsum([0, *map(len, starts)])[:-1]
+    segments, within = np.divmod(runs(pieces.begins // unit, pieces.counts // unit), size // unit)
+    segments += np.repeat(firsts[owners], pieces.counts // unit)
+    return _Places(unit, np.concatenate(starts)[segments] // unit + within)
+
+
+def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, column: int) -> pa.Array:
+    size = windows[0].memory.segment_rows
+    of_piece, begins, ends = divided(pieces.begins, pieces.begins + pieces.counts, size)
+    numbers, within = np.divmod(begins, size)
+    parts = (owners[of_piece], numbers, within, ends - begins)
+    slices = [
+        windows[owner].segment(column, number).slice(begin, count)
+        for owner, number, begin, count in zip(*(part.tolist() for part in parts), strict=True)
+    ]
+    return concatenated(windows[0].schema.field(column).type, slices)
+
+
+def _picked(window: Window, column: int, places: _Places) -> pa.Array:
+    """The rows of a column at some places, copied."""
+    kind = window.schema.field(column).type
+    unit, count = places.unit, len(places.numbers)
+    data, out = room_for(count, unit * row_bytes(kind))
+    rows = window.memory.rows(column, row_bytes(kind)).view(out.dtype)
+    rows.take(places.numbers, 0, out, "clip")
+    return from_raw(kind, unit * count, data)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows what is being read or waits to be handed out, and makes record batches of it.
+
+There are two such sources. A block shuffle has many windows open at once, and a batch takes a few
+rows of each. The other orders read the rows of some steps in a row, and a batch is a cut of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow import take as gather
+from ..arrow.buffer_pool import WindowMemory
+from ..cache.tables import Everything
+from ..common.counters import Stats
+from ..order.epoch_order import Plan
+from ..order.read_schedule import WindowRows, rows_of
+from ..order.window_slices import Piece, Pieces
+from ..table.indices import distinct
+from ..table.reader import Reader, Reading
+from .shuffle_buffer import ReadRows, Window, assemble
+
+
+class Source(Protocol):
+    """Windows by id, from the start of their read until they are dropped."""
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        """Start one read for all of these windows."""
+        ...
+
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+        """The rows of some pieces, waiting until they were read."""
+        ...
+
+    def drop(self, window: int) -> None:
+        """Let go of a window that nobody needs any more."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every window; nobody may ask for a batch any more."""
+        ...
+
+
+class Reads:
+    """Starts the reads of windows, and counts what they bring."""
+
+    def __init__(self, plan: Plan, reader: Reader, stats: Stats, at_once: int):
+        self._turn = asyncio.Semaphore(at_once)
+        self._plan = plan
+        self._reader = reader
+        self._stats = stats
+        self._under_way: list[Reading] = []
+        self._cancelled = False
+
+    def begin(self, windows: Sequence[WindowRows]) -> Reading:
+        """One read for all of these windows, one after the other."""
+        rows = [rows_of(self._plan, window) for window in windows]
+        return self.begin_rows(rows[0] if len(rows) == 1 else np.concatenate(rows))
+
+    def begin_rows(self, rows: np.ndarray) -> Reading:
+        """One read of rows by their place in the base order."""
+        reading = self._reader.begin(rows, self._turn)
+        self._under_way = [*(each for each in self._under_way if not each.done()), reading]
+        if self._cancelled:
+            reading.cancel()
+        return reading
+
+    def finish(self, reading: Reading) -> None:
+        """Add the time of a read that is done to the totals."""
+        self._stats.add(reading=reading.seconds)
+
+    def cancel(self) -> None:
+        """Give up every read, and begin no other."""
+        self._cancelled = True
+        for reading in self._under_way:
+            reading.cancel()
+
+
+class RunSource:
+    """For orders without windows: each read has the rows of some steps, in sequence."""
+
+    def __init__(self, reads: Reads):
+        self._reads = reads
+        self._open: dict[int, Reading] = {}
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        for window in windows:
+            self._open[window.window] = self._reads.begin([window])
+
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+        parts = [self._cut(piece) for piece in pieces.joined()]
+        return gather.concatenate(parts)
+
+    def _cut(self, piece: Piece) -> pa.RecordBatch:
+        reading = self._open[piece.window]
+        batch, order = reading.rows(), reading.order
+        if order is None:
+            return batch.slice(piece.begin, piece.count)
+        return gather.take(batch, order[piece.begin : piece.begin + piece.count])
+
+    def drop(self, window: int) -> None:
+        self._reads.finish(self._open.pop(window))
+
+    def close(self) -> None:
+        self._open.clear()
+
+
+class WindowSource:
+    """For block shuffles: windows of many lanes, each handed out bit by bit."""
+
+    def __init__(self, reads: Reads, memory: WindowMemory):
+        self._reads = reads
+        self._memory = memory
+        self._open: dict[int, _Read] = {}
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        read = _Read(self._reads, windows, self._memory)
+        self._open.update((window.window, read) for window in windows)
+
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+        numbers, owners = distinct(pieces.windows)
+        owners = np.arange(len(numbers)) if owners is None else owners
+        windows = [self._open[number].window(number) for number in numbers.tolist()]
+        batch = assemble(windows, owners, pieces)
+        # A window is handed out from first to last: its last piece comes last.
+        ends = np.zeros(len(windows), np.int64)
+        ends[owners] = pieces.begins + pieces.counts
+        for window, end in zip(windows, ends.tolist(), strict=True):
+            window.hand_out(end)
+        return batch
+
+    def drop(self, window: int) -> None:
+        self._open.pop(window).close(window)
+
+    def close(self) -> None:
+        for window in list(self._open):
+            self.drop(window)
+
+
+class _Read:
+    """One read, which becomes several windows as soon as one of them is wanted."""
+
+    def __init__(self, reads: Reads, windows: Sequence[WindowRows], memory: WindowMemory):
+        self._reads = reads
+        self._reading: Reading | None = reads.begin(windows)
+        self._wanted = windows
+        self._memory = memory
+        self._windows: dict[int, Window] = {}
+
+    def window(self, number: int) -> Window:
+        if self._reading is not None:
+            self._keep(self._reading)
+            self._reads.finish(self._reading)
+            self._reading = None
+        return self._windows[number]
+
+    def _keep(self, reading: Reading) -> None:
+        batch, order = reading.rows(), reading.order
+        order = np.arange(batch.num_rows) if order is None else order
+        rows, start = ReadRows(batch), 0
+        for number, size, _ in self._wanted:
+            self._windows[number] = Window(rows, order[start : start + size], self._memory)
+            start += size
+
+    def close(self, number: int) -> None:
+        if number in self._windows:
+            self._windows.pop(number).close()
+
+
+class ResidentSource:
+    """As `Source`, over rows that are all in memory.
+
+    Parameters
+    ----------
+    plan : Plan
+        The epoch's order of rows.
+    everything : Everything
+        Loaded.
+    """
+
+    def __init__(self, plan: Plan, everything: Everything):
+        self._plan = plan
+        self._everything = everything
+        self._open: dict[int, np.ndarray] = {}
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        self._open.update((window.window, rows_of(self._plan, window)) for window in windows)
+
+    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+        rows = [self._open[at.window][at.begin : at.begin + at.count] for at in pieces.joined()]
+        return self._everything.take(np.concatenate(rows))
+
+    def drop(self, window: int) -> None:
+        del self._open[window]
+
+    def close(self) -> None:
+        self._open.clear()

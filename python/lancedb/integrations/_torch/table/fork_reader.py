@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how a forked process reads: through a process of its own that was not forked.
+
+The two are joined by a socket. One sends the recipe and then lists of offsets, the other answers
+each with a record batch, and ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import multiprocessing.spawn
+import os
+import pickle
+import subprocess
+import sys
+import time
+import traceback
+import weakref
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..common.error_notes import add_note
+from . import fork_guard as forking
+from .handle import OwnHandle, empty_batch
+from .recipe import Recipe
+
+_SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
+_ENDS_WITHIN = 2.0
+
+
+class Delegate:
+    """Reads rows of a table in another process, one call at a time, in the order of the calls.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How to open the table.
+    columns : mapping of str to str
+        Output name -> column of the table.
+
+    Raises
+    ------
+    TypeError
+        If the recipe cannot be sent.
+    Exception
+        Whatever is raised there where the table is opened.
+    """
+
+    scans = False
+    is_read_in_bulk = False
+
+    def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
+        try:
+            asked = pickle.dumps((recipe, dict(columns)))
+        except Exception as error:
+            raise TypeError(
+                f"{recipe.describe()} cannot be opened in a forked process: {error}. Define what "
+                "connection_factory names with def at the top level of a module"
+            ) from error
+        self._connection, self._process = _start()
+        self._calls = ThreadPoolExecutor(1, "lance-delegate")
+        self.close = weakref.finalize(self, _close, self._connection, self._process, self._calls)
+        self._connection.send(_preparation(asked))
+        self.schema: pa.Schema = self._ask(asked).schema
+
+    @property
+    def is_over(self) -> bool:
+        return self._process.poll() is not None
+
+    def give_up(self) -> None:
+        self._process.kill()  # which ends the call under way
+        self._process.wait()
+
+    def submit(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+    ) -> Future[tuple[pa.RecordBatch, float]]:
+        """As `Handle.submit`; the calls take turns in any case."""
+        return self._calls.submit(self._read, offsets)
+
+    def _read(self, offsets: np.ndarray) -> tuple[pa.RecordBatch, float]:
+        started = time.perf_counter()
+        return self._ask(offsets.astype(np.int64).tobytes()), time.perf_counter() - started
+
+    def _ask(self, question: bytes) -> pa.RecordBatch:
+        try:
+            self._connection.send_bytes(question)
+            answer = self._connection.recv()
+            if isinstance(answer, _Failed):
+                add_note(answer.error, answer.where)
+                raise answer.error
+            data = pa.allocate_buffer(answer)
+            self._connection.recv_bytes_into(data)
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError("the process that reads for this forked one has ended") from error
+        return unpacked(data)
+
+
+def serve(fd: int) -> None:
+    """Open the table that is asked for, and read until nobody asks any more."""
+    connection = Connection(fd)
+    with contextlib.suppress(EOFError, ConnectionError):
+        try:
+            _prepare(connection.recv())
+            handle = OwnHandle(*pickle.loads(connection.recv_bytes()))
+        except Exception as error:
+            return _fail(connection, error)
+        _succeed(connection, empty_batch(handle.schema))
+        while True:
+            offsets = np.frombuffer(connection.recv_bytes(), np.int64)
+            try:
+                batch, _ = handle.submit(offsets).result()
+            except Exception as error:
+                _fail(connection, error)
+            else:
+                _succeed(connection, batch)
+
+
+def _preparation(asked: bytes) -> dict[str, Any]:
+    """What multiprocessing tells a new process; of the main module only if a recipe needs it."""
+    data = multiprocessing.spawn.get_preparation_data("lance-reader")
+    kept = ("sys_path", "sys_argv", "orig_dir", "dir")
+    if b"__main__" in asked:
+        kept = (*kept, "init_main_from_name", "init_main_from_path")
+    return {name: data[name] for name in kept if name in data}
+
+
+def _prepare(data: dict[str, Any]) -> None:
+    forking.importing_main = True  # which must not begin to train once more
+    try:
+        multiprocessing.spawn.prepare(data)
+    finally:
+        forking.importing_main = False
+
+
+def packed(batch: pa.RecordBatch) -> pa.Buffer:
+    """A record batch with its schema, in Arrow's stream format."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue()
+
+
+def unpacked(data: pa.Buffer) -> pa.RecordBatch:
+    """The record batch that `packed` made these bytes of; it shares their memory."""
+    return pa.ipc.open_stream(data).read_next_batch()
+
+
+def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
+    data = packed(batch)
+    connection.send(data.size)
+    connection.send_bytes(data)
+
+
+class _Failed(NamedTuple):
+    """What is sent in place of rows."""
+
+    error: Exception
+    where: str
+
+
+def _fail(connection: Connection, error: Exception) -> None:
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    where = f"in the process that reads for this forked one:\n{''.join(lines)}"
+    connection.send(_Failed(_sendable(error), where))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one that says the same if its pickle would not give it back.
+
+    So it is with one whose constructor takes something else than what it hands on to Exception.
+    """
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    except Exception:  # of any kind: what runs is the error's own code
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _start() -> tuple[Connection, subprocess.Popen]:
+    ours, theirs = multiprocessing.Pipe()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE.format(fd=theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt from the keyboard is not for it
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    return ours, process
+
+
+def _close(connection: Connection, process: subprocess.Popen, calls: ThreadPoolExecutor) -> None:
+    """Give up the calls that wait, and have the other process end."""
+    calls.shutdown(wait=False, cancel_futures=True)
+    connection.close()
+    try:
+        process.wait(_ENDS_WITHIN)
+    except subprocess.TimeoutExpired:  # it is in the middle of a read
+        process.kill()
+        process.wait()

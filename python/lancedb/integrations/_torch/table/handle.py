@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows this process's open handle: offsets of one pinned table in, a record batch out.
+
+The handle is Rust's. It never travels, and must not be used in a process that was forked off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from lancedb._lancedb import PermutationReader
+from lancedb.background_loop import LOOP
+from lancedb.remote.table import RemoteTable
+from lancedb.table import Table
+
+from ..arrow import take as gather
+from ..arrow.fixed_width import row_bytes
+from . import fork_guard as forking
+from . import io_uring as uring
+from .recipe import Recipe
+
+# From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
+# planning, and lancedb makes an expression of every offset, half a microsecond each.
+_RANGE_ROWS = 2048
+# Of rows of at most so many bytes, a scan may also bring as many that were not asked for.
+_SCANNED_BYTES = 1024
+
+# lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from
+# so many rows on.
+_PART_ROWS = 512
+_MAX_PARTS = 4
+
+
+class Handle(Protocol):
+    """Something that reads rows of one table."""
+
+    schema: pa.Schema
+    scans: bool
+    """Whether neighbouring rows are scanned, which takes nanoseconds a row."""
+    is_read_in_bulk: bool
+    """Whether a whole column is cheap to read, at least as compared with row by row."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it cannot be used any more."""
+        ...
+
+    def give_up(self) -> None:
+        """Use it no more: something that it read failed, or did not come."""
+        ...
+
+    def submit(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+    ) -> Future[tuple[pa.RecordBatch, float]]:
+        """Start to read rows by ascending offset: the rows, and the seconds that it took.
+
+        `turn` is acquired while the rows are read; those are let through first that asked first.
+        Without one nothing else is read meanwhile, and all processors may work for this.
+        """
+        ...
+
+
+class OwnHandle:
+    """Reads in this process, on lancedb's own event loop.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How to open the table.
+    columns : mapping of str to str
+        Output name -> column (or SQL expression) of the table.
+    """
+
+    def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
+        forking.note_use()
+        self._columns = dict(columns)
+        recipe.in_time(lambda: self._open(recipe))
+        # Workers share the processors, and a server wants few requests.
+        remote = isinstance(self._table, RemoteTable)
+        self.is_read_in_bulk = not remote
+        shared = multiprocessing.parent_process() is not None or remote
+        self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
+        self.is_over = False
+        widths = [row_bytes(field.type) for field in self.schema]
+        self._row_bytes = sum(widths) if all(widths) else math.inf  # until some were read
+
+    def _open(self, recipe: Recipe) -> None:
+        self._table = uring.open_table(recipe) or recipe.open()
+        self._rows = open_rows(self._table)
+        self.scans = _are_scans_fast(self._table)
+        self.schema = read_schema(self._table, self._rows, self._columns)
+
+    def give_up(self) -> None:
+        # lancedb's rate control would hold back what is read next, for what failed before.
+        self.is_over = True
+
+    def submit(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+    ) -> Future[tuple[pa.RecordBatch, float]]:
+        return asyncio.run_coroutine_threadsafe(self._timed(offsets, turn), LOOP.loop)
+
+    async def _timed(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None
+    ) -> tuple[pa.RecordBatch, float]:
+        if turn is None:
+            started = time.perf_counter()
+            parts = np.array_split(offsets, self._parts(len(offsets)))
+            batches = await asyncio.gather(*map(self.request, parts))
+            return gather.concatenate(batches), time.perf_counter() - started
+        async with turn:
+            started = time.perf_counter()
+            batch = await self.request(offsets)
+            return batch, time.perf_counter() - started
+
+    def _parts(self, rows: int) -> int:
+        return max(1, min(self._max_parts, rows // _PART_ROWS))
+
+    async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
+        """Rows of the table by ascending offset, in one call to lancedb."""
+        if len(offsets) == 0:
+            return empty_batch(self.schema)
+        batch = await self._call(offsets)
+        self._row_bytes = batch.nbytes / len(offsets)
+        names = list(self._columns)
+        # LanceDB Cloud's client asks for columns in alphabetical order.
+        return batch if batch.schema.names == names else batch.select(names)
+
+    async def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
+        count, first = len(offsets), int(offsets[0])
+        stretch = int(offsets[-1]) - first + 1
+        if self.scans and count >= _RANGE_ROWS and stretch <= self._most_scanned(count):
+            batch = await self._scan(first, stretch)
+            return batch if stretch == count else gather.take(batch, offsets - first)
+        rows: Any = self._rows  # lancedb's stub leaves this method out
+        return await rows.take_offsets(offsets.tolist(), selection=self._columns)
+
+    def _most_scanned(self, count: int) -> int:
+        """How many rows may be read as one range for `count` of them."""
+        return 2 * count if self._row_bytes <= _SCANNED_BYTES else count
+
+    async def _scan(self, first: int, count: int) -> pa.RecordBatch:
+        query = self._table._table.query()  # type: ignore[attr-defined]
+        rows = query.use_lsm(False).select(self._columns).offset(first).limit(count)
+        batches = [batch async for batch in await rows.to_batches(max_batch_length=count)]
+        return gather.concatenate(batches)
+
+
+def _are_scans_fast(table: Table) -> bool:
+    """Whether fragments are large: a scan of a range costs a look at all there are.
+
+    A server promises no order for rows of a scan.
+    """
+    if isinstance(table, RemoteTable):
+        return False
+    fragments = table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[attr-defined]
+    return table.count_rows() >= fragments * _RANGE_ROWS
+
+
+def open_rows(table: Table) -> PermutationReader | None:
+    """lancedb's reader over every row of the table; None for a table without rows."""
+    if table.count_rows() == 0:
+        return None
+
+    async def identity() -> PermutationReader:
+        return await PermutationReader.from_tables(table, None, 0)  # type: ignore[attr-defined]
+
+    return LOOP.run(identity())
+
+
+def read_schema(
+    table: Table, rows: PermutationReader | None, columns: Mapping[str, str]
+) -> pa.Schema:
+    """The schema of the chosen columns, as they will be read."""
+    if rows is None:
+        found = table.search().select(dict(columns)).limit(1).to_arrow().schema
+        return pa.schema([found.field(name) for name in columns])
+
+    async def output() -> pa.Schema:
+        return await rows.output_schema(dict(columns))  # type: ignore[attr-defined]
+
+    found = LOOP.run(output())
+    return pa.schema([_as_read(found.field(name)) for name in columns], found.metadata)
+
+
+def _as_read(field: pa.Field) -> pa.Field:
+    """A field as its rows come: JSON is declared as the bytes in which lancedb stores it."""
+    if (field.metadata or {}).get(b"ARROW:extension:name") == b"lance.json":
+        return pa.field(field.name, pa.json_(), field.nullable)
+    if pa.types.is_struct(field.type):
+        return field.with_type(pa.struct([_as_read(child) for child in field.type]))
+    return field
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """A record batch without rows."""
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)

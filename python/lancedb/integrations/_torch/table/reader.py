@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows how rows of a selection are read in any process: positions in, a record batch out.
+
+The handle is opened at the first read, again in every process that the reader is pickled into,
+and again after a fork; it never travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow import take as gather
+from . import fork_guard as forking
+from .fork_reader import Delegate
+from .handle import Handle, OwnHandle
+from .indices import distinct
+from .recipe import Recipe
+from .selection import Selection
+
+
+class Reader:
+    """Reads rows of one pinned table by their position in a selection's base order.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How to open the table, and how long to wait for each read.
+    selection : Selection
+        Which rows, in base order.
+    columns : mapping of str to str
+        Output name -> column (or SQL expression) of the table.
+    """
+
+    def __init__(self, recipe: Recipe, selection: Selection, columns: Mapping[str, str]):
+        self.recipe = recipe
+        self.selection = selection
+        self.columns = dict(columns)
+        self._handle: Handle | None = None
+        self._pid: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None, "_pid": None}
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of every batch that `read` returns."""
+        return self.handle().schema
+
+    def open(self) -> Reader:
+        """Open the handle unless this process has done so already, or anew if it failed.
+
+        Not as a read begins: where one has failed, those ahead of it would only fail later.
+        """
+        if self._handle is not None and self._pid == os.getpid() and self._handle.is_over:
+            self._handle = None
+        self.handle()
+        return self
+
+    def handle(self) -> Handle:
+        """This process's handle."""
+        if self._handle is None or self._pid != os.getpid():
+            kind = Delegate if forking.came_with_a_fork() else OwnHandle
+            self._handle, self._pid = kind(self.recipe, self.columns), os.getpid()
+        return self._handle
+
+    def read(self, rows: np.ndarray) -> pa.RecordBatch:
+        """The rows at these positions of the base order, in that order; see `begin`."""
+        return self.begin(rows).in_order()
+
+    def begin(self, rows: np.ndarray, turn: asyncio.Semaphore | None = None) -> Reading:
+        """Start to read; the rows are waited for in `Reading`.
+
+        A row asked for twice is read once. The offsets go to lancedb sorted, so that what is
+        near in the table is read together.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64
+            Positions in ``[0, selection.num_rows)``; checked by the caller.
+        turn : asyncio.Semaphore, optional
+            As in `Handle.submit`.
+        """
+        offsets, order = distinct(self.selection.offsets(rows))
+        return Reading(self, offsets, order, turn)
+
+
+class Reading:
+    """Rows that are being read: ascending, and the order in which they were asked for.
+
+    Parameters
+    ----------
+    reader : Reader
+        Whose table it is, and how long to wait.
+    offsets : numpy.ndarray of int64
+        What is read, ascending.
+    order : numpy.ndarray of int64, optional
+        Where in `offsets` each row asked for stands; None if they were asked for so.
+    turn : asyncio.Semaphore, optional
+        As in `Handle.submit`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        offsets: np.ndarray,
+        order: np.ndarray | None,
+        turn: asyncio.Semaphore | None,
+    ):
+        self.order = order
+        self.seconds = 0.0
+        self._recipe = reader.recipe
+        self._offsets = offsets
+        self._handle = reader.handle()
+        self._future: Future[tuple[pa.RecordBatch, float]] = self._handle.submit(offsets, turn)
+
+    def rows(self) -> pa.RecordBatch:
+        """Wait for the rows, ascending by offset.
+
+        Raises
+        ------
+        RuntimeError
+            If the storage fails, takes too long, or no longer has these rows.
+        """
+        try:
+            batch, self.seconds = self._future.result(self._recipe.timeout)
+        except (NotInTime, RuntimeError, OSError, ValueError) as error:
+            late = isinstance(error, NotInTime) and not self._future.done()
+            self.cancel()
+            self._handle.give_up()
+            said = str(error) or type(error).__name__
+            reason = f"not read within {self._recipe.limit()}" if late else said
+            raise RuntimeError(self._failure(reason)) from error
+        if batch.num_rows != len(self._offsets):
+            raise RuntimeError(self._failure(f"{batch.num_rows} rows came back"))
+        return batch
+
+    def in_order(self) -> pa.RecordBatch:
+        """Wait for the rows, in the order in which they were asked for."""
+        try:
+            batch = self.rows()
+        except BaseException:
+            self.cancel()
+            raise
+        return batch if self.order is None else gather.take(batch, self.order)
+
+    def done(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self._future.done()
+
+    def cancel(self) -> None:
+        """Give the read up if it is still under way."""
+        self._future.cancel()
+
+    def _failure(self, reason: str) -> str:
+        hint = ""
+        if "not found" in reason.lower():
+            hint = (
+                "; its files are gone: the table was dropped, or this version was cleaned up "
+                "(a tag keeps a version: table.tags.create('training', version))"
+            )
+        ends = f" (offsets {self._offsets[0]} to {self._offsets[-1]})" if len(self._offsets) else ""
+        return (
+            f"reading {len(self._offsets)} rows{ends} of {self._recipe.describe()} "
+            f"failed: {reason}{hint}"
+        )
+
+
+def resolve_columns(
+    schema: pa.Schema, columns: Sequence[str] | Mapping[str, str] | None
+) -> dict[str, str]:
+    """Output name -> column of the table, every name checked.
+
+    Raises
+    ------
+    ValueError
+        If a column is unknown (the message names the near ones), named twice, or none is named.
+    """
+    known = schema.names
+    if columns is None:
+        return {name: name for name in known}
+    if isinstance(columns, str):
+        raise TypeError(f"columns must be a list of names; did you mean columns=[{columns!r}]?")
+    if isinstance(columns, (set, frozenset)):
+        raise TypeError(
+            f"columns must be in an order, and a set has none: pass a list, {sorted(columns)}"
+        )
+    if not isinstance(columns, Iterable):
+        raise TypeError(f"columns must be a list of names, or a mapping, not {columns!r}")
+    if not isinstance(columns, Mapping):
+        names = list(columns)
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"columns names {', '.join(map(repr, twice))} more than once")
+        columns = {name: name for name in names}
+        for name in names:
+            check_column(name, schema)
+    if not columns:
+        raise ValueError(f"columns is empty; leave it out for all of {known}, or name at least one")
+    for name, column in columns.items():
+        if not isinstance(name, str) or not isinstance(column, str):
+            raise TypeError(
+                f"columns must map names to SQL expressions, not {name!r} to {column!r}"
+            )
+    return dict(columns)
+
+
+def check_column(name: Any, schema: pa.Schema) -> None:
+    """Raise unless `name` is a column, a field of a struct column, or ``_rowid``."""
+    if not isinstance(name, str):
+        raise TypeError(f"columns must hold names, not {name!r}")
+    if name in schema.names or name in ("_rowid", "_rowoffset"):
+        return
+    head, _, rest = name.partition(".")
+    if rest and head in schema.names and pa.types.is_struct(schema.field(head).type):
+        return check_column(rest, pa.schema(list(schema.field(head).type)))
+    near = difflib.get_close_matches(name, schema.names, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {schema.names}"
+    raise ValueError(f"unknown column {name!r}: {hint}")

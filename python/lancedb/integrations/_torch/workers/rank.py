@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows which rank of how many, and which worker of how many, this process is."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import torch.distributed
+
+from ..frameworks.torch_loader import in_worker
+
+
+class SentRank(NamedTuple):
+    """The rank of a process that sent something on, for the one that unpickled it."""
+
+    rank: int
+    world_size: int
+    receiver: int
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this is a DataLoader worker that was sent it by its own loader.
+
+        A worker has no process group to ask. Any other process that was started with a pickled
+        dataset, as by `torch.multiprocessing.spawn`, may be a rank of its own.
+        """
+        return in_worker() and self.receiver == os.getpid()
+
+
+def resolve_rank(
+    rank: int | None, world_size: int | None, sent: SentRank | None = None
+) -> tuple[int, int]:
+    """Rank and world size: as given, else of `torch.distributed`, else of ``RANK`` and
+    ``WORLD_SIZE``, else 0 of 1.
+
+    Parameters
+    ----------
+    rank, world_size : int, optional
+        As given by the user.
+    sent : SentRank, optional
+        Those of the process that sent this one what asks: they win in its DataLoader workers, and
+        hold elsewhere where nothing else is known.
+
+    Raises
+    ------
+    ValueError
+        If only one of the two is given or in the environment, or the rank is not below the world
+        size.
+    TypeError
+        If one of them is no whole number.
+    """
+    if (rank is None) != (world_size is None):
+        raise ValueError("rank and world_size belong together: give both, or neither")
+    for name, number in (("rank", rank), ("world_size", world_size)):
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer, type(None))):
+            raise TypeError(f"{name} must be a whole number, not {number!r}")
+    if rank is None or world_size is None:
+        if sent is not None and sent.is_mine:
+            return sent.rank, sent.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return _of_environment() or ((0, 1) if sent is None else (sent.rank, sent.world_size))
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in [0, world_size), not rank={rank} of {world_size}")
+    return int(rank), int(world_size)
+
+
+def _of_environment() -> tuple[int, int] | None:
+    """Rank and world size of the environment, as torchrun sets them; None if it has neither."""
+    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+    if not any(found.values()):
+        return None
+    said = " and ".join(f"{name}={value!r}" for name, value in found.items() if value is not None)
+    way_out = "set both, as torchrun does, or neither; or give rank= and world_size="
+    try:
+        rank, world_size = int(found["RANK"] or ""), int(found["WORLD_SIZE"] or "")
+    except ValueError:
+        if (found["RANK"] or "0", found["WORLD_SIZE"] or "1") == ("0", "1"):
+            return 0, 1
+        raise ValueError(
+            f"the environment has {said}, which tells no rank of how many: {way_out}"
+        ) from None
+    if not 0 <= rank < world_size:
+        raise ValueError(
+            f"the environment has {said}, and RANK must be in [0, WORLD_SIZE): {way_out}"
+        )
+    return rank, world_size

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knows the epoch that each process is to run next, in memory that the processes share.
+
+Every ``iter()`` is the next epoch. DataLoader workers, persistent or made anew, count their own
+``iter()`` calls here, so that they agree on the epoch without speaking to each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+
+import torch
+
+from ..frameworks.torch_loader import in_worker
+from ..order.layout import Layout
+from ..order.state import Position
+
+_EPOCH, _POSITION, _LAYOUT, _WORKERS, _LATEST, _COUNTS = 0, 1, 2, 6, 7, 8
+MAX_WORKERS = 64
+_LOOKED_EVERY = 0.001
+_REFUSED = 1 << 40
+# Longer than a worker takes to start, shorter than anybody's patience with one that has hung.
+_LATE_FOR = 20.0
+
+
+class EpochClock:
+    """Hands out where each ``iter()`` begins.
+
+    The row of numbers in shared memory is: the epoch and the position to begin at; the layout of
+    the order if a state brought one, as workers that stay were made before; the worker that began
+    last, as the number of workers that it is one of and its process; then how many times the
+    main process and each worker have begun since that was set.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._process = os.getpid()
+        self._was_set = False
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._numbers.share_memory_()
+
+    @property
+    def _shared(self) -> torch.Tensor:
+        """The numbers, shared with the workers of this process, and with no other process.
+
+        A rank that was started with a pickled dataset, or forked, counts for itself.
+        """
+        if self._process != os.getpid() and not in_worker():
+            self._numbers = self._numbers.clone().share_memory_()
+            self._process = os.getpid()
+        return self._numbers
+
+    def set(self, at: Position, layout: Layout | None) -> None:
+        """Let the next ``iter()`` of every process begin here, with this layout or its own."""
+        self._was_set = True
+        self._shared[_WORKERS:] = 0
+        self._put(at, layout)
+
+    def rejoin(self, process: int, workers: int, at: Position, layout: Layout | None) -> None:
+        """Let the next ``iter()`` of one process begin here; the others are told the same."""
+        self._put(at, layout)
+        self._shared[_WORKERS] = workers
+        self._shared[_COUNTS + process] = 0
+
+    def begin(self, process: int, workers: int) -> Position:
+        """Where the ``iter()`` of a process begins now: 0 is the main one, w + 1 worker w.
+
+        Raises
+        ------
+        ValueError
+            If there are more than `MAX_WORKERS` workers.
+        RuntimeError
+            If these are not as many workers as there were before, and some of them have begun
+            other epochs than the others.
+        """
+        at = self.peek(process)
+        if process:
+            self._sign_in(process, workers)
+        self._shared[_COUNTS + process] += 1
+        return at
+
+    def wait_for_late(self, seconds: float = _LATE_FOR) -> None:
+        """Wait until no worker is about to begin an epoch that others have begun already.
+
+        One that looks where to begin after that was set anew would begin the wrong epoch.
+        """
+        until = time.monotonic() + seconds
+        while not self._agree(int(self._shared[_WORKERS])) and time.monotonic() < until:
+            latest = int(self._shared[_LATEST])
+            if latest not in {child.pid for child in multiprocessing.active_children()}:
+                break  # the workers have ended, also those that never began
+            time.sleep(_LOOKED_EVERY)
+
+    def peek(self, process: int) -> Position:
+        """Where the next ``iter()`` of a process will begin."""
+        if process > MAX_WORKERS:
+            raise ValueError(f"at most {MAX_WORKERS} workers a DataLoader are supported")
+        begun = int(self._shared[_COUNTS + process])
+        epoch, position = int(self._shared[_EPOCH]), int(self._shared[_POSITION])
+        return Position(epoch + begun, 0 if begun else position)
+
+    @property
+    def layout(self) -> Layout | None:
+        """That of a state which was loaded; None if there was none."""
+        numbers = self._shared[_LAYOUT:_WORKERS].tolist()
+        return Layout(*numbers) if all(numbers) else None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was said where to begin, and no process has begun since."""
+        return self._was_set and not self._shared[_COUNTS:].any()
+
+    def is_within(self, epoch: int) -> bool:
+        """Whether the next ``iter()`` was set to begin in the middle of this epoch."""
+        return self.is_set and self.peek(0).epoch == epoch and self.peek(0).position > 0
+
+    def has_begun(self, worker: int) -> bool:
+        """Whether a worker has begun an epoch since the clock was set."""
+        return bool(self._shared[_COUNTS + 1 + worker])
+
+    @property
+    def ran_in_workers(self) -> bool:
+        """Whether a worker has begun an epoch since the clock was set."""
+        return bool(self._shared[_COUNTS + 1 :].any())
+
+    def _put(self, at: Position, layout: Layout | None) -> None:
+        numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
+        self._shared[_EPOCH] = at.epoch
+        self._shared[_POSITION] = at.position
+        self._shared[_LAYOUT:_WORKERS] = torch.tensor(numbers)
+
+    def _sign_in(self, process: int, workers: int) -> None:
+        others = int(self._shared[_WORKERS]) not in (0, workers)
+        refused = (others and not self._agree(workers)) or (self._shared == _REFUSED).any()
+        self._shared[_WORKERS] = workers
+        self._shared[_LATEST] = os.getpid()
+        if refused:
+            self._shared[_COUNTS + process] = _REFUSED  # and so the others of these workers are
+            raise RuntimeError(
+                f"{workers} workers cannot go on where more or fewer have iterated this dataset: "
+                "they would begin different epochs. Call dataset.set_epoch(...) before another "
+                "number of workers iterates, or use LanceDataLoader, which does so"
+            )
+
+    def _agree(self, workers: int) -> bool:
+        """Whether so many workers have all begun equally often."""
+        counts = self._shared[_COUNTS + 1 : _COUNTS + 1 + workers]
+        return workers == 0 or bool((counts == counts[0]).all())

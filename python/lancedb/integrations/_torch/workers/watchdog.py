@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The death of a worker process, noticed by the process that it works for.
+
+torch does not notice if the workers come from a fork server: they are not the children of the
+process that trains, so that no signal tells it of their death, and it waits for ever if one dies in
+the middle of a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple
+
+from torch.utils.data._utils import signal_handling
+
+_NOTICED_WITHIN = 2.0
+_LOOKED_EVERY = 0.001
+
+
+class Death(NamedTuple):
+    """Which worker has died and how, and where to look for the reason."""
+
+    worker: str
+    advice: str
+
+
+class WorkerWatch:
+    """Ends a loader's wait for workers of which one has died.
+
+    torch would give the epoch up too, if it came to know. The other workers are ended, and so is
+    the queue that all of them write to: whoever waits at it wakes.
+
+    Parameters
+    ----------
+    batches : iterator
+        torch's own iterator over the workers of a `DataLoader`. It is not kept alive.
+    """
+
+    def __init__(self, batches: Any):
+        self._batches = weakref.ref(batches)
+        # torch's processes close their sentinels when they go: we wait at copies.
+        self._sentinels = {
+            os.dup(worker.sentinel): number for number, worker in enumerate(batches._workers)
+        }
+        self._dead: int | None = None
+        self._told, self._tell = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="lance-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer; called again, it does nothing."""
+        tell, self._tell = self._tell, -1
+        if tell < 0:
+            return
+        with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+            os.write(tell, b".")
+        os.close(tell)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def dead_worker(self, error: BaseException) -> Death | None:
+        """Which worker has died, and how, once `error` came in place of a message of a worker.
+
+        Called by the thread that asks for batches. The end of a process is seen a little later
+        than the end of what it sends.
+        """
+        batches = self._batches()
+        if batches is None:
+            return None
+        number = self._first_dead(batches, error)
+        if number is None:
+            self._thread.join(_NOTICED_WITHIN)
+            number = self._first_dead(batches, error)
+        return None if number is None else describe_worker(batches, number)
+
+    def _first_dead(self, batches: Any, error: BaseException) -> int | None:
+        """The worker that this watch saw die, else one that torch saw die before it did."""
+        exited = next(iter(dead_workers(batches, _pids_in(error))), None)
+        # Asked for last: whoever this watch killed itself was found only if this is set.
+        return exited if self._dead is None else self._dead
+
+    def _run(self) -> None:
+        while self._sentinels and self._dead is None:
+            ready = wait([self._told, *self._sentinels])
+            if self._told in ready:
+                break
+            for sentinel in ready:
+                os.close(sentinel)  # type: ignore[arg-type]
+                self._note_end(self._sentinels.pop(sentinel))  # type: ignore[call-overload]
+        for open_end in (self._told, *self._sentinels):
+            os.close(open_end)
+
+    def _note_end(self, number: int) -> None:
+        batches = self._batches()
+        if batches is None or batches._shutdown or not batches._workers_status[number]:
+            return  # it had nothing left to do
+        self._dead = number if self._dead is None else self._dead
+        kill_workers(batches)
+        batches._worker_result_queue._writer.close()
+
+
+def watch(batches: Any) -> WorkerWatch | None:
+    """A watch over the workers of torch's iterator; None if there are none to watch.
+
+    Windows has no sentinels to copy; there torch finds out by itself, after five seconds.
+    """
+    if not getattr(batches, "_workers", None) or sys.platform == "win32":
+        return None
+    return WorkerWatch(batches)
+
+
+def dead_workers(batches: Any, pids: Collection[int] = ()) -> list[int]:
+    """The workers of torch's iterator that have died, and those of `pids` that have ended.
+
+    One that has no more to do ends with exit code 0, and torch's status of it is False. So it is
+    of one that torch found dead.
+    """
+    return [
+        number
+        for number, worker in enumerate(batches._workers)
+        if worker.exitcode
+        or (worker.exitcode == 0 and (batches._workers_status[number] or worker.pid in pids))
+    ]
+
+
+def first_ended(batches: Any) -> int | None:
+    """The first worker of torch's iterator that has ended, for whatever reason."""
+    codes = (worker.exitcode for worker in batches._workers)
+    return next((number for number, code in enumerate(codes) if code is not None), None)
+
+
+def have_all_begun(batches: Any, has_begun: Callable[[int], bool], seconds: float) -> bool:
+    """Wait until every worker of torch's iterator has begun its epoch, or has ended.
+
+    torch goes on as soon as a worker was told to begin. One that is late would begin wherever the
+    next epoch was said to begin by then, and take that for its own.
+
+    Parameters
+    ----------
+    batches : torch's iterator
+        Over worker processes.
+    has_begun : callable
+        Whether the worker of a number has.
+    seconds : float
+        How long to wait.
+
+    Returns
+    -------
+    bool
+        False if that was too short.
+    """
+    until = time.monotonic() + seconds
+    for number, worker in enumerate(batches._workers):
+        while not has_begun(number) and worker.exitcode is None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOKED_EVERY)
+    return True
+
+
+def kill_workers(batches: Any) -> None:
+    """End the workers of torch's iterator at once, whatever they are doing."""
+    if batches._worker_pids_set:
+        # torch's handler of SIGCHLD would raise wherever the main thread happens to be.
+        signal_handling._remove_worker_pids(id(batches))  # pyright: ignore
+        batches._worker_pids_set = False
+    for worker in batches._workers:
+        # The number of one that has ended may be another process's. How it ended is not asked here:
+        # of two threads that ask, one would be told 255.
+        if not wait([worker.sentinel], timeout=0):
+            worker.kill()
+
+
+def describe_worker(batches: Any, number: int) -> Death:
+    """How a worker of torch's iterator has ended."""
+    worker = batches._workers[number]
+    worker.join(_NOTICED_WITHIN)
+    ended, advice = _ended(worker.exitcode)
+    return Death(f"DataLoader worker {number} (pid {worker.pid}) {ended}", advice)
+
+
+def _pids_in(error: BaseException) -> list[int]:
+    """The processes that torch says have ended."""
+    listed = re.search(r"worker \(pid\(s\) ([\d, ]+)\) exited", str(error))
+    return [int(pid) for pid in listed[1].split(", ")] if listed else []
+
+
+def _ended(code: int | None) -> tuple[str, str]:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"was killed by {name}", "If memory ran out, the system's log says so."
+    return f"ended with exit code {code}", (
+        "What it printed stands above; if it ended as it started, put what starts workers under "
+        "if __name__ == '__main__'."
+    )

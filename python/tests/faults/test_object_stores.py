@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when an object store fails: for a moment, or until training stops."""
+
+import json
+import multiprocessing
+import pickle
+import threading
+import time
+
+import file_store
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from faulty_proxy import Proxy, break_off, go_down, hang_up, pass_on, slow_down, stall
+from lancedb.integrations._torch.table import fork_permutations as forked
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+from lancedb.permutation import Permutation
+
+ROWS = 3000
+GIVES_UP_SOON = {
+    "timeout": "1s",
+    "client_max_retries": "0",
+    "lance_aimd_max_retries": "0",
+    "download_retry_count": "0",
+}
+LIMIT = 2.0
+LATENCY = 0.1
+ERROR = r"reading \d+ rows \(offsets \d+ to \d+\) of table 'points', version 1 at s3://bucket/db"
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory):
+    """A store with a table of rows of 4 KB, so that an epoch takes dozens of requests.
+
+    It answers at once at the first of its addresses, and after a while at the second.
+    """
+    folder = tmp_path_factory.mktemp("store")
+    values = pa.array(np.random.default_rng(0).random(ROWS * 1024, dtype=np.float32))
+    rows = {"id": np.arange(ROWS), "vec": pa.FixedSizeListArray.from_arrays(values, 1024)}
+    lancedb.connect(folder / "bucket" / "db").create_table("points", pa.table(rows))
+    with file_store.serving(folder, 0, LATENCY) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture
+def proxy(endpoints):
+    with Proxy(endpoints[0]) as proxy:
+        yield proxy
+
+
+def where(proxy, options):
+    options = {**file_store.storage_options(proxy.endpoint), **options}
+    connect_kwargs = {"storage_options": options}
+    return {"uri": "s3://bucket/db", "table_name": "points", "connect_kwargs": connect_kwargs}
+
+
+def iterable(proxy, options, **limits):
+    dataset = LanceIterableTorchDataset(
+        **where(proxy, options),
+        format="torch",
+        batch_size=50,
+        shuffle=True,
+        block_rows=8,
+        window_rows=256,
+        lanes=2,
+        readahead=1,
+        **limits,
+    )
+    return LanceDataLoader(dataset)
+
+
+def map_style(proxy, options, **limits):
+    dataset = LanceTorchDataset(**where(proxy, options), format="torch", cache=False, **limits)
+    return LanceDataLoader(dataset, batch_size=50)
+
+
+def ids(batches):
+    return [batch["id"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("fault", [slow_down, hang_up, break_off, stall])
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
+    loader = make(proxy, {"timeout": "1s"})
+    whole = ids(loader)
+    loader.set_epoch(0)
+    proxy.spoil(*[fault, pass_on, pass_on, fault, pass_on])
+    assert ids(loader) == whole
+    assert proxy.spoiled.total() == 2
+
+
+@pytest.mark.parametrize("fault", [slow_down, hang_up])
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, fault, make):
+    loader = make(proxy, {})
+    whole, requests = epoch(proxy, loader)
+    loader.set_epoch(0)
+    proxy.spoil(*[pass_on] * (requests // 2), *[fault] * 30)
+    assert ids(loader) == whole
+    assert proxy.spoiled.total() == 30
+
+
+@pytest.mark.parametrize("fault", [go_down, slow_down, break_off, stall])
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, fault, make):
+    whole, requests = epoch(proxy, make(proxy, GIVES_UP_SOON))
+    loader = make(proxy, GIVES_UP_SOON)
+    # Many requests are under way before the first batch.
+    proxy.spoil_all(fault, after=requests * 4 // 5)
+    delivered = deliver_until_it_fails(loader)
+    state = json.loads(json.dumps(loader.state_dict()))
+    restore(proxy)
+    assert 0 < len(delivered) < len(whole)
+    copy = LanceDataLoader(pickle.loads(pickle.dumps(loader.dataset)), **of(make))
+    for resumed in (loader, copy):
+        resumed.load_state_dict(state)
+        assert delivered + ids(resumed) == whole
+
+
+# With its own options lancedb went on for more than eight minutes.
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [(iterable, slow_down), (iterable, hang_up), (iterable, go_down), (map_style, slow_down)],
+)
+def test_what_lancedb_tries_again_and_again_ends_at_the_limit_and_a_resume_is_exact(
+    proxy, make, fault
+):
+    whole, requests = epoch(proxy, make(proxy, {}))
+    loader = make(proxy, {}, read_timeout=LIMIT)
+    proxy.spoil_all(fault, after=requests * 4 // 5)
+    started = time.monotonic()
+    delivered = deliver_until_it_fails(loader, "not read within 2 seconds, .* read_timeout")
+    took = time.monotonic() - started
+    assert took < 10 * LIMIT  # A bound on hanging, not a measurement.
+    assert max(proxy.spoiled.values()) <= 100 * took  # there are pauses, or it were thousands
+    restore(proxy)
+    loader.load_state_dict(loader.state_dict())
+    assert 0 < len(delivered) < len(whole)
+    assert delivered + ids(loader) == whole
+
+
+def epoch(proxy, loader):
+    """An epoch, and how many requests it took."""
+    before = proxy.requests
+    return ids(loader), proxy.requests - before
+
+
+def deliver_until_it_fails(loader, reason=""):
+    delivered = []
+    with pytest.raises(RuntimeError, match=f"{ERROR} failed: {reason}"):
+        delivered.extend(batch["id"].tolist() for batch in loader)
+    return delivered
+
+
+def of(make):
+    """The arguments of a loader that belong to it."""
+    return {"batch_size": 50} if make is map_style else {}
+
+
+def restore(proxy):
+    """Have the store answer again, at the same address."""
+    proxy.stop()
+    proxy.spoil_none()
+    proxy.start()
+
+
+def test_a_worker_says_what_failed_and_a_resume_without_workers_is_exact(proxy):
+    loader = map_style(proxy, GIVES_UP_SOON)
+    whole, _ = epoch(proxy, loader)
+    workers = LanceDataLoader(loader.dataset, num_workers=2, batch_size=50)
+    batches = iter(workers)
+    delivered = [next(batches)["id"].tolist() for _ in range(2)]  # both have opened the table
+    proxy.spoil_all(go_down)
+    with pytest.raises(RuntimeError, match=ERROR):
+        delivered.extend(batch["id"].tolist() for batch in batches)
+    state = workers.state_dict()
+    restore(proxy)
+    loader.load_state_dict(state)
+    assert delivered + ids(loader) == whole
+
+
+def test_a_process_that_cannot_open_the_table_says_which(proxy):
+    raw = pickle.dumps(map_style(proxy, GIVES_UP_SOON).dataset)
+    proxy.stop()
+    message = "opening table 'points', version 1 at s3://bucket/db failed"
+    with pytest.raises(RuntimeError, match=message):
+        pickle.loads(raw)[0]
+
+
+# -- a store that is slow, and no more -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [iterable, map_style])
+def test_a_store_that_answers_late_but_in_time_gives_every_row(endpoints, make):
+    with Proxy(endpoints[1]) as proxy:
+        loader = make(proxy, {}, read_timeout=LIMIT)
+        if make is map_style:  # 30 reads, one after the other
+            loader = LanceDataLoader(loader.dataset, batch_size=ROWS // 30)
+        while loader.stats()["reading"] <= LIMIT:  # all together take longer than one may
+            rows = [row for batch in ids(loader) for row in batch]
+            assert sorted(rows) == list(range(ROWS))
+
+
+# -- a store that does not answer while a table is opened ----------------------------------------
+
+SOON = 0.5
+OPENING = r"opening table 'points'(, version 1)? at s3://bucket/db failed: not opened"
+READING = r"reading \d+ rows \(offsets \d+ to \d+\) of table 'points', version 1 at .* not read"
+IN_TIME = rf"({OPENING}|{READING}) within 0\.5 seconds, the dataset's read_timeout"
+
+
+def map_style_dataset(proxy):
+    return LanceTorchDataset(**where(proxy, {}), format="torch", cache=False, read_timeout=SOON)
+
+
+def make_a_dataset(proxy):
+    return lambda: iterable(proxy, {}, read_timeout=SOON)
+
+
+def describe_the_data(proxy):
+    dataset = map_style_dataset(proxy)
+    return lambda: LanceDataLoader(dataset)  # whose states say which data they are of
+
+
+def open_in_another_process(proxy):
+    raw = pickle.dumps(map_style_dataset(proxy))
+    return lambda: pickle.loads(raw)[0]
+
+
+@pytest.mark.parametrize("prepare", [make_a_dataset, describe_the_data, open_in_another_process])
+def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoints, prepare):
+    with Proxy(endpoints[0]) as proxy:
+        act = prepare(proxy)
+        before = proxy.requests
+        act()
+        requests = proxy.requests - before
+    said = set()
+    for answered in np.unique(np.linspace(0, requests - 1, 6).astype(int)).tolist():
+        with Proxy(endpoints[0]) as proxy:
+            act = prepare(proxy)
+            proxy.spoil_all(stall, after=answered)
+            started = time.monotonic()
+            with pytest.raises(RuntimeError, match=IN_TIME) as caught:
+                act()
+            assert time.monotonic() - started < 20 * SOON  # a bound on hanging
+            said.add(str(caught.value).split()[0])
+    assert said == {"opening", "reading"}
+
+
+# -- a process that forks ------------------------------------------------------------------------
+
+
+def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_permutation_has(
+    proxy, tmp_path, monkeypatch
+):
+    asked = threading.Event()
+
+    def stall_and_tell(handler, body):
+        asked.set()
+        stall(handler, body)
+
+    address = where(proxy, {})
+    connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
+    stalled = [Permutation.identity(connection.open_table("points")) for _ in range(20)]
+    here = lancedb.connect(tmp_path).create_table("points", [{"x": x} for x in range(ROWS)])
+    answered = Permutation.identity(here)
+    monkeypatch.setattr(forked, "_NOTED_WITHIN", SOON)
+    proxy.spoil_all(stall_and_tell)
+    started = time.monotonic()
+    fork()
+    assert time.monotonic() - started < len(stalled) * SOON  # one limit, and not one for each
+    assert asked.wait(60)
+    requests = proxy.requests
+    fork()
+    assert proxy.requests == requests
+    assert forked.reader_of(answered).selection.num_rows == ROWS
+    assert not any(map(forked.reader_of, stalled))
+
+
+def fork():
+    child = multiprocessing.get_context("fork").Process(target=int)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0

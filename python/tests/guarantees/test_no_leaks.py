@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever way an epoch ends, its threads, processes, files and memory go with it."""
+
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import psutil
+import pytest
+from lancedb.integrations._torch.order import shuffle as order_module
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+ORDERS = [
+    {"shuffle": False},
+    {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8},
+    {"shuffle": "global"},
+]
+
+
+def breaks(columns):
+    if 700 in columns["id"]:
+        raise KeyError("broken")
+    return columns
+
+
+def loader_of(table, order, workers=0, started=None, **options):
+    dataset = LanceIterableTorchDataset(
+        table, columns=["id"], format="torch", batch_size=32, **order, **options
+    )
+    return LanceDataLoader(dataset, num_workers=workers, **(started or {}))
+
+
+def run_out(loader):
+    for _ in loader:
+        pass
+
+
+def break_off(loader):
+    for _ in loader:
+        break
+
+
+def drop_the_iterator(loader):
+    batches = iter(loader)
+    next(batches)
+    del batches
+
+
+def fail(loader):
+    loader.dataset._output.transform = breaks
+    with pytest.raises(KeyError):
+        run_out(loader)
+
+
+def ours():
+    """Threads of ours and child processes that are alive."""
+    gc.collect()
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("lance-")]
+    here = psutil.Process()
+    workers = [child for child in here.children(recursive=True) if not _stays(child)]
+    return threads + [f"process {worker.pid}" for worker in workers]
+
+
+def _stays(process):
+    """Whether this is one of Python's own servers, which stay for the next workers."""
+    try:
+        said = " ".join(process.cmdline())
+    except psutil.Error:
+        return True
+    return "forkserver import" in said or "resource_tracker import" in said
+
+
+@pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator, fail])
+@pytest.mark.parametrize("order", ORDERS, ids=["none", "block", "global"])
+def test_no_thread_outlives_the_epoch(wide_range, order, ending):
+    loader = loader_of(wide_range, order)
+    ending(loader)
+    assert ours() == []
+
+
+@pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator])
+def test_no_worker_outlives_the_epoch(wide_range, ending):
+    before = len(psutil.Process().children(recursive=True))
+    loader = loader_of(wide_range, ORDERS[1], workers=2)
+    ending(loader)
+    gc.collect()
+    # The fork server and the resource tracker stay for the next workers.
+    assert len(psutil.Process().children(recursive=True)) <= max(before, 2)
+
+
+@pytest.fixture
+def without_collection():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator])
+@pytest.mark.parametrize(
+    ("workers", "started"),
+    [(0, {}), (1, {}), (1, {"persistent_workers": True})],
+    ids=["none", "new", "kept"],
+)
+def test_a_loader_and_its_workers_go_with_the_last_reference(
+    wide_range, workers, started, ending, without_collection
+):
+    loader = loader_of(wide_range, ORDERS[1], workers, started)
+    ending(loader)
+    gone = weakref.ref(loader)
+    del loader
+    assert gone() is None
+    assert ours() == []
+
+
+class Collects:
+    """A transform in whose thread the garbage collector runs once the iterator is garbage."""
+
+    def __init__(self):
+        self.dropped = threading.Event()
+        self.calls = itertools.count()
+
+    def __call__(self, columns):
+        if next(self.calls) and self.dropped.wait(30):
+            gc.collect()
+        return columns
+
+
+@pytest.mark.usefixtures("without_collection")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_thread_that_finds_its_own_iterator_gone_ends(wide_range, threads, monkeypatch):
+    unheard = []
+    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
+    transform = Collects()
+    options = {"transform": transform, "transform_threads": threads}
+    cycle = [iter(loader_of(wide_range, ORDERS[1], **options).dataset)]
+    cycle.append(cycle)
+    next(cycle[0])
+    started = [each for each in threading.enumerate() if each.name.startswith("lance-")]
+    assert started
+    del cycle
+    transform.dropped.set()
+    for each in started:
+        each.join(30)
+    assert not any(each.is_alive() for each in started)
+    assert unheard == []
+
+
+class Freed:
+    """Which thread let go of each batch, and how many batches are there at a time."""
+
+    def __init__(self):
+        self.by = []
+        self.alive = self.most = 0
+
+    def watch(self, batch):
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(batch["id"], self._note)
+
+    def _note(self):
+        self.alive -= 1
+        self.by.append(threading.current_thread().name)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=["none", "block", "global"])
+def test_batches_are_freed_by_the_thread_that_makes_them_soon_after(wide_range, order, monkeypatch):
+    monkeypatch.setattr(order_module, "_JOB_BYTES", 1)  # a job for each batch
+    freed = Freed()
+    loader = loader_of(wide_range, order, cache=False)
+    for batch in loader:
+        freed.watch(batch)
+    del batch
+    assert len(freed.by) == len(loader)
+    # The last ones go when the epoch ends.
+    assert {name.startswith("lance-batches") for name in freed.by[:-6]} == {True}
+    assert freed.most <= 4
+
+
+def test_what_a_transform_made_is_freed_by_whoever_has_it(wide_range):
+    freed = Freed()
+    for batch in loader_of(wide_range, ORDERS[1], transform=dict, transform_threads=1):
+        freed.watch(batch)
+    assert freed.most <= 2
+
+
+def test_open_files_threads_and_memory_level_off(wide_range):
+    loader = loader_of(wide_range, ORDERS[1])
+    process = psutil.Process()
+
+    def measure():
+        gc.collect()
+        return process.num_fds(), process.num_threads(), process.memory_info().rss
+
+    for _ in range(5):
+        break_off(loader)
+        run_out(loader)
+    files, threads, memory = measure()
+    for _ in range(30):
+        break_off(loader)
+    for _ in range(10):
+        run_out(loader)
+    assert process.num_fds() <= files + 2
+    assert process.num_threads() <= threads + 2
+    assert measure()[2] - memory < 30 << 20
+
+
+SCRIPT = """
+import sys
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+if __name__ == "__main__":
+    dataset = LanceIterableTorchDataset(
+        uri=sys.argv[1], table_name="many", format="torch", batch_size=32, shuffle=True,
+        block_rows=8, window_rows=256, lanes=8,
+    )
+    loader = LanceDataLoader(dataset, num_workers=int(sys.argv[2]))
+    batches = iter(loader)
+    next(batches)
+    print("ready", flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_interpreter_exits_in_the_middle_of_an_epoch(tmp_path, wide_range, workers):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path / "db"), str(workers)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ""},
+        text=True,
+    )
+    assert child.stdout.readline().strip() == "ready"
+    started = time.monotonic()
+    assert child.wait(timeout=60) == 0
+    # A bound on hanging, not a measurement: two seconds are promised.
+    assert time.monotonic() - started < 5
