@@ -40,7 +40,9 @@ def recipe_of(table):
 def delegates():
     """The processes that read for forked ones, on this machine, of this process's family."""
     mine = psutil.Process().children(recursive=True)
-    return [each for each in mine if any("fork_reader import serve" in arg for arg in each.cmdline())]
+    return [
+        each for each in mine if any("fork_reader import serve" in arg for arg in each.cmdline())
+    ]
 
 
 def ids(batches):
