@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what lancedb's ``Permutation`` gains: batch access by offset, cheap copies, tensors."""
+"""What lancedb's ``Permutation`` gains: batch access by offset, cheap copies, tensors."""
 
 from __future__ import annotations
 

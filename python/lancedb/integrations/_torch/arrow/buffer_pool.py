@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows memory for the rows of open windows: taken in segments, given back, and used again.
+"""Memory for the rows of open windows: taken in segments, freed, and used again.
 
 New pages are dear: the kernel zeroes each, and under virtualisation the host maps it too. What
 one window gave back is the next one's memory, in this epoch and in those after it.

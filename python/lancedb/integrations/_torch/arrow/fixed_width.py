@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows a column of fixed width as the bytes of its rows, and such bytes as a column again."""
+"""A column of fixed width as the bytes of its rows, and such bytes as a column again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows rows that are kept in memory: loaded once, taken in any order."""
+"""Rows kept in memory: loaded once, taken in any order."""
 
 from __future__ import annotations
 

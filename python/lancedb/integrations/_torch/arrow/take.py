@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to pick rows out of record batches, in any order, with one copy of each column."""
+"""Rows taken out of record batches, in any order, with one copy of each column."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows rows of varying length by where they stand in what was read, and copies them once.
+"""Rows of varying length as views of what was read, copied once.
 
 Arrow's take copies what it has taken so far again, whenever it guessed too little room for it, and
 a batch of rows out of many windows is copied once more. Arrow's views are 16 bytes a row, with its

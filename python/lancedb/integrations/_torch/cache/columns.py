@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows columns that a process keeps in memory, so that single rows need fewer reads.
+"""Columns of a map-style dataset kept in memory, so that single rows need fewer reads.
 
 A row of a few bytes costs lancedb about as much to read by itself as one of a few hundred, and
 each column costs its own. A label or a caption beside a vector is soon worth its memory.

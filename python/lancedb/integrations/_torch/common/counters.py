@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how much was read and where the seconds went, over all worker processes."""
+"""How much was read and where the seconds went, summed over all worker processes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how an error of somebody else's code says where it happened, on every Python."""
+"""Notes on errors of other people's code, on every Python."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows whether what a user gives can be sent to worker processes, and how to mend it if not."""
+"""Whether what a user gives can be pickled for worker processes, and how to fix it if not."""
 
 from __future__ import annotations
 

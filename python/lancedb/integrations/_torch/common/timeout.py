@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to wait so long for a call that cannot be interrupted, and no longer."""
+"""A time limit for calls that cannot be interrupted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how batched columns pass through `default_collate` as they are, and as rows if need be.
+"""Batched columns that pass through `default_collate` as they are, and as rows if need be.
 
 `default_collate` looks at the type of a batch's first element. Ours is a `Row`, which is
 registered there: a whole `RowBatch` collates to its columns at no cost, and loose rows, as

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a record batch becomes each format; never where it came from.
+"""Record batches in each format, wherever they came from.
 
 torch is imported when a tensor is first made, so that the other formats do without it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a nested tensor is made, taken apart and sent without the imports of torch's own ways.
+"""Nested tensors made, taken apart and sent without the imports of torch's own ways.
 
 torch's public function, asked for the first time in a process, imports five hundred modules, and
 its compiler, too, if it is told the lengths: three quarters of a second and one and a half of

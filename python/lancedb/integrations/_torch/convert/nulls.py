@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what stands in for a null, column by column."""
+"""What stands in for a null, column by column."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows which rows a transform fails on, what is done about them, and which were left out."""
+"""Rows that a transform fails on: found one by one, left out, counted and listed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the three ways to hand out lists of different lengths: nested, padded, a list."""
+"""Lists of different lengths as a batch: a nested tensor, a padded one, or a list."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how an Arrow column becomes a tensor, or the Python values that no tensor can hold."""
+"""One Arrow column as a tensor, or as the Python values that no tensor can hold."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what becomes of a record batch that was read: its format, then the user's transform."""
+"""What becomes of a record batch that was read: its format, then the user's transform."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what both datasets share: what they read, this process's reader, how they travel."""
+"""What both datasets share: what they read, this process's reader, how they are pickled."""
 
 from __future__ import annotations
 

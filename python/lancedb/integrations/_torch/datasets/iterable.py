@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the iterable dataset: whole batches, shuffled, sharded, and at which position."""
+"""The iterable dataset: whole batches, shuffled, sharded, from any position."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the map-style dataset: rows by index, in any order."""
+"""The map-style dataset: rows by index, in any order."""
 
 from __future__ import annotations
 

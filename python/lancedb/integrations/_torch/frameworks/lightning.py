@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what Lightning's loops do with loaders: anew each epoch, again, or with a state too late.
+"""Lightning's loops: loaders iterated anew each epoch, again, or with a state too late.
 
 Lightning tells a loader nothing. The frames that call its ``__iter__`` are methods of Lightning's
 own, up to the loop.

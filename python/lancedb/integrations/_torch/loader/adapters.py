@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a loader's dataset, of either kind, is put in order and resumed."""
+"""A loader's dataset, of either kind, put in order and resumed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows one iterator over an epoch: how far it has come, how fast, and when it starts elsewhere."""
+"""One iteration of an epoch: how far it has come, how fast, and where it began."""
 
 from __future__ import annotations
 

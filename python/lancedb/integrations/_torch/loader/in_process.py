@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how this process asks its own dataset for batches, without what torch's iterator adds.
+"""Batches of this process's own dataset, without what torch's iterator adds.
 
 torch opens a region for the profiler around every batch, whether anybody profiles or not, and goes
 through a sampler and a fetcher that have nothing to do where batches come whole. Handing over a

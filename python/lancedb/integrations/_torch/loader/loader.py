@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows epochs, how many batches were delivered, and the state that follows from it; no rows."""
+"""`LanceDataLoader`: epochs, how many batches were delivered, and the state that follows."""
 
 from __future__ import annotations
 

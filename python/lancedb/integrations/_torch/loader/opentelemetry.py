@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how loaders are seen through OpenTelemetry: one observable instrument for each figure."""
+"""Loaders seen through OpenTelemetry: one observable instrument for each figure."""
 
 from __future__ import annotations
 

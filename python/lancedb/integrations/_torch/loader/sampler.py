@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the batches of indices for a map-style dataset: seeded, sharded, from any position."""
+"""Batches of indices for a map-style dataset: seeded, sharded, from any position."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how fast a loader's batches are used, who waits for whom, and which argument mends it."""
+"""How fast a loader's batches are used, who waits for whom, and which argument would help."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imported once by multiprocessing's fork server, so that workers need not import it all again.
+"""The module that multiprocessing's fork server imports once for all workers.
 
 The server never reads, so that lancedb's runtime has not started there and its warning about
 forked processes does not apply.

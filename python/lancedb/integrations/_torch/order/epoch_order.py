@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the order of rows: which rows an epoch delivers when; pure arithmetic on integers.
+"""The order of rows in an epoch, as arithmetic on integers.
 
 One small epoch, with 26 rows in blocks of 4, two lanes, windows of 8 rows and chunks of 2; seed 0,
 epoch 0::

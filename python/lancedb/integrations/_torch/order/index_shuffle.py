@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows keyed bijections on [0, n): random-looking orders that are the same for ever.
+"""Keyed bijections on [0, n): random-looking orders that are the same for ever.
 
 `permute` is a Feistel network over pairs of digits, one below a and one below b with a * b >= n,
 walked along its cycles until the result is below n (Black and Rogaway, "Ciphers with Arbitrary

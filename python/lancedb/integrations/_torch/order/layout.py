@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to choose blocks, windows and lanes for a table; pure arithmetic.
+"""Blocks, windows and lanes chosen for a table.
 
 Of rows that are alike in no stretch longer than a block, a batch has label counts whose variance
 is about ``1 + (chunk - 1) / (blocks in one lane's window)`` times that of an ideal shuffle. With

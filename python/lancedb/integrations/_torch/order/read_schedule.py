@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what one worker reads, in which order, to make its steps; pure arithmetic.
+"""What one worker reads, and when, to make its steps.
 
 A *window* here is any set of rows that is read together and handed out in pieces: a lane's
 window of a block shuffle, or, for the orders that need none, the rows of a few steps in a row.

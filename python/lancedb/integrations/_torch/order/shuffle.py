@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows which order a dataset asked for, and makes each epoch's plan of it."""
+"""Which order a dataset asked for, and the epoch order that follows from it."""
 
 from __future__ import annotations
 

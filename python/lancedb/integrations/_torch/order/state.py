@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the state of an epoch as data: making it, reading it back, refusing a foreign one.
+"""The state of an epoch as data: made, read back, refused if it is of something else.
 
 A state is a position in one order of rows, with all that the order depends on. It is plain JSON,
 the same on every rank, and loading one runs no code.

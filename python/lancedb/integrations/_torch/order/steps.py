@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows which positions each rank and worker takes at each step; pure arithmetic."""
+"""The positions that each rank and worker takes at each step."""
 
 from __future__ import annotations
 

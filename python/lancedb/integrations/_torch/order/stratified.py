@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the order in which blocks are dealt to lanes, so that each window holds some of everywhere.
+"""The order in which blocks are assigned to lanes, so that each window has some of everywhere.
 
 The blocks are cut into strata of neighbours, as many as all lanes' windows together hold blocks.
 Whatever a table is sorted by, a window that has one block of each of many strata has its share of

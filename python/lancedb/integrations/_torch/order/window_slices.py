@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows runs of rows out of windows, many at a time; pure arithmetic."""
+"""Runs of rows out of windows, many at a time."""
 
 from __future__ import annotations
 

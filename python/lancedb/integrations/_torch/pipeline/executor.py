@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows where record batches are converted and transformed: where they are made, or in a pool."""
+"""Conversion and transform of record batches: where they are made, or in a pool."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to read ahead: a schedule and a reader in, finished batches out, in order.
+"""Read-ahead: a schedule and a reader in, finished batches out, in order.
 
 Reads are under way on lancedb's own event loop. One thread plans them, waits for them, and puts
 batches together out of what was read, a job of several batches at a time; the consumer is handed

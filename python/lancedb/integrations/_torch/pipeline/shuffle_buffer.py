@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows rows that wait to be handed out, and puts record batches together out of them.
+"""Windows of rows that wait to be delivered, and record batches made out of them.
 
 Columns of fixed width are kept as bytes in memory of our own. Strings and lists stay where they
 were read if they are most of it, and Arrow copies all else.

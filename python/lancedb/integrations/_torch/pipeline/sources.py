@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what is being read or waits to be handed out, and makes record batches of it.
+"""Reads under way and rows that wait, as a source of record batches.
 
 There are two such sources. A block shuffle has many windows open at once, and a batch takes a few
 rows of each. The other orders read the rows of some steps in a row, and a batch is a cut of them.

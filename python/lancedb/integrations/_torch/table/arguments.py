@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how the arguments of a dataset become what it reads: table, rows, columns, output."""
+"""The arguments of a dataset, resolved to what it reads: table, rows, columns, output."""
 
 from __future__ import annotations
 

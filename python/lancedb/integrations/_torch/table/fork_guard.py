@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows whether lancedb's runtime came into this process with a fork, and so cannot be used.
+"""Whether lancedb's runtime came into this process with a fork, and so cannot be used.
 
 lancedb calls its support for fork experimental, and it is: in a forked process the runtime may
 crash or hang at any read (lancedb 0.38 to 0.40, seen with lancedb alone). Forked processes read

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a permutation reads in a forked process: as a dataset does, by what was noted before.
+"""Permutations in a forked process, read as datasets are.
 
 Which rows of which table version a permutation has is found out with lancedb's runtime, and so
 before the fork; see `forking`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a forked process reads: through a process of its own that was not forked.
+"""Reads of a forked process, made by another process that was not forked.
 
 The two are joined by a socket. One sends the recipe and then lists of offsets, the other answers
 each with a record batch, and ends when the socket does.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows this process's open handle: offsets of one pinned table in, a record batch out.
+"""This process's open handle: offsets of one pinned table in, a record batch out.
 
 The handle is Rust's. It never travels, and must not be used in a process that was forked off.
 """

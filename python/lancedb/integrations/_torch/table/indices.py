@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what a user may write for row indices, and what offsets it means; pure arithmetic."""
+"""What a user may write for row indices, and the offsets that they mean."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows whether and how a local table can be read through Linux's io_uring.
+"""Whether and how a local table can be read through Linux's io_uring.
 
 Lance reads local files with one system call in one thread for each piece, or, for URIs of the
 scheme ``file+uring``, hands many pieces to the kernel at once. Random rows then cost about half

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how rows of a selection are read in any process: positions in, a record batch out.
+"""Rows of a selection, read in any process: positions in, a record batch out.
 
 The handle is opened at the first read, again in every process that the reader is pickled into,
 and again after a fork; it never travels.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to reopen exactly one table: where it is, which branch, which version.
+"""How to reopen exactly one table: where it is, which branch, which version.
 
 A recipe is plain data. It travels in pickles, holds no handle, and never shows a
 credential in its ``repr``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what a few rows tell about all: how large a row is, and which data this is."""
+"""What a few rows say about all: how large a row is, and which data this is."""
 
 from __future__ import annotations
 

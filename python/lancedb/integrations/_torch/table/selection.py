@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows which rows of a pinned table are meant, in base order; never how they are read.
+"""Which rows of a pinned table are meant, in base order.
 
 Rows are named by their offset in the pinned version. An offset keeps its meaning there for
 ever, takes eight bytes, and is what lancedb reads fastest. A filter, a split or a permutation

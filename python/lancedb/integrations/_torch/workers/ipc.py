@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how tensors leave a worker process: small ones inside the message that carries a batch.
+"""Tensors that leave a worker process: small ones inside the message that carries a batch.
 
 torch gives each tensor a piece of shared memory of its own and has its descriptor fetched over a
 connection made for it: about half a millisecond a tensor, however small. Bytes in the message cost

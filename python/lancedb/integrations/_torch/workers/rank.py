@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows which rank of how many, and which worker of how many, this process is."""
+"""The rank of this process, and of how many."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the epoch that each process is to run next, in memory that the processes share.
+"""The epoch that each process is to run next, in memory that the processes share.
 
 Every ``iter()`` is the next epoch. DataLoader workers, persistent or made anew, count their own
 ``iter()`` calls here, so that they agree on the epoch without speaking to each other.
