@@ -17,7 +17,7 @@ SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.p
 	| grep -v __pycache__)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test soak check format docs bench clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,7 +28,11 @@ demo: $(WHEEL)  ## Make a table of handwritten digits and train a model on it wi
 
 test: $(WHEEL)  ## Run the tests
 	@echo "== running the tests"
-	@$(BIN)/python -m pytest $(or $(ARGS),$(SIDE_BY_SIDE_TESTS))
+	@$(BIN)/python -m pytest $(or $(ARGS),-m "not soak" $(SIDE_BY_SIDE_TESTS))
+
+soak: $(WHEEL)  ## Run what takes long: thousands of epochs and columns, older versions, Ray
+	@echo "== soaking"
+	@$(BIN)/python -m pytest -m soak $(SIDE_BY_SIDE_TESTS)
 
 check: $(WHEEL)  ## Lint, formatting, types
 	@echo "== ruff check"

@@ -101,8 +101,7 @@ def test_planning_a_batch_costs_as_much_as_on_a_small_table(shuffle):
 
 # -- thousands of fragments, thousands of columns ------------------------------------------------
 
-FRAGMENTS = 10_000
-COLUMNS = 5_000
+THOUSANDS = pytest.mark.soak
 
 
 @pytest.fixture(scope="module")
@@ -112,48 +111,45 @@ def home(tmp_path_factory):
     return lancedb.connect(tmp_path_factory.mktemp("scale") / "db")
 
 
-@pytest.fixture(scope="module")
-def scattered(home):
-    """10,000 fragments of one row each."""
-    batches = [pa.record_batch({"id": [number]}) for number in range(FRAGMENTS)]
-    table = home.create_table("scattered", schema=batches[0].schema)
-    for start in range(0, FRAGMENTS, 1000):
+def scattered_over(home, fragments):
+    """A table of fragments of one row each."""
+    batches = [pa.record_batch({"id": [number]}) for number in range(fragments)]
+    table = home.create_table("scattered", schema=batches[0].schema, mode="overwrite")
+    for start in range(0, fragments, 1000):
         part = pa.Table.from_batches(batches[start : start + 1000])
         table.add(part, write_parallelism=1000)
-    assert table.stats()["fragment_stats"]["num_fragments"] == FRAGMENTS
+    assert table.stats()["fragment_stats"]["num_fragments"] == fragments
     return table
 
 
-def test_every_row_of_ten_thousand_fragments_is_read_by_either_dataset(scattered):
+@pytest.mark.parametrize("fragments", [500, pytest.param(10_000, marks=THOUSANDS)])
+def test_every_row_of_very_many_fragments_is_read_by_either_dataset(home, fragments):
+    scattered = scattered_over(home, fragments)
     stored = scattered.to_arrow()["id"].to_numpy()
     mapped = LanceTorchDataset(scattered, format="torch")
-    places = [0, FRAGMENTS - 1, *range(1, FRAGMENTS, 97)]
+    places = [0, fragments - 1, *range(1, fragments, 97)]
     found = mapped.__getitems__(places).columns["id"].tolist()
     assert found == stored[places].tolist()
     options = {"format": "torch", "batch_size": 500}
     for shuffle in (False, True):
         dataset = LanceIterableTorchDataset(scattered, shuffle=shuffle, **options)
         rows = [row for batch in LanceDataLoader(dataset) for row in batch["id"].tolist()]
-        assert sorted(rows) == list(range(FRAGMENTS))
+        assert sorted(rows) == list(range(fragments))
         assert (rows == stored.tolist()) == (not shuffle)
 
 
-@pytest.fixture(scope="module")
-def wide(home):
-    """2 rows of 5,000 columns: column n of row r is n + r."""
-    columns = {f"c{number}": pa.array([number, number + 1]) for number in range(COLUMNS)}
-    return home.create_table("wide", pa.table(columns))
-
-
-def test_five_thousand_columns_are_read_by_either_dataset(wide):
-    some = [f"c{number}" for number in range(0, COLUMNS, 50)]
+@pytest.mark.parametrize("count", [200, pytest.param(5_000, marks=THOUSANDS)])
+def test_very_many_columns_are_read_by_either_dataset(home, count):
+    columns = {f"c{number}": pa.array([number, number + 1]) for number in range(count)}
+    wide = home.create_table("wide", pa.table(columns), mode="overwrite")
+    some = [f"c{number}" for number in range(0, count, 50)]
     mapped = LanceTorchDataset(wide, format="torch")
     batch = mapped.__getitems__([1, 0]).columns
     assert {name: values.tolist() for name, values in batch.items()} == {
-        f"c{number}": [number + 1, number] for number in range(COLUMNS)
+        f"c{number}": [number + 1, number] for number in range(count)
     }
     assert list(LanceTorchDataset(wide, columns=some)[1][0]) == some
     dataset = LanceIterableTorchDataset(wide, format="torch", batch_size=2)
     (columns,) = LanceDataLoader(dataset)
-    assert len(columns) == COLUMNS
-    assert columns["c4999"].tolist() == [4999, 5000]
+    assert len(columns) == count
+    assert columns[f"c{count - 1}"].tolist() == [count - 1, count]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hundreds of epochs, thousands of them broken off: what a run holds on to levels off.
+"""Many epochs, many of them broken off: what a run holds on to levels off. A soak has thousands.
 
 A run is cut in thirds. The first warms up; in the others what the processes hold is looked at
 several times, and the last third must hold no more than the middle one did.
@@ -118,6 +118,11 @@ def mapped(table, workers=0, **options):
 KINDS = pytest.mark.parametrize("make", [iterable, mapped])
 
 
+def rounds(few, many):
+    """So many in a test, and so many in a soak, which finds what leaks a little each time."""
+    return pytest.mark.parametrize("rounds", [few, pytest.param(many, marks=pytest.mark.soak)])
+
+
 class Rounds:
     """A way to use a loader, any number of times."""
 
@@ -178,43 +183,49 @@ class Resumed(Rounds):
 
 
 @KINDS
-def test_two_hundred_epochs_without_workers(small, make):
-    assert_levels_off(200, WholeEpochs(make(small)), alone)
+@rounds(200, 600)
+def test_epochs_without_workers(small, make, rounds):
+    assert_levels_off(rounds, WholeEpochs(make(small)), alone)
 
 
 @KINDS
-def test_two_hundred_epochs_with_workers_that_stay(small, make):
+@rounds(60, 200)
+def test_epochs_with_workers_that_stay(small, make, rounds):
     loader = make(small, 2, persistent_workers=True)
     family = Family(loader)
     WholeEpochs(loader)(1)
     workers = family()
     assert len(workers) == 3
-    assert_levels_off(199, WholeEpochs(loader), family)
+    assert_levels_off(rounds - 1, WholeEpochs(loader), family)
     assert family() == workers
 
 
 # A worker of so small a table starts in a fifth of a second, as the fork server has imported all
 # that it needs.
 @KINDS
-def test_a_hundred_epochs_with_new_workers_each(small, make):
+@rounds(18, 100)
+def test_epochs_with_new_workers_each(small, make, rounds):
     loader = make(small, 1)
     WholeEpochs(loader)(1)
     servers = psutil.Process().children(recursive=True)  # the fork server, the resource tracker
-    assert_levels_off(99, WholeEpochs(loader), lambda: [*alone(), *servers])
+    assert_levels_off(rounds - 1, WholeEpochs(loader), lambda: [*alone(), *servers])
     assert psutil.Process().children(recursive=True) == servers
 
 
-def test_four_thousand_epochs_broken_off_of_both_datasets_in_turn(small):
+@rounds(300, 2000)
+def test_epochs_broken_off_of_both_datasets_in_turn(small, rounds):
     loaders = [iterable(small), mapped(small)]
-    assert_levels_off(2000, InTurn(*map(Broken, loaders)), alone)
-    assert [loader.state_dict()["epoch"] for loader in loaders] == [1999] * 2
+    assert_levels_off(rounds, InTurn(*map(Broken, loaders)), alone)
+    assert [loader.state_dict()["epoch"] for loader in loaders] == [rounds - 1] * 2
 
 
 @KINDS
-def test_epochs_broken_off_and_resumed(small, make):
-    assert_levels_off(300, Resumed(make(small)), alone)
+@rounds(150, 300)
+def test_epochs_broken_off_and_resumed(small, make, rounds):
+    assert_levels_off(rounds, Resumed(make(small)), alone)
 
 
-def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small):
+@rounds(30, 150)
+def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small, rounds):
     loader = iterable(small, 2, persistent_workers=True, prefetch_factor=4)
-    assert_levels_off(150, Resumed(loader), Family(loader))
+    assert_levels_off(rounds, Resumed(loader), Family(loader))

@@ -104,6 +104,7 @@ def test_a_loader_that_fails_is_a_line_in_the_results(root, cell, limit, error):
         assert cells.is_over(found["child"])
 
 
+@pytest.mark.soak
 def test_one_command_writes_figures_and_plots(root):
     command = [sys.executable, BENCHMARKS / "side_by_side.py", "--scale", "tiny", "--no-growth"]
     command += ["--workloads", "embeddings", "--peers", "ours", "memmap"]

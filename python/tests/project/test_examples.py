@@ -145,6 +145,7 @@ def test_transformers_trainer_resumes_to_the_same_weights(tmp_path, run_warm):
     assert trained[0].read_bytes() == trained[1].read_bytes()
 
 
+@pytest.mark.soak
 def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path, trained):
     run("ray_digits.py", "--out", tmp_path, "--fail-after", 45)
     files = [lines(tmp_path / f"rows-{rank}-of-2.jsonl") for rank in (0, 1)]

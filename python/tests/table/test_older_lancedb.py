@@ -45,6 +45,7 @@ def older(version):
     return next(kept.glob("*.whl"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("version", ["0.38.0", "0.39.0"])
 def test_an_older_lancedb_gives_the_same_rows(wheel, tmp_path, version):
     for each in (older(version), wheel):  # neither has a file of the other's, see test_wheel.py
