@@ -7,10 +7,13 @@ import decimal
 import itertools
 import math
 import re
+import uuid
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
+import torch
 from arrow_strategies import (
     FLOAT_TYPES,
     INTEGER_TYPES,
@@ -143,6 +146,21 @@ NOON = datetime.datetime(2001, 2, 3, 12, 0, 0, 500)
         (0, pa.bool_()),
         (0, pa.binary(2)),
         ("0", pa.date32()),
+        (np.datetime64("NaT"), pa.timestamp("us")),
+        (np.datetime64(5, "ns"), pa.timestamp("us")),
+        (np.datetime64("2001-01-02T03"), pa.date32()),
+        (np.datetime64(5, "D"), pa.int64()),
+        (np.timedelta64(1, "ms"), pa.duration("s")),
+        (np.timedelta64(1), pa.duration("s")),
+        (np.timedelta64(1, "s"), pa.time32("s")),
+        (pandas.NaT, pa.timestamp("ns")),
+        (pandas.Timestamp(5), pa.timestamp("us")),
+        (pa.scalar(300), pa.int8()),
+        (pa.scalar(None, pa.int8()), pa.int8()),
+        (torch.tensor([1]), pa.int8()),
+        (np.array([1]), pa.int8()),
+        (torch.tensor(0.5), pa.int8()),
+        (decimal.Decimal("2.5"), pa.int8()),
     ],
     ids=str,
 )
@@ -171,6 +189,29 @@ def test_a_fill_that_would_become_another_value_is_refused(value, kind):
         (datetime.datetime(1970, 1, 2), pa.timestamp("s", tz="UTC"), 86_400),
         (datetime.timedelta(seconds=3), pa.duration("s"), 3),
         (np.datetime64(7, "us"), pa.timestamp("us"), 7),
+        (np.datetime64(7000, "ns"), pa.timestamp("us"), 7),
+        (np.datetime64("1970-01-02"), pa.timestamp("s", tz="UTC"), 86_400),
+        (np.datetime64("1970-01-02"), pa.date32(), 1),
+        (np.datetime64("1970-02"), pa.date32(), 31),
+        (np.datetime64("1970-01-01T01"), pa.timestamp("s"), 3600),
+        (np.timedelta64(5, "s"), pa.duration("ms"), 5000),
+        (np.timedelta64(1, "h"), pa.duration("s"), 3600),
+        (pandas.Timestamp(5), pa.timestamp("ns"), 5),
+        (pandas.Timedelta(5), pa.duration("ns"), 5),
+        (datetime.date(1970, 1, 2), pa.timestamp("s"), 86_400),
+        (datetime.timedelta(1), pa.duration("s"), 86_400),
+        (np.bool_(True), pa.bool_(), True),
+        (True, pa.bool8(), True),
+        (torch.tensor(True), pa.bool_(), True),
+        (torch.tensor(3), pa.int16(), 3),
+        (torch.tensor(0.5), pa.float16(), 0.5),
+        (np.float16(0.5), pa.float32(), 0.5),
+        (np.array(3), pa.int16(), 3),
+        (pa.scalar(3), pa.int8(), 3),
+        (pa.scalar(1.5), pa.float16(), 1.5),
+        (decimal.Decimal(2), pa.int8(), 2),
+        (bytearray(b"ab"), pa.binary(2), list(b"ab")),
+        (uuid.UUID(int=5), pa.uuid(), [0] * 15 + [5]),
     ],
     ids=str,
 )

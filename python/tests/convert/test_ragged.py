@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from lancedb.integrations._torch.convert import nested_tensor as nested_tensors
 from lancedb.integrations._torch.convert import ragged
 from lancedb.integrations._torch.convert.nulls import NullPolicy
+from lancedb.integrations._torch.convert.padding import RaggedPolicy
 
 LISTS = [[1, 2], [3, 4, 5, 6], [], [7]]
 
 
 def nested(lists, kind="int32"):
     column = pa.array(lists, pa.list_(pa.type_for_alias(kind)))
-    return ragged.lists(column, "x", NullPolicy(), "jagged")[0]
+    return ragged.lists(column, "x", NullPolicy(), RaggedPolicy())[0]
 
 
 def by_torch(lists, dtype=torch.int32):
@@ -83,7 +84,7 @@ def test_a_model_learns_through_a_nested_tensor():
 @given(st.lists(st.lists(st.integers(-5, 5), max_size=6), min_size=1, max_size=8))
 def test_both_ways_make_the_same(lists):
     column = pa.array(lists, pa.list_(pa.int64()))
-    values, offsets = ragged._parts(column, "x", NullPolicy())
+    values, (offsets,) = ragged._parts(column, "x", NullPolicy())
     ends = min(map(len, lists)), max(map(len, lists))
     one, other = (
         make(values, torch.from_numpy(offsets), ends)

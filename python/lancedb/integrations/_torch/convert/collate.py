@@ -8,12 +8,14 @@ registered there: a whole `RowBatch` collates to its columns at no cost, and loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.data._utils import collate as torch_collate
+
+JoinLists = Callable[[list[Any], tuple[str, ...], Collection[str]], Any]
 
 _LOADERS = ("torch.utils.data", "torchdata.")
 
@@ -29,7 +31,8 @@ class Row(dict):
         self.index = index
 
     def __reduce__(self) -> tuple:
-        one = RowBatch({name: cut(column, self.index) for name, column in self._columns()}, 1)
+        columns = {name: cut(column, self.index) for name, column in self._columns()}
+        one = RowBatch(columns, 1, self.batch.join_lists)
         return Row, (one, 0)
 
     def _columns(self) -> Any:
@@ -57,6 +60,9 @@ class RowBatch(Sequence):
         Tensors, lists or dicts of such; or any other value with a row in each element.
     num_rows : int
         How many rows there are.
+    join_lists : callable, optional
+        Called with a column of each of several batches where these have other shapes or forms, as
+        lists of different lengths have, with the column's path and the names beside it.
 
     Attributes
     ----------
@@ -72,8 +78,9 @@ class RowBatch(Sequence):
     True
     """
 
-    def __init__(self, columns: Any, num_rows: int):
+    def __init__(self, columns: Any, num_rows: int, join_lists: JoinLists | None = None):
         self.columns = columns
+        self.join_lists = join_lists
         self._num_rows = num_rows
 
     def __len__(self) -> int:
@@ -157,17 +164,29 @@ def cut(column: Any, index: int) -> Any:
     return one.clone() if isinstance(one, torch.Tensor) else one
 
 
-def join(parts: list[Any]) -> Any:
+def join(
+    parts: list[Any],
+    join_lists: JoinLists | None = None,
+    path: tuple[str, ...] = (),
+    siblings: Collection[str] = (),
+) -> Any:
     """Batched columns of the same kind, one after the other."""
     first = parts[0]
     if isinstance(first, dict):
-        return {name: join([part[name] for part in parts]) for name in first}
-    if isinstance(first, torch.Tensor) and first.is_nested:
-        rows = [row for part in parts for row in part.unbind()]
-        return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-    if isinstance(first, torch.Tensor):
+        return {
+            name: join([part[name] for part in parts], join_lists, (*path, name), first)
+            for name in first
+        }
+    if not any(isinstance(part, torch.Tensor) for part in parts):
+        return [value for part in parts for value in part]
+    if all(isinstance(part, torch.Tensor) and not part.is_nested for part in parts) and (
+        join_lists is None or len({part.shape[1:] for part in parts}) == 1
+    ):
         return torch.cat(parts)
-    return [value for part in parts for value in part]
+    if join_lists is not None:
+        return join_lists(parts, path, siblings)
+    rows = [row for part in parts for row in part.unbind()]
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -177,6 +196,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         a, b = torch.as_tensor(a), torch.as_tensor(b)
         return a.shape == b.shape and bool((a == b).all())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
     return a == b
 
 
@@ -186,9 +207,8 @@ def collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
         return batch.columns
     if all(isinstance(row, Row) and row.keys() == batch[0].keys() for row in batch):
         names = list(batch[0])
-        return {
-            name: join([cut(row.batch.columns[name], row.index) for row in batch]) for name in names
-        }
+        parts = [{name: cut(row.batch.columns[name], row.index) for name in names} for row in batch]
+        return join(parts, batch[0].batch.join_lists)
     return torch_collate.collate([dict(row) for row in batch], collate_fn_map=collate_fn_map)
 
 

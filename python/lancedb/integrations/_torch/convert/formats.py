@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..arrow.take import slices
-from .nulls import NullPolicy
+from .nulls import NullPolicy, field_paths
+from .padding import RaggedPolicy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ FORMATS = (
     "torch_col",
 )
 _NO_NULLS = NullPolicy()
-_RAGGED = ("jagged", "pad", "list")
+_JAGGED = RaggedPolicy()
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Converter:
 
     format: str
     nulls: NullPolicy = field(default_factory=NullPolicy)
-    ragged: str = "jagged"
+    ragged: RaggedPolicy = field(default_factory=RaggedPolicy)
 
     def __call__(self, batch: pa.RecordBatch) -> Any:
         if self.format == "torch":
@@ -56,13 +57,24 @@ class Converter:
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Raise if the format cannot carry the columns of an empty batch, or one's `fill_null`."""
-        self(batch)
+        from .tensors import is_list
+
+        self._check_padding(self(batch), batch.schema)
         for path, of in self.nulls.named(batch.schema).items():
             value = self.nulls.value_for(path)
             # A null list becomes an empty one: any other value is for nulls in lists.
-            is_empty_list = isinstance(value, (list, tuple)) and not value and _is_list(of.type)
+            is_empty_list = isinstance(value, (list, tuple)) and not value and is_list(of.type)
             if value is not None and not is_empty_list:
                 _put_null(of.with_name(path), self.nulls, self.ragged)
+
+    def _check_padding(self, made: Any, schema: pa.Schema) -> None:
+        from .tensors import is_ragged
+
+        if not self.ragged.pads:
+            return
+        known = dict(path for of in schema for path in field_paths(of))
+        padded = {path: of for path, of in known.items() if is_ragged(of.type)}
+        self.ragged.check({path: _at(made, path).dtype for path in padded}, schema)
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
         """Consecutive slices of a batch, `counts` rows each, every one converted."""
@@ -71,7 +83,14 @@ class Converter:
         return [self(part) for part in slices(batch, counts)]
 
 
-def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged") -> Converter:
+def make_converter(
+    format: str,
+    *,
+    fill_null: Any = None,
+    ragged: str = "jagged",
+    pad_value: Any = 0,
+    pad_to: Any = None,
+) -> Converter:
     """The conversion to a format.
 
     Parameters
@@ -80,8 +99,9 @@ def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged"
         One of `FORMATS`.
     fill_null : scalar or dict, optional
         What stands in for nulls in tensors: for every column, or by column name.
-    ragged : {"jagged", "pad", "list"}
-        What a column of variable-length lists of numbers becomes in ``"torch"``.
+    ragged, pad_value, pad_to
+        What a column of variable-length lists of numbers becomes in ``"torch"``: see
+        `RaggedPolicy`.
 
     Raises
     ------
@@ -98,23 +118,25 @@ def make_converter(format: str, *, fill_null: Any = None, ragged: str = "jagged"
         near = difflib.get_close_matches(str(format), FORMATS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown format {format!r}: {hint}there are {', '.join(FORMATS)}")
-    if ragged not in _RAGGED:
-        raise ValueError(f"ragged must be one of {', '.join(_RAGGED)}, not {ragged!r}")
     if fill_null is not None and not format.startswith("torch"):
         raise ValueError(
             f"fill_null is for tensors, and format={format!r} makes none: leave it out, use "
             "format='torch', or fill nulls with columns={'name': \"coalesce(name, 0)\"}"
         )
-    if ragged != "jagged" and format != "torch":
+    about_lists = {"ragged": ragged} if ragged != "jagged" else {}
+    about_lists |= {"pad_value": pad_value} if not _is_zero(pad_value) else {}
+    about_lists |= {"pad_to": pad_to} if pad_to is not None else {}
+    if about_lists and format != "torch":
+        name, value = next(iter(about_lists.items()))
         raise ValueError(
-            f"ragged={ragged!r} is for format='torch', and format={format!r} keeps lists as they "
+            f"{name}={value!r} is for format='torch', and format={format!r} keeps lists as they "
             "are: leave it out"
         )
-    return Converter(format, NullPolicy(fill_null), ragged)
+    return Converter(format, NullPolicy(fill_null), RaggedPolicy(ragged, pad_value, pad_to))
 
 
 def torch_columns(
-    batch: pa.RecordBatch | pa.Table, nulls: NullPolicy = _NO_NULLS, ragged: str = "jagged"
+    batch: pa.RecordBatch | pa.Table, nulls: NullPolicy = _NO_NULLS, ragged: RaggedPolicy = _JAGGED
 ) -> dict[str, Any]:
     """A dict of batched columns: tensors where there are numbers, lists of values elsewhere.
 
@@ -130,7 +152,7 @@ def torch_columns(
 
 
 def torch_batches(
-    batch: pa.RecordBatch, counts: Sequence[int], nulls: NullPolicy, ragged: str
+    batch: pa.RecordBatch, counts: Sequence[int], nulls: NullPolicy, ragged: RaggedPolicy
 ) -> list[dict[str, Any]]:
     """As `torch_columns` of consecutive slices of a batch, `counts` rows each.
 
@@ -138,15 +160,15 @@ def torch_batches(
     lists inside of other columns are converted slice by slice.
     """
     from .ragged import list_batches
-    from .tensors import has_dense_elements
+    from .tensors import is_ragged
 
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
     for of, column in zip(batch.schema, _columns_of(batch), strict=True):
-        if _is_list(of.type) and has_dense_elements(of.type):
+        if is_ragged(of.type):
             made = list_batches(column, edges, of.name, nulls, ragged)
-            for out, (values, lengths) in zip(outs, made, strict=True):
-                _put_lists(out, of.name, values, lengths, batch.schema.names)
+            for out, (values, added) in zip(outs, made, strict=True):
+                _put_lists(out, of.name, values, added, batch.schema.names, ragged)
         elif not _holds_lists(of.type):
             whole: dict[str, Any] = {}
             _put(whole, of, column, (), batch.schema.names, nulls, ragged)
@@ -224,7 +246,7 @@ def _put(
     path: tuple[str, ...],
     siblings: list[str],
     nulls: NullPolicy,
-    ragged: str,
+    ragged: RaggedPolicy,
 ) -> None:
     """Add a column to the batched columns, with its lengths if it was padded."""
     from . import tensors
@@ -247,17 +269,17 @@ def _put(
         for child, values in zip(array.type, array.flatten(), strict=True):
             _put(fields, child, values, path, names, nulls, ragged)
         out[of.name] = fields
-    elif _is_list(array.type) and tensors.has_dense_elements(array.type):
-        _put_lists(out, of.name, *lists(array, name, nulls, ragged), siblings)
+    elif tensors.is_ragged(array.type):
+        _put_lists(out, of.name, *lists(array, name, nulls, ragged), siblings, ragged)
     else:
         out[of.name] = nulls.values(array, name)
 
 
-def _put_null(of: pa.Field, nulls: NullPolicy, ragged: str) -> None:
+def _put_null(of: pa.Field, nulls: NullPolicy, ragged: RaggedPolicy) -> None:
     """Convert a null of a column, or of the lists in it: raises if its value does not fit."""
-    from .tensors import has_dense_elements
+    from .tensors import is_ragged
 
-    while _is_list(of.type) and has_dense_elements(of.type):
+    while is_ragged(of.type):
         of = of.type.value_field.with_name(of.name)
     _put({}, of, pa.nulls(1, of.type), (), [], nulls, ragged)
 
@@ -272,18 +294,31 @@ def _columns_of(batch: pa.RecordBatch | pa.Table) -> list[pa.Array]:
 
 
 def _put_lists(
-    out: dict[str, Any], name: str, values: Any, lengths: torch.Tensor | None, siblings: list[str]
+    out: dict[str, Any],
+    name: str,
+    values: Any,
+    added: dict[str, torch.Tensor],
+    siblings: list[str],
+    ragged: RaggedPolicy,
 ) -> None:
     out[name] = values
-    if lengths is None:
-        return
-    added = name + "_length"
-    if added in siblings:
-        raise ValueError(
-            f"ragged='pad' adds {added!r}, and there is a column of that name: leave it out or "
-            f"rename it with columns={{'other_name': {added!r}}}"
-        )
-    out[added] = lengths
+    for suffix, more in added.items():
+        if name + suffix in siblings:
+            raise ValueError(
+                f"ragged={ragged.mode!r} adds {name + suffix!r}, and there is a column of that "
+                f"name: leave it out or rename it with columns={{'other_name': {name + suffix!r}}}"
+            )
+        out[name + suffix] = more
+
+
+def _at(columns: dict[str, Any], path: str) -> Any:
+    """A column by its name, or a field of a struct by ``"struct.field"``."""
+    for name, column in columns.items():
+        if name == path:
+            return column
+        if isinstance(column, dict) and path.startswith(name + "."):
+            return _at(column, path[len(name) + 1 :])
+    raise KeyError(path)
 
 
 def _cuts(column: Any, edges: Sequence[int]) -> list[Any]:
@@ -305,19 +340,22 @@ def _cuts(column: Any, edges: Sequence[int]) -> list[Any]:
 
 def _holds_lists(kind: pa.DataType) -> bool:
     """Whether lists of different lengths are somewhere in a type."""
+    from .tensors import is_list
+
     if isinstance(kind, pa.BaseExtensionType):
         return _holds_lists(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return _holds_lists(kind.value_type)
     children = (kind.field(number) for number in range(kind.num_fields))
-    return _is_list(kind) or any(_holds_lists(child.type) for child in children)
+    return is_list(kind) or any(_holds_lists(child.type) for child in children)
 
 
 def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) -> torch.Tensor:
     import torch
 
     value = torch_columns(batch.select([name]), NullPolicy(nulls.value_for(name)))[name]
-    if not isinstance(value, torch.Tensor) or value.is_nested:
+    # Lists of lists are tensors in some batches only.
+    if not isinstance(value, torch.Tensor) or _holds_lists(batch.schema.field(name).type):
         raise ValueError(
             f"column {name!r} of type {batch.schema.field(name).type} has no place in format "
             f"{format!r}: leave it out with columns=, or use format='torch'"
@@ -341,16 +379,8 @@ def _row_numbers(batch: pa.RecordBatch, number: int, nulls: NullPolicy) -> np.nd
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return any(
-        check(kind)
-        for check in (
-            pa.types.is_list,
-            pa.types.is_large_list,
-            pa.types.is_list_view,
-            pa.types.is_large_list_view,
-        )
-    )
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == 0
 
 
 def _is_real(kind: pa.DataType) -> bool:

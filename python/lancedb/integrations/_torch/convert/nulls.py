@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import decimal
 import difflib
-import math
-import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from .scalars import fitting_scalar
 
 
 @dataclass(frozen=True)
@@ -48,24 +46,14 @@ class NullPolicy:
         ValueError
             If one is not there, or is a struct, whose nulls are its fields'.
         """
-        if not self.by_name:
-            return {}
-        known = dict(path for field in schema for path in _paths(field))
-        for name in self.by_name:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=3)
-                hint = (
-                    f"did you mean {' or '.join(map(repr, near))}?"
-                    if near
-                    else f"not in {list(known)}"
-                )
-                raise ValueError(f"fill_null names an unknown column {name!r}: {hint}")
-            if pa.types.is_struct(known[name].type):
-                fields = [path for path in known if path.startswith(f"{name}.")]
+        fields = named_fields("fill_null", list(self.by_name), schema)
+        for name, field in fields.items():
+            if pa.types.is_struct(field.type):
+                inside = [path for path, _ in field_paths(field.with_name(name)) if path != name]
                 raise ValueError(
-                    f"fill_null names {name!r}, a struct, and values are for its fields: {fields}"
+                    f"fill_null names {name!r}, a struct, and values are for its fields: {inside}"
                 )
-        return {name: known[name] for name in self.by_name}
+        return fields
 
     def value_for(self, name: str) -> Any:
         """What to put for nulls of a column, None if nothing was said."""
@@ -85,12 +73,8 @@ class NullPolicy:
     def require_scalar(self, name: str, count: int, kind: pa.DataType) -> pa.Scalar:
         """As `require_value`, in the column's type; a ValueError if that would change it."""
         value = self.require_value(name, count, kind)
-        try:
-            scalar = _scalar(value, kind)
-            fits = not _is_changed(value, scalar)
-        except (ValueError, TypeError, ArithmeticError, NotImplementedError):
-            fits = False
-        if not fits:
+        scalar = fitting_scalar(value, kind)
+        if scalar is None:
             raise ValueError(f"fill_null={value!r} does not fit column {name!r} of type {kind}")
         return scalar
 
@@ -115,7 +99,7 @@ class NullPolicy:
         return [scalar.as_py() if value is None else value for value in values]
 
 
-def _paths(field: pa.Field, above: str = "") -> Iterator[tuple[str, pa.Field]]:
+def field_paths(field: pa.Field, above: str = "") -> Iterator[tuple[str, pa.Field]]:
     """A column by its name, and what is in it by ``"struct.field"``."""
     kind = field.type
     while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
@@ -123,7 +107,26 @@ def _paths(field: pa.Field, above: str = "") -> Iterator[tuple[str, pa.Field]]:
     yield above + field.name, field.with_type(kind) if pa.types.is_struct(kind) else field
     if pa.types.is_struct(kind):
         for child in kind:
-            yield from _paths(child, f"{above}{field.name}.")
+            yield from field_paths(child, f"{above}{field.name}.")
+
+
+def named_fields(argument: str, names: Sequence[str], schema: pa.Schema) -> dict[str, pa.Field]:
+    """The columns and fields of structs that an argument names, by their path.
+
+    Raises
+    ------
+    ValueError
+        If one is not there; the message says what is.
+    """
+    known = dict(path for field in schema for path in field_paths(field)) if names else {}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3)
+            hint = (
+                f"did you mean {' or '.join(map(repr, near))}?" if near else f"not in {list(known)}"
+            )
+            raise ValueError(f"{argument} names an unknown column {name!r}: {hint}")
+    return {name: known[name] for name in names}
 
 
 def _example_of(kind: pa.DataType) -> str:
@@ -131,28 +134,3 @@ def _example_of(kind: pa.DataType) -> str:
     if pa.types.is_fixed_size_binary(kind):
         return f"bytes({kind.byte_width})"
     return "False" if pa.types.is_boolean(kind) else "0"
-
-
-def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
-    """A value as Arrow has it, of any kind of number that can be one of the column's."""
-    if isinstance(value, (float, np.floating)) and pa.types.is_decimal(kind):
-        return pa.scalar(decimal.Decimal(repr(float(value))), kind)
-    if isinstance(value, np.integer) and pa.types.is_decimal(kind):
-        return pa.scalar(int(value), kind)
-    if isinstance(value, decimal.Decimal) and pa.types.is_floating(kind):
-        return _scalar(float(value), kind)
-    if pa.types.is_float16(kind):  # pyarrow makes few of these
-        return pa.scalar(value, pa.float64()).cast(kind)
-    return pa.scalar(value, kind)
-
-
-def _is_changed(value: Any, scalar: pa.Scalar) -> bool:
-    """Whether a value became another one: Arrow cuts fractions of numbers and of seconds off."""
-    if isinstance(value, numbers.Number) and not isinstance(value, bool):
-        if pa.types.is_floating(scalar.type):
-            return math.isinf(scalar.as_py()) and not math.isinf(float(value))  # type: ignore[arg-type]
-        return int(value) != value and not pa.types.is_decimal(scalar.type)  # type: ignore[arg-type]
-    if pa.types.is_temporal(scalar.type):
-        given = pa.scalar(value)
-        return scalar.cast(given.type) != given
-    return False

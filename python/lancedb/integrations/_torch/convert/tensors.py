@@ -54,13 +54,37 @@ def is_dense(kind: pa.DataType) -> bool:
 
 def has_dense_elements(kind: pa.DataType) -> bool:
     """Whether every element of a type of lists has the same shape."""
-    return is_bfloat16(kind.value_field) or is_dense(kind.value_type)
+    return is_bfloat16(kind.value_field) or is_dense(_plain_type(kind.value_type))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is of lists that may differ in length."""
+    checks = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(check(kind) for check in checks)
+
+
+def is_ragged(kind: pa.DataType) -> bool:
+    """Whether a type is of lists of numbers that may differ in length, however deep they are."""
+    varies = False
+    while is_list(kind) or pa.types.is_fixed_size_list(kind):
+        varies |= is_list(kind)
+        if has_dense_elements(kind):
+            return varies
+        kind = _plain_type(kind.value_type)
+    return False
 
 
 def plain(array: pa.Array) -> pa.Array:
     """The values of a dictionary, run-end or extension column in their ordinary form."""
     while True:
-        if isinstance(array, pa.ExtensionArray):
+        if isinstance(array.type, pa.Bool8Type):
+            array = array.storage.cast(pa.bool_())
+        elif isinstance(array, pa.ExtensionArray):
             array = array.storage
         elif pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
@@ -68,6 +92,19 @@ def plain(array: pa.Array) -> pa.Array:
             array = pc.call_function("run_end_decode", [array])
         else:
             return array
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of `plain` values of a type."""
+    while True:
+        if isinstance(kind, pa.Bool8Type):
+            return pa.bool_()
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        else:
+            return kind
 
 
 def is_bfloat16(field: pa.Field) -> bool:
@@ -122,6 +159,8 @@ def dense(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
 
 def elements(array: pa.Array, field: pa.Field, name: str, nulls: NullPolicy) -> torch.Tensor:
     """A tensor of the elements of lists, given the field that says what they are."""
+    if isinstance(array.type, pa.FixedShapeTensorType):
+        return shaped(array, name, nulls)
     convert = bfloat16 if is_bfloat16(field) else dense
     return convert(plain(array), name, nulls)
 

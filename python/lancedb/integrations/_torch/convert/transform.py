@@ -13,8 +13,9 @@ import pyarrow as pa
 from ..common.counters import Stats
 from ..common.pickling import check_sendable, name_of
 from . import formats as convert
-from .collate import is_column, pick
+from .collate import JoinLists, is_column, pick
 from .on_error import OnError, Trial, check_policy, make_what_can_be
+from .ragged import join_lists
 
 
 class Output:
@@ -27,7 +28,7 @@ class Output:
         a `transform`.
     transform : callable, optional
         Called with each batch in that format; what it returns is the batch.
-    fill_null, ragged
+    fill_null, ragged, pad_value, pad_to
         As in `convert.make_converter`.
     on_error : {"raise", "skip"} or callable
         With anything but "raise", rows on which `transform` fails are left out: see `__call__`.
@@ -39,6 +40,8 @@ class Output:
         transform: Callable[..., Any] | None,
         fill_null: Any = None,
         ragged: str = "jagged",
+        pad_value: Any = 0,
+        pad_to: Any = None,
         on_error: OnError = "raise",
     ):
         if transform is not None and not callable(transform):
@@ -49,12 +52,22 @@ class Output:
         if transform is None and on_error != "raise":
             raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
         self._trial = Trial()
-        self._convert = convert.make_converter(self.format, fill_null=fill_null, ragged=ragged)
+        self._convert = convert.make_converter(
+            self.format, fill_null=fill_null, ragged=ragged, pad_value=pad_value, pad_to=pad_to
+        )
 
     @property
     def may_grow(self) -> bool:
         """Whether batches may be many times as large as their rows: one long list pads them all."""
-        return self.transform is not None or self._convert.ragged == "pad"
+        return self.transform is not None or self._convert.ragged.pads
+
+    @property
+    def join_lists(self) -> JoinLists | None:
+        """How columns of lists of numbers are joined; None where a transform may have made them."""
+        ragged = self._convert.ragged
+        if self.transform is not None and not ragged.pads:
+            return None
+        return functools.partial(join_lists, ragged=ragged)
 
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         """The batch in its format, after the transform; a `Partial` if rows were left out."""

@@ -57,6 +57,8 @@ class TableDataset:
         transform: Callable[..., Any] | None,
         fill_null: Any,
         ragged: str,
+        pad_value: Any,
+        pad_to: Any,
         unwrap: bool,
         batch_size: int | None,
         on_error: OnError,
@@ -66,7 +68,7 @@ class TableDataset:
         self._view: View = resolve(given, seconds("read_timeout", read_timeout))
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
-        self._output = Output(format, transform, fill_null, ragged, on_error)
+        self._output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
         if self.format.startswith("torch"):
             self._output.check(empty_batch(self._view.schema))
         if batch_size is None:

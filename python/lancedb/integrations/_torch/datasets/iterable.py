@@ -61,7 +61,7 @@ class LanceIterableTorchDataset(TableDataset, IterableDataset):
     Parameters
     ----------
     table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
-filter, version, columns, format, transform, fill_null, ragged : optional
+filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_to : optional
         As for `LanceTorchDataset`.
     batch_size : int, default 100
         Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
@@ -144,6 +144,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
         transform: Callable[..., Any] | None = None,
         fill_null: Any = None,
         ragged: str = "jagged",
+        pad_value: Any = 0,
+        pad_to: Any = None,
         unwrap: bool = False,
         batch_size: int = 100,
         drop_last: bool = True,
@@ -177,6 +179,8 @@ filter, version, columns, format, transform, fill_null, ragged : optional
             transform=transform,
             fill_null=fill_null,
             ragged=ragged,
+            pad_value=pad_value,
+            pad_to=pad_to,
             unwrap=unwrap,
             batch_size=batch_size,
             on_error=on_error,

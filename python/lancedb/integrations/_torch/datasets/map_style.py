@@ -72,10 +72,19 @@ class LanceTorchDataset(TableDataset, Dataset):
         What stands in for nulls in tensors: for every column, or by column name (fields of structs
         as ``"struct.field"``). Default: a null among numbers is a ValueError. In strings and other
         Python values a null is None, unless their column is named.
-    ragged : {"jagged", "pad", "list"}, default "jagged"
-        What a column of variable-length lists becomes in ``"torch"``: a nested tensor; a tensor
-        ``(rows, longest)`` padded with zeros, and the lengths as int64 in ``<name>_length``; or a
-        list of tensors.
+    ragged : {"jagged", "pad", "mask", "list"}, default "jagged"
+        What a column of variable-length lists of numbers becomes in ``"torch"``: a nested tensor;
+        a tensor ``(rows, longest)`` padded with `pad_value`, and with ``"pad"`` the lengths as
+        int64 in ``<name>_length``, with ``"mask"`` a bool tensor ``<name>_mask`` of the same
+        shape, True where there is a value; or a list of tensors. Lists in lists are a tensor
+        ``(rows, a, b)`` in a batch where all are of one length. In others they are padded in
+        every dimension, or nested tensors where only the outer ones differ, or lists of tensors.
+    pad_value : number or dict of str to number, default 0
+        What ``ragged="pad"`` and ``"mask"`` pad with: in every column, or by column name.
+    pad_to : int, sequence of int, or dict of str to either, optional
+        What length ``ragged="pad"`` and ``"mask"`` pad the innermost lists to: a multiple of a
+        number, or the smallest of some lengths in which the longest of the batch has a place. A
+        longer one is a ValueError where the batch is made. Default: the longest of the batch.
     cache : bool or "auto", default "auto"
         Whether to keep columns in the memory of each process that reads. ``"auto"`` keeps the
         narrowest, up to 192 MB (64 MB in a worker process or of an object store), once the process
@@ -143,6 +152,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         batch_size: int | None = None,
         fill_null: Any = None,
         ragged: str = "jagged",
+        pad_value: Any = 0,
+        pad_to: Any = None,
         cache: Cache = "auto",
         unwrap: bool = False,
         on_error: OnError = "raise",
@@ -165,6 +176,8 @@ class LanceTorchDataset(TableDataset, Dataset):
             transform=transform,
             fill_null=fill_null,
             ragged=ragged,
+            pad_value=pad_value,
+            pad_to=pad_to,
             unwrap=unwrap,
             batch_size=batch_size,
             on_error=on_error,
@@ -235,7 +248,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         changed = count_rows(batch) if self._output.transform else None
         if changed == 0 and len(rows):
             return NoRows(batch, 0)
-        return RowBatch(batch, len(rows) if changed is None else changed)
+        return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
         """The batch, or what `default_collate` makes it of if it would take it for no rows."""
