@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from arrow_strategies import bfloat16_bytes
 from conversions import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,15 @@ def test_a_value_has_to_fit_the_tensor(kind, value):
     check({"c": pa.list_(kind)}, ragged="pad", pad_value=value)
     padded = of_lists(kind, [row, []], ragged="pad", pad_value=value)["c"]
     assert padded[1].tolist() == pytest.approx([value], nan_ok=True)
+
+
+def test_bfloat16_is_padded_too():
+    halves = [bfloat16_bytes(value) for value in (1.5, -2.0, 0.5)]
+    field = pa.field("item", pa.binary(2), metadata={"ARROW:extension:name": "lance.bfloat16"})
+    batch = pa.record_batch([pa.array([halves, halves[:1]], pa.list_(field))], names=["c"])
+    padded = make_converter("torch", ragged="pad", pad_value=-0.25)(batch)["c"]
+    assert padded.dtype == torch.bfloat16
+    assert padded.tolist() == [[1.5, -2, 0.5], [1.5, -0.25, -0.25]]
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,10 @@ def _pad(values: torch.Tensor, lengths: np.ndarray, width: int, fill: Any) -> to
     shape = (len(lengths), width, *values.shape[1:])
     if (lengths == width).all():
         return values.reshape(shape)
-    out = values.new_full(shape, fill)
-    out[torch.from_numpy(np.arange(width) < lengths[:, None])] = values
-    return out
+    if values.dtype == torch.bfloat16:  # of which numpy has none
+        bits = values.new_full((), fill).view(torch.int16).item()
+        return _pad(values.view(torch.int16), lengths, width, bits).view(torch.bfloat16)
+    # By numpy: torch starts threads for this, which wait for each other and for those that train.
+    out = np.full(shape, fill, values.numpy().dtype)
+    out[np.arange(width) < lengths[:, None]] = values.numpy()
+    return torch.from_numpy(out)

@@ -24,6 +24,8 @@ def plain_value(value: Any) -> Any:
     TypeError
         If it is an array of several values.
     """
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
     if getattr(value, "ndim", 0):
         raise TypeError(f"{value!r} is an array")
     if isinstance(value, np.ndarray):
@@ -40,8 +42,6 @@ def plain_value(value: Any) -> Any:
         return float(value)
     if isinstance(value, np.void):
         return value.tobytes()
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
     if isinstance(value, uuid.UUID):
         return value.bytes
     if type(value).__module__ == "torch" and hasattr(value, "item"):
