@@ -218,6 +218,13 @@ def test_padding_where_nothing_is_padded_is_refused(option, value):
             make_converter(format, **{option: value})
 
 
+@pytest.mark.parametrize("name", ["block_rows", "window_rows", "lanes"])
+@pytest.mark.parametrize("shuffle", [False, "global"])
+def test_a_layout_of_an_order_that_has_none_is_refused(table, name, shuffle):
+    with pytest.raises(ValueError, match=f"{name}=8 is for shuffle=True"):
+        LanceIterableTorchDataset(table, shuffle=shuffle, **{name: 8})
+
+
 def test_a_column_of_an_added_name_is_refused():
     for mode, name in (("pad", "c_length"), ("pad", "c_length_1"), ("mask", "c_mask")):
         columns = {"c": pa.list_(pa.list_(pa.int8())), name: pa.int8()}

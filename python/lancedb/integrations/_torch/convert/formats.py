@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-FORMATS = (
-    "python",
-    "python_col",
-    "numpy",
-    "pandas",
-    "polars",
-    "arrow",
-    "torch",
-    "torch_row",
-    "torch_col",
-)
 _NO_NULLS = NullPolicy()
 _JAGGED = RaggedPolicy()
 
@@ -47,13 +36,7 @@ class Converter:
     ragged: RaggedPolicy = field(default_factory=RaggedPolicy)
 
     def __call__(self, batch: pa.RecordBatch) -> Any:
-        if self.format == "torch":
-            return torch_columns(batch, self.nulls, self.ragged)
-        if self.format == "torch_row":
-            return torch_rows(batch, self.nulls)
-        if self.format == "torch_col":
-            return torch_matrix(batch, self.nulls)
-        return _PLAIN[self.format](batch)
+        return FORMATS[self.format].convert(batch, self.nulls, self.ragged)
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Raise if the format cannot carry the columns of an empty batch, or one's `fill_null`."""
@@ -78,8 +61,9 @@ class Converter:
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
         """Consecutive slices of a batch, `counts` rows each, every one converted."""
-        if self.format == "torch":
-            return torch_batches(batch, counts, self.nulls, self.ragged)
+        convert = FORMATS[self.format].convert_many
+        if convert is not None:
+            return convert(batch, counts, self.nulls, self.ragged)
         return [self(part) for part in slices(batch, counts)]
 
 
@@ -118,7 +102,7 @@ def make_converter(
         near = difflib.get_close_matches(str(format), FORMATS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown format {format!r}: {hint}there are {', '.join(FORMATS)}")
-    if fill_null is not None and not format.startswith("torch"):
+    if fill_null is not None and not FORMATS[format].makes_tensors:
         raise ValueError(
             f"fill_null is for tensors, and format={format!r} makes none: leave it out, use "
             "format='torch', or fill nulls with columns={'name': \"coalesce(name, 0)\"}"
@@ -404,11 +388,37 @@ def _to_itself(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-_PLAIN: dict[str, Callable[[pa.RecordBatch], Any]] = {
-    "python": pa.RecordBatch.to_pylist,
-    "python_col": pa.RecordBatch.to_pydict,
-    "numpy": lambda batch: batch.to_pandas().to_numpy(),
-    "pandas": pa.RecordBatch.to_pandas,
-    "polars": _to_polars,
-    "arrow": _to_itself,
+@dataclass(frozen=True)
+class Format:
+    """How batches of a format are made.
+
+    Parameters
+    ----------
+    convert : callable
+        Makes one of a record batch, by what stands for nulls and what lists become.
+    convert_many : callable, optional
+        Makes consecutive ones, of so many rows each, in less time than one by one.
+    makes_tensors : bool
+        Whether nulls must be filled, and columns may not fit.
+    """
+
+    convert: Callable[[pa.RecordBatch, NullPolicy, RaggedPolicy], Any]
+    convert_many: Callable[..., list[Any]] | None = None
+    makes_tensors: bool = False
+
+
+def _plain(convert: Callable[[pa.RecordBatch], Any]) -> Format:
+    return Format(lambda batch, nulls, ragged: convert(batch))
+
+
+FORMATS: dict[str, Format] = {
+    "python": _plain(pa.RecordBatch.to_pylist),
+    "python_col": _plain(pa.RecordBatch.to_pydict),
+    "numpy": _plain(lambda batch: batch.to_pandas().to_numpy()),
+    "pandas": _plain(pa.RecordBatch.to_pandas),
+    "polars": _plain(_to_polars),
+    "arrow": _plain(_to_itself),
+    "torch": Format(torch_columns, torch_batches, makes_tensors=True),
+    "torch_row": Format(lambda batch, nulls, _: torch_rows(batch, nulls), makes_tensors=True),
+    "torch_col": Format(lambda batch, nulls, _: torch_matrix(batch, nulls), makes_tensors=True),
 }

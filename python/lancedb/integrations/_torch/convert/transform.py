@@ -62,6 +62,11 @@ class Output:
         return self.transform is not None or self._convert.ragged.pads
 
     @property
+    def makes_tensors(self) -> bool:
+        """Whether columns have to be such as tensors can hold."""
+        return convert.FORMATS[self.format].makes_tensors
+
+    @property
     def join_lists(self) -> JoinLists | None:
         """How columns of lists of numbers are joined; None where a transform may have made them."""
         ragged = self._convert.ragged

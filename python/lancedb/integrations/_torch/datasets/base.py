@@ -69,7 +69,7 @@ class TableDataset:
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
         self._output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
-        if self.format.startswith("torch"):
+        if self._output.makes_tensors:
             self._output.check(empty_batch(self._view.schema))
         if batch_size is None:
             batch_size = self._view.batch_size or self._default_batch_size

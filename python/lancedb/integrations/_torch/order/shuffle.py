@@ -53,6 +53,12 @@ class Order:
             raise TypeError(f"seed must be a whole number, not {self.seed!r}")
         object.__setattr__(self, "seed", int(self.seed))  # numpy's is not JSON
         self.layout(global_batch=1)  # raises for sizes that cannot be
+        for name, value in self.asked.items():
+            if value != "auto" and self.shuffle != "block":
+                raise ValueError(
+                    f"{name}={value!r} is for shuffle=True, and shuffle={self.shuffle!r} has no "
+                    "blocks, windows or lanes: leave it out"
+                )
 
     @property
     def is_automatic(self) -> bool:
