@@ -248,7 +248,7 @@ def add_one(columns):
     return {**columns, "id": columns["id"] + 1}
 
 
-@pytest.mark.parametrize("threads", [None, 1, 3])
+@pytest.mark.parametrize("threads", [0, 1, 3])
 @pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
 def test_transforms_in_any_number_of_threads_keep_the_order(wide_range, order, threads):
     plain = torch_ids(wide_range, **order)
@@ -266,7 +266,7 @@ class BreaksAt:
         return columns
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [0, 1, 3])
 def test_batches_before_one_that_fails_are_delivered(wide_range, threads):
     dataset = torch_ids(wide_range, transform=BreaksAt(64 * 5 + 3), transform_threads=threads)
     got = []
@@ -408,7 +408,8 @@ def test_stats_add_up(wide_range):
         ({"window_rows": "big"}, "window_rows must be 'auto'"),
         ({"lanes": 1.5}, "lanes must be 'auto'"),
         ({"readahead": 0}, "readahead must be a positive whole number"),
-        ({"transform_threads": 0}, "transform_threads must be a positive whole number"),
+        ({"transform_threads": -1}, "transform_threads must be 0 or a positive whole number"),
+        ({"transform_threads": None}, "transform_threads must be 0 or a positive .*, not None"),
     ],
     ids=str,
 )

@@ -181,9 +181,14 @@ def test_batches_are_freed_by_the_thread_that_makes_them_soon_after(wide_range, 
     assert freed.most <= 4
 
 
-def test_what_a_transform_made_is_freed_by_whoever_has_it(wide_range):
+@pytest.mark.parametrize("threads", [0, 1])
+def test_what_a_transform_made_is_freed_by_whoever_has_it(wide_range, threads):
+    def grow(columns):
+        columns["id"] = columns["id"] + 1  # as one that decodes images in place
+        return columns
+
     freed = Freed()
-    for batch in loader_of(wide_range, ORDERS[1], transform=dict, transform_threads=1):
+    for batch in loader_of(wide_range, ORDERS[1], transform=grow, transform_threads=threads):
         freed.watch(batch)
     assert freed.most <= 2
 

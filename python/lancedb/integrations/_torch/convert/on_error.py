@@ -39,11 +39,13 @@ def make_what_can_be(
     batch: pa.RecordBatch,
     make: Callable[[pa.RecordBatch], Any],
     make_empty: Callable[[pa.RecordBatch], Any],
+    first: Callable[[], Any] | None = None,
 ) -> Any:
     """What `make` makes of the batch, or a `Partial` of the rows with which it does not fail.
 
     If that is none, the batch is what `make` makes of no rows, or `make_empty` if it fails. `make`
-    may change what it is given: each attempt has a copy of the rows.
+    may change what it is given: each attempt has a copy of the rows. `first` is what to try first
+    in its place, where some of the work on all rows was done before.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def make_what_can_be(
     """
     everything = np.arange(batch.num_rows)
     try:
-        return make(gather.take(batch, everything))
+        return make(gather.take(batch, everything)) if first is None else first()
     except Exception:
         bad = _failing_rows(batch, make)
         if not bad:

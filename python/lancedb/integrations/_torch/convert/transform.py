@@ -6,16 +6,41 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from ..arrow.take import slices, take
 from ..common.counters import Stats
 from ..common.pickling import check_sendable, name_of
 from . import formats as convert
 from .collate import JoinLists, is_column, pick
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .ragged import join_lists
+
+
+@dataclass
+class Failed:
+    """Stands for a batch that could not be converted, so that those before it are delivered."""
+
+    error: Exception
+
+
+@dataclass
+class Converted:
+    """A batch that waits for the transform: in its format, and its rows if they may be needed."""
+
+    value: Any
+    rows: pa.RecordBatch | None
+
+    def take(self) -> Any:
+        """The value, which is not held any longer; raises what converting it raised."""
+        value, self.value = self.value, None
+        if isinstance(value, Failed):
+            raise value.error
+        return value
 
 
 class Output:
@@ -57,9 +82,9 @@ class Output:
         )
 
     @property
-    def may_grow(self) -> bool:
-        """Whether batches may be many times as large as their rows: one long list pads them all."""
-        return self.transform is not None or self._convert.ragged.pads
+    def pads(self) -> bool:
+        """Whether converted batches may be many times as large as their rows: one long list."""
+        return self._convert.ragged.pads
 
     @property
     def makes_tensors(self) -> bool:
@@ -78,27 +103,66 @@ class Output:
         """The batch in its format, after the transform; a `Partial` if rows were left out."""
         if self.on_error == "raise":
             return self._make(batch, stats)
+        return self._make_what_can_be(batch, stats)
+
+    def convert(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
+        """What can be done ahead for consecutive slices of a batch: all but the transform."""
+        if self.transform is None:
+            return self._each(batch, counts, stats)
+        if self.on_error == "raise":
+            return [Converted(value, None) for value in self._each(batch, counts, stats)]
+        # The transform may change what it is given, before it fails.
+        copy = take(batch, np.arange(batch.num_rows))
+        values = self._each(copy, counts, stats)
+        return list(map(Converted, values, slices(batch, counts)))
+
+    def complete(self, converted: Any, stats: Stats) -> Any:
+        """As the call, of one that `convert` began; raises what went wrong with this very one."""
+        if isinstance(converted, Failed):
+            raise converted.error
+        if not isinstance(converted, Converted):
+            return converted
+        if converted.rows is None:
+            return self._transform(converted.take(), stats)
+        return self._make_what_can_be(
+            converted.rows, stats, lambda: self._transform(converted.take(), stats)
+        )
+
+    def _each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
+        """Consecutive slices in their format, or in their place what converting them raised."""
+        with stats.timed("converting"):
+            try:
+                return self._convert.each(batch, counts)
+            except Exception:  # then it is found out which of them it is
+                return [self._attempt(part) for part in slices(batch, counts)]
+
+    def _attempt(self, batch: pa.RecordBatch) -> Any:
+        try:
+            return self._convert(batch)
+        except Exception as error:
+            return Failed(error)
+
+    def _make_what_can_be(
+        self, batch: pa.RecordBatch, stats: Stats, first: Callable[[], Any] | None = None
+    ) -> Any:
         make = functools.partial(self._make, stats=stats)
-        made = make_what_can_be(batch, make, self._convert)
+        made = make_what_can_be(batch, make, self._convert, first)
         self._trial.note(made, batch.num_rows)
         return made
 
     def _make(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         with stats.timed("converting"):
             value = self._convert(batch)
-        if self.transform is None:
-            return value
+        return value if self.transform is None else self._transform(value, stats)
+
+    def _transform(self, value: Any, stats: Stats) -> Any:
+        assert self.transform is not None
         with stats.timed("transforming"):
             made = self.transform(value)
         if made is None:
             name = name_of(self.transform)
             warnings.warn(f"transform {name} returned None, and that is the batch", stacklevel=2)
         return made
-
-    def each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
-        """Consecutive slices of a batch in their format; there must be no transform."""
-        with stats.timed("converting"):
-            return self._convert.each(batch, counts)
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Raise if the format cannot carry the columns of an empty batch."""

@@ -237,10 +237,12 @@ class TableDataset:
         add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
 
 
-def positive(name: str, value: Any) -> int:
+def positive(name: str, value: Any, *, or_zero: bool = False) -> int:
     """`value` as an int; ValueError naming the argument unless it is a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or value < (0 if or_zero else 1):
+        zero = "0 or " if or_zero else ""
+        raise ValueError(f"{name} must be {zero}a positive whole number, not {value!r}")
     return int(value)
 
 

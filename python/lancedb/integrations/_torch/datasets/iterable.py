@@ -84,9 +84,14 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     readahead : int, default 2
         Reads under way beyond the one whose rows come next, of up to 8 MB each; of a table in an
         object store four times as many, as an answer takes time.
-    transform_threads : int, optional
-        Threads that convert and transform. Default: one without a `transform` or in a worker
-        process, else one for each processor, up to four.
+    transform_threads : int, default 0
+        Threads in which `transform` runs ahead of the training step. 0: none; it is called in the
+        thread that iterates when its batch is asked for, as torch's own loader does, while reading,
+        shuffling and conversion go ahead. More are for a `transform` that may run in several
+        threads at once. Each batch is given the modes of the thread that iterates (grad,
+        inference, autocast, default device, CUDA stream) and its context variables, as they were
+        at the epoch's first batch. A transform that draws from a global random state for that
+        batch stays in the thread that iterates for all of the epoch.
     cache : bool or "auto", default "auto"
         Whether to read all rows at the first batch, and keep them in this process's memory for
         all epochs. ``"auto"`` does so for a shuffled table, or a stretch of it of which a quarter
@@ -113,7 +118,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     -----
     UserWarning
         If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
-        one step has. At ``iter()``: if a plain ``DataLoader`` would make batches of batches.
+        one step has. At ``iter()``: if a plain ``DataLoader`` would make batches of batches. At an
+        epoch's first batch: if `transform` draws from a global random state, and so stays in the
+        thread that iterates in spite of `transform_threads`.
 
     Examples
     --------
@@ -157,7 +164,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         window_rows: Auto = "auto",
         lanes: Auto = "auto",
         readahead: int = 2,
-        transform_threads: int | None = None,
+        transform_threads: int = 0,
         cache: Cache = "auto",
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
@@ -192,9 +199,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             )
         self.drop_last = bool(drop_last)
         self.readahead = positive("readahead", readahead)
-        if transform_threads is not None:
-            positive("transform_threads", transform_threads)
-        self.transform_threads = transform_threads
+        self.transform_threads = positive("transform_threads", transform_threads, or_zero=True)
         self.cache = check_cache(cache)
         self._given_rank = (rank, world_size)
         self._sent_rank: SentRank | None = None
@@ -464,13 +469,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             refuse_blind_skip(self)
 
     def _read_ahead(self) -> ReadAhead:
-        threads = self.transform_threads
-        if threads is None:
-            parallel = self._output.transform is not None and not in_worker()
-            threads = min(4, os.cpu_count() or 1) if parallel else 1
         far = is_in_object_store(self._view.recipe.source)
         reads = self.readahead * (_FAR if far else 1)
-        return ReadAhead(self._order.read_rows, self._order.job_rows, reads, threads)
+        rows = self._order.read_rows, self._order.job_rows
+        return ReadAhead(*rows, reads, self.transform_threads)
 
     def _held(self) -> Selection | None:
         """The rows that this process reads once, and has in memory from then on."""

@@ -135,7 +135,7 @@ class LanceDataLoader(DataLoader):
         **dataloader_kwargs: Any,
     ):
         options = dict(dataloader_kwargs)
-        num_workers = positive("num_workers", num_workers) if num_workers != 0 else 0
+        num_workers = positive("num_workers", num_workers, or_zero=True)
         refuse_out_of_order(options)
         if num_workers:
             options |= start_options(options)

@@ -28,7 +28,7 @@ from ..order.epoch_order import Plan
 from ..order.read_schedule import Group, Span, Step, schedule
 from ..order.window_slices import Pieces
 from ..table.reader import Reader
-from .executor import Finish, InPlace, InThreads, wait_for
+from .executor import Finish, finish_of, wait_for
 from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
 
 _JOBS_AHEAD = 2
@@ -49,7 +49,7 @@ class ReadAhead:
     reads : int
         Reads under way beyond the one whose rows come next.
     threads : int
-        Threads that convert and transform.
+        Threads that transform; 0 for the one that asks for batches.
     """
 
     read_rows: int
@@ -101,14 +101,11 @@ class Stream:
         self._most_steps = _steps_of_a_job(output, ahead.threads)
         self._groups = schedule(plan, spans, ahead.read_rows)
         self._scheduled: deque[_Scheduled] = deque()
-        self._finish: Finish = (
-            InPlace(output, stats)
-            if ahead.threads == 1
-            else InThreads(output, stats, ahead.threads)
-        )
+        self._finish: Finish = finish_of(output, stats, ahead.threads)
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[list[Any]]] = deque()
-        held = 0 if output.may_grow else _JOBS_AHEAD + _JOBS_HANDED_OUT
+        grows = output.pads or output.transform is not None
+        held = 0 if grows else _JOBS_AHEAD + _JOBS_HANDED_OUT
         self._made: deque[list[Any]] = deque(maxlen=held)
 
     def batches(self) -> Generator[Any, None, None]:
@@ -183,9 +180,9 @@ class Stream:
 
 def _steps_of_a_job(output: Output, threads: int) -> int:
     """At most so many: what comes of them may be many times as large as what was read."""
-    if output.transform is not None:
+    if output.transform is not None and threads:
         return threads
-    return _STEPS_THAT_GROW if output.may_grow else sys.maxsize
+    return _STEPS_THAT_GROW if output.pads else sys.maxsize
 
 
 class _Scheduled:
