@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lancedb-torch, as its README says: no setting but the order.
+"""lancedb-torch, as its README says: no setting but the order, and threads for images.
 
-Images are decoded by a `transform`, which runs in threads where there are no workers.
+Images are decoded by a `transform`. Where there are no workers it runs in a thread for each
+processor, up to four (``transform_threads``), as Pillow lets go of Python's lock.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from lancedb.integrations.torch import (
@@ -18,6 +20,7 @@ from peers import Job, Peer, Way, lance_table, row_as_state
 from peers.batches import decode_column
 
 COMMON = "`LanceDataLoader`, defaults"
+THREADS = "; images: `transform_threads` for each processor, up to 4"
 
 
 def options(job: Job) -> dict[str, Any]:
@@ -31,7 +34,10 @@ def options(job: Job) -> dict[str, Any]:
 
 
 def iterable(job: Job, shuffle: str) -> LanceDataLoader:
-    dataset = LanceIterableTorchDataset(**options(job), batch_size=job.batch_size, shuffle=shuffle)
+    threads = min(4, os.cpu_count() or 1) if job.workload.encoded and not job.workers else 0
+    dataset = LanceIterableTorchDataset(
+        **options(job), transform_threads=threads, batch_size=job.batch_size, shuffle=shuffle
+    )
     return LanceDataLoader(dataset, num_workers=job.workers)
 
 
@@ -79,14 +85,14 @@ PEER = Peer(
     ways=(
         Way(
             "ours, shuffle=True",
-            f"`LanceIterableTorchDataset(shuffle=True)`, {COMMON}",
+            f"`LanceIterableTorchDataset(shuffle=True)`, {COMMON}{THREADS}",
             open_block,
             row_as_state,
             restore_block,
         ),
         Way(
             'ours, shuffle="global"',
-            f'`LanceIterableTorchDataset(shuffle="global")`, {COMMON}',
+            f'`LanceIterableTorchDataset(shuffle="global")`, {COMMON}{THREADS}',
             open_global,
             row_as_state,
             restore_global,

@@ -144,6 +144,39 @@ def test_who_waits_for_batches_is_told_what_to_change(slowest, order, workers, n
     assert named in advice
 
 
+IN_THREADS = "if it may run in threads, transform_threads=4, else num_workers=2"
+
+
+@pytest.mark.parametrize(
+    ("transforming", "workers", "threads", "advice"),
+    [
+        (4.0, 0, 0, f"transforming takes 40% of the time: {IN_THREADS}"),
+        (30.0, 0, 0, f"transforming takes 100% of the time: {IN_THREADS}"),  # by another clock
+        (2.0, 0, 0, "mostly for reading: try a larger readahead"),  # 4 of 6 seconds are the rest
+        (9.0, 0, 2, "mostly for transforming: try num_workers=2"),
+        (9.0, 2, 0, "mostly for transforming: try num_workers=4"),
+        (9.0, 0, None, "mostly for transforming: try num_workers=2"),  # a map-style dataset
+    ],
+)
+def test_a_transform_in_the_thread_that_iterates_is_told_of_threads(
+    transforming, workers, threads, advice
+):
+    seconds = {"reading": 8.0, "converting": 0.1, "transforming": transforming}
+    assert advice in hint(paced(waiting=6, working=4), seconds, "block", workers, threads)
+
+
+def test_the_time_in_a_transform_is_time_that_the_consumer_waits(table, monkeypatch, caplog):
+    monkeypatch.setattr(pace_module, "_SECONDS", 0.0)
+    dataset = streamed(table, transform=lambda batch: sorted(range(100_000), key=lambda n: -n))
+    loader = LanceDataLoader(dataset)
+    with caplog.at_level(logging.WARNING, "lancedb.integrations.torch"):
+        list(loader)
+    stats = loader.stats()
+    assert stats["waiting"] > stats["transforming"] > 0
+    assert dataset.stats()["waiting"] > stats["transforming"]
+    assert f"of the time: {IN_THREADS}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("waiting", "working", "workers", "named"),
     [

@@ -435,7 +435,8 @@ class LanceDataLoader(DataLoader):
         """Log, once each, who waits for whom in an epoch and what to do about it."""
         now = self.dataset.stats_for(self)  # type: ignore[attr-defined]
         spent = {name: now[name] - progress.spent[name] for name in SECONDS}
-        advice = hint(progress.steady, spent, self._resumable.shuffle, self.num_workers)
+        threads = getattr(self.dataset, "transform_threads", None)
+        advice = hint(progress.steady, spent, self._resumable.shuffle, self.num_workers, threads)
         remedy = advice.rpartition(": ")[2] if advice is not None else None
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)

@@ -90,7 +90,13 @@ class Looks:
         return True
 
 
-def hint(pace: Pace, seconds: Mapping[str, float], order: str, num_workers: int) -> str | None:
+def hint(
+    pace: Pace,
+    seconds: Mapping[str, float],
+    order: str,
+    num_workers: int,
+    transform_threads: int | None = None,
+) -> str | None:
     """One line on who waits for whom in an epoch, and the argument to change; None if all is well.
 
     Parameters
@@ -103,17 +109,28 @@ def hint(pace: Pace, seconds: Mapping[str, float], order: str, num_workers: int)
         "none", "block" or "global" for an iterable dataset, "sampler" for a map-style one.
     num_workers : int
         The loader's.
+    transform_threads : int, optional
+        The dataset's, if it is iterable.
 
     Examples
     --------
     >>> pace = Pace()
     >>> pace.add(rows=1000, working=2.0, waiting=6.0)
-    >>> hint(pace, {"reading": 1.0, "converting": 0.5, "transforming": 5.0}, "block", 0)
-    'waited 75% of the time for batches, mostly for transforming: try num_workers=2'
+    >>> seconds = {"reading": 1.0, "converting": 0.5, "transforming": 4.8}
+    >>> hint(pace, seconds, "block", num_workers=4)
+    'waited 75% of the time for batches, mostly for transforming: try num_workers=8'
+    >>> hint(pace, seconds, "block", num_workers=0, transform_threads=0)
+    'transforming takes 60% of the time: if it may run in threads, transform_threads=4, else \
+num_workers=2'
     """
     if pace.seconds < _SECONDS:
         return None
     if pace.wait_share > _WAITS_FOR_READER:
+        # In the thread that iterates it is part of what was waited for, and the rest is the reader.
+        in_caller = transform_threads == 0 and num_workers == 0
+        if in_caller and 2 * seconds["transforming"] > pace.waiting:
+            share = min(1.0, seconds["transforming"] / pace.seconds)
+            return f"transforming takes {share:.0%} of the time: {_FOR_TRANSFORMING}"
         slowest = max(seconds, key=lambda name: seconds[name])
         remedy = _FOR_READING[order] if slowest == "reading" else "try {more}"
         more = f"num_workers={max(2, 2 * num_workers)}"
@@ -125,6 +142,7 @@ def hint(pace: Pace, seconds: Mapping[str, float], order: str, num_workers: int)
     return None
 
 
+_FOR_TRANSFORMING = "if it may run in threads, transform_threads=4, else num_workers=2"
 _FOR_READING = {
     "none": "try a larger readahead, or fewer columns",
     "block": "try a larger readahead, or fewer columns",
