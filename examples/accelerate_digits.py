@@ -65,7 +65,7 @@ def main() -> None:
     name = f"rows-{accelerator.process_index}-of-{accelerator.num_processes}.jsonl"
     step = 0
     with open(args.out / name, "w") as rows:
-        for epoch in range(loader.state_dict()["epoch"], args.epochs):
+        for epoch in loader.epochs(args.epochs):
             for batch in loader:
                 batch = send_to_device(batch, accelerator.device)
                 loss = nn.functional.cross_entropy(model(batch["image"][:, None]), batch["label"])

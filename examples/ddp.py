@@ -66,7 +66,7 @@ def main() -> None:
         step = checkpoint["step"]
 
     with open(args.out / f"rows-{rank}-of-{world_size}.jsonl", "w") as rows:
-        for epoch in range(loader.state_dict()["epoch"], args.epochs):
+        for epoch in loader.epochs(args.epochs):
             for batch in loader:
                 loss = nn.functional.cross_entropy(model(batch["image"][:, None]), batch["label"])
                 optimizer.zero_grad()

@@ -99,7 +99,7 @@ def train(model: nn.Module, loader: LanceDataLoader, epochs: int, device: torch.
     """Train with a progress bar, which also says how long the model waited for images."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     with tqdm(total=epochs * len(loader), unit="step") as bar:
-        for _ in range(epochs):
+        for _ in loader.epochs(epochs):
             for batch in loader:
                 scores = model(normalised(batch["image"], device))
                 loss = nn.functional.cross_entropy(scores, batch["label"].to(device))

@@ -60,7 +60,7 @@ def train(config: dict) -> None:
         step = saved["step"]
 
     with open(Path(config["out"]) / f"rows-{rank}-of-{ranks}.jsonl", "a") as rows:
-        for epoch in range(loader.state_dict()["epoch"], config["epochs"]):
+        for epoch in loader.epochs(config["epochs"]):
             for batch in loader:
                 loss = nn.functional.cross_entropy(model(batch["image"][:, None]), batch["label"])
                 optimizer.zero_grad()

@@ -57,5 +57,5 @@ def test_of_large_values_the_beginnings_tell_tables_apart(db, monkeypatch, kind,
         value = value_of([first, *range(100), *[3] * 1099])
         column = pa.array([value, None, value], kind)
         table = db.create_table(name, pa.table({"x": column}))
-        prints.append(LanceIterableTorchDataset(table).describe_data()["fingerprint"])
+        prints.append(LanceIterableTorchDataset(table)._describe_data()["fingerprint"])
     assert prints[0] == prints[1] != prints[2]

@@ -40,6 +40,29 @@ _log = logging.getLogger("lancedb.integrations.torch")
 READ_TIMEOUT = 120.0
 
 
+# What datasets of other packages are asked for by a method, and these by an argument.
+_ELSEWHERE = {
+    "shuffle": "pass shuffle=True, seed=1 where it is made, to LanceIterableTorchDataset, or to "
+    "the LanceDataLoader of a LanceTorchDataset",
+    "map": "pass transform= where it is made, which is called once a batch",
+    "with_transform": "pass transform= where it is made",
+    "set_transform": "pass transform= where it is made",
+    "filter": "pass filter=, an SQL condition, where it is made",
+    "select": "pass filter= where it is made, or take torch.utils.data.Subset",
+    "select_columns": "pass columns= where it is made",
+    "remove_columns": "pass columns= where it is made",
+    "rename_column": "pass columns={new: old} where it is made",
+    "with_format": "pass format= where it is made",
+    "set_format": "pass format= where it is made",
+    "batch": "pass batch_size= where it is made",
+    "shard": "ranks and workers are sharded already; rank= and world_size= say otherwise",
+    "split": "pass split= and permutation_table= where it is made",
+    "train_test_split": "make splits by lancedb.permutation.permutation_builder, and pass split=",
+    "take": "pass filter= where it is made, or a Permutation.with_take",
+    "skip": "pass filter= where it is made, or a Permutation.with_skip",
+}
+
+
 class TableDataset:
     """A pinned view of a LanceDB table that reopens itself in every process.
 
@@ -101,6 +124,11 @@ class TableDataset:
         self._ledger = Ledger()
         forking.note_use()
 
+    def __getattr__(self, name: str) -> Any:
+        hint = _ELSEWHERE.get(name)
+        also = f": {hint}" if hint else ""
+        raise AttributeError(f"{type(self).__name__} has no {name!r}{also}", name=name, obj=self)
+
     @property
     def table_name(self) -> str:
         """The table's name."""
@@ -131,7 +159,7 @@ class TableDataset:
         """The names of the columns, as the batches have them."""
         return list(self._view.columns)
 
-    def describe_data(self) -> dict[str, Any]:
+    def _describe_data(self) -> dict[str, Any]:
         """Which rows of which table version these are, for a state; found out once."""
         if self._data is None:
             recipe, selection = self._view.recipe, self._view.selection
@@ -144,7 +172,7 @@ class TableDataset:
             }
         return self._data
 
-    def share_counts(self, processes: int) -> None:
+    def _share_counts(self, processes: int) -> None:
         """Count in shared memory, worker w in row w + 1, so that all can be summed."""
         if self._board is None or len(self._board) < processes:
             # Workers of another loader may still count on the board that was.
@@ -178,11 +206,11 @@ class TableDataset:
         """
         return summed([*self._counted, self._stats()])
 
-    def count_for(self, loader: Any) -> None:
-        """Add what is counted from now on to what `stats_for` says of a loader."""
+    def _count_for(self, loader: Any) -> None:
+        """Add what is counted from now on to what `_stats_for` says of a loader."""
         self._ledger.turn_to(loader, self.stats())
 
-    def stats_for(self, loader: Any) -> dict[str, Any]:
+    def _stats_for(self, loader: Any) -> dict[str, Any]:
         """As `stats`, but only what was counted for one of the loaders over this dataset."""
         return self._ledger.share_of(loader, self.stats())
 
@@ -264,5 +292,16 @@ def warn_if_no_step(steps: Steps) -> None:
         warnings.warn(
             f"{steps.rows} rows are fewer than one step of {steps.world_size} x "
             f"{steps.batch_size}: drop_last=True leaves all of them out",
+            stacklevel=3,
+        )
+
+
+def warn_if_rows_are_left_out(steps: Steps, shuffle: str) -> None:
+    """Warn, where a loader is made, that each epoch leaves out the same rows."""
+    left_out = steps.rows - steps.num_steps * steps.global_batch
+    if shuffle == "none" and steps.drop_last and steps.num_steps and left_out > 0:
+        warnings.warn(
+            f"{left_out} of {steps.rows} rows fill no batch and are left out, the same ones in "
+            "every epoch, as they are not shuffled: drop_last=False delivers them",
             stacklevel=3,
         )

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ from ..table.selection import Selection, in_stored_order
 from ..workers.rank import SentRank, resolve_rank
 from ..workers.shared_epoch import EpochClock
 from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
+from .cursor import EpochCursor, EpochTracker, RankOrder
 
 Auto = int | Literal["auto"]
 
@@ -215,22 +217,20 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             self._view = dataclasses.replace(
                 self._view, selection=in_stored_order(self._view.selection)
             )
-        self.describe_data()
+        self._describe_data()
         self._clock = EpochClock()
-        self._now: Position | None = None
-        self._told: Position | None = None
-        self._base = Position()
-        self._made = self._skip = self._loaded = 0
+        self._cursor = EpochCursor(self._clock)
+        self._skip = 0  # steps of its own that a worker had made where its state was taken
+        self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._room = Room()
-        warn_if_no_step(self.steps())
+        warn_if_no_step(self._steps())
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_foreign_loader()
         return {
             **super().__getstate__(),
             "_sent_rank": SentRank(*self.rank_and_world_size(), receiver=0),
-            "_now": None,
-            "_told": None,
+            "_is_lent": False,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -240,7 +240,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
-        return self.steps().num_steps
+        return self._steps().num_steps
 
     def __getitem__(self, index: Any) -> Any:
         """Refused: also `random_split` and `Subset` ask for rows by number.
@@ -264,13 +264,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     @property
     def shuffle(self) -> str:
         """ "none", "block" or "global"."""
-        return self._order.shuffle
+        return _ShuffleName(self._order.shuffle)
 
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         return resolve_rank(*self._given_rank, self._sent_rank)
 
-    def steps(self, start: int = 0) -> Steps:
+    def _steps(self, start: int = 0) -> Steps:
         """The global steps of an epoch from a position on."""
         world_size = self.rank_and_world_size()[1]
         return Steps(self.num_rows, self.batch_size, world_size, self.drop_last, start)
@@ -292,61 +292,49 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """
         at = start_of(epoch)
         refuse_second_deal(self)
-        if not self._clock.is_within(epoch):
-            self._clock.wait_for_late()
-            self._begin_at(at)
-            self._told = at
-
-    def begin_at(self, at: Position, layout: Layout | None, clock: EpochClock) -> None:
-        """Let the next ``iter()``, here or in workers to come, begin where a loader says.
-
-        Parameters
-        ----------
-        at : Position
-            Where.
-        layout : Layout, optional
-            That of a state which the loader was given.
-        clock : EpochClock
-            The loader's own: workers of another loader look at that one's.
-        """
-        self._clock = clock
-        self._order = self._order.with_layout(layout)
-        self._begin_at(at)
-
-    def _begin_at(self, at: Position) -> None:
-        self._clock.set(at, self._order.adopted)
-        self._now = self._told = None
-        self._skip = 0
-
-    @property
-    def told(self) -> Position | None:
-        """Where the next ``iter()`` was told to begin, unless by a `LanceDataLoader`."""
-        return self._told if self._clock.is_set else None
+        self._clock.wait_for_late()
+        if self._clock.ran_in_workers:
+            self._cursor.lapse()
+        self._cursor.seek(at.epoch)
+        self._skip, self._is_lent = 0, False
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of one, for this rank and worker."""
         self._refuse_foreign_loader()
         if not self.unwrap:
             warn_of_batches_of_batches()
-        worker, workers = this_worker()
         try:
-            at = self._clock.begin(process_number(), workers)
+            if in_worker():
+                at = self._clock.begin(process_number(), this_worker()[1])
+                self._cursor.join(at, self._clock.layout)
+            tracker = self._cursor.begin(self._epoch_order())
         except Exception as error:
             return raising(error)
-        if in_worker():
-            self._order = self._order.with_layout(self._clock.layout)
-        steps = self.steps(at.position)
-        mine = worker_steps(steps.num_steps, worker, workers)
-        made, self._skip = self._skip, 0
-        self._now, self._base, self._made = at, at, made
-        self._told = None
-        return self._batches(at, steps, mine[made:], self._order, self._loaded)
+        tracker.taken, self._skip, self._is_lent = self._skip, 0, False
+        return self._batches(tracker, self._cursor.layout, self._cursor)
 
     def _batches(
-        self, at: Position, steps: Steps, mine: range, order: Order, loaded: int
+        self, tracker: EpochTracker, layout: Layout | None, cursor: EpochCursor
     ) -> Iterator[Any]:
-        rank = self.rank_and_world_size()[0]
-        plan = order.plan(at.epoch, steps.global_batch)
+        """The batches of this worker's steps from where a tracker of a cursor begins."""
+        at, made = tracker.at, tracker.taken
+        steps, rank = self._steps(at.position), self.rank_and_world_size()[0]
+        worker, workers = this_worker()
+        mine = worker_steps(steps.num_steps, worker, workers)[made:]
+        order = self._order.with_layout(layout)
+        return self._made(tracker, cursor, order, steps, rank, mine)
+
+    def _made(
+        self,
+        tracker: EpochTracker,
+        cursor: EpochCursor,
+        order: Order,
+        steps: Steps,
+        rank: int,
+        mine: range,
+    ) -> Iterator[Any]:
+        epoch = tracker.at.epoch
+        plan = order.plan(epoch, steps.global_batch)
         spans = (steps.slice_of(step, rank) for step in mine)
         with contextlib.ExitStack() as stack:
             room = stack.enter_context(self._kept_in(plan))
@@ -360,6 +348,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 room,
             )
             batches = stack.enter_context(contextlib.closing(stream.batches()))
+            stack.callback(tracker.finish)
             for step in mine:
                 try:
                     batch = next(batches)
@@ -367,11 +356,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                         batch = self._without_bad(batch, _rows_of(plan, steps, step, rank))
                 except Exception as error:
                     rows = _rows_of(plan, steps, step, rank)
-                    self._note(error, f"making step {step} of epoch {at.epoch}", rows)
+                    self._note(error, f"making step {step} of epoch {epoch}", rows)
                     raise
-                if self._loaded == loaded:  # else the next one begins elsewhere
-                    self._now = Position(at.epoch, steps.position_after(step))
-                    self._made += 1
+                cursor.deliver(tracker)
                 yield self._only_row(batch) if self.unwrap else batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -390,18 +377,23 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         RuntimeError
             In the main process while workers make the batches: use `LanceDataLoader`.
         """
+        order, tracker = self._epoch_order(), self._cursor.under_way
         if in_worker():
-            base = self._base if self._now is not None else self._clock.peek(process_number())
-            made = self._made if self._now is not None else self._skip
-            return of_worker(
-                make_state(base, self._described_order(self._order.adopted)), *this_worker(), made
+            at = self._clock.peek(process_number()) if tracker is None else tracker.at
+            made = self._skip if tracker is None else tracker.taken
+            state = make_state(at.settled(), order.describe(self._cursor.layout))
+            return of_worker(state, *this_worker(), made)
+        if self._is_lent:
+            raise RuntimeError(
+                "this dataset is iterated by a LanceDataLoader, which knows how many batches were "
+                "delivered; take the state_dict() of that loader instead"
             )
-        if self._now is None and self._clock.ran_in_workers:
+        if tracker is None and self._clock.ran_in_workers:
             raise RuntimeError(
                 "this dataset is iterated by DataLoader workers, which have come further than "
                 "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
             )
-        return self.state_at(self._now or self._clock.peek(0), self._order.adopted)
+        return self._cursor.state(order)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next ``iter()`` continue where `state` was taken.
@@ -420,53 +412,59 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             named.
         """
         made = steps_of_worker(state, *this_worker())
-        at, layout = self.read_state(state)
-        self._order = self._order.with_layout(layout)
-        if in_worker():
-            self._clock.rejoin(process_number(), this_worker()[1], at, layout)
-            self._now = None
-        else:
+        at, layout = self._read_state(state, self._cursor.layout)
+        if not in_worker():
             self._clock.wait_for_late()
-            self._begin_at(at)
-            self._told = at
-        self._loaded += 1
-        self._skip = made
+        self._cursor.restore(at, layout, self._epoch_order())
+        self._skip, self._is_lent = made, False
 
-    def state_at(self, at: Position, layout: Layout | None) -> dict[str, Any]:
-        """The state for a position; one after an epoch's last step is the next one's start."""
-        steps = self.steps(at.position)
-        if steps.num_steps == 0 and at.position:
-            at = Position(at.epoch + 1)
-        return make_state(at, self._described_order(layout))
-
-    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout]:
+    def _read_state(
+        self, state: Mapping[str, Any], layout: Layout | None
+    ) -> tuple[Position, Layout]:
         """Check a state against this dataset; where it was taken, and the layout of its order."""
-        at, parts = read_state(state, self._described_order(self._order.adopted))
-        layout = Layout(**parts)
-        order = self._order.with_layout(layout)
-        steps = self.steps(at.position)
-        order.plan(at.epoch, steps.global_batch)  # what cannot be iterated is refused here
-        return at, layout
+        at, parts = read_state(state, self._epoch_order().describe(layout))
+        loaded = Layout(**parts)
+        steps = self._steps(at.position)
+        # What cannot be iterated is refused here.
+        self._order.with_layout(loaded).plan(at.epoch, steps.global_batch)
+        return at, loaded
 
-    @property
-    def layout(self) -> Layout | None:
-        """That of the state which was loaded last; None if there was none."""
-        return self._order.adopted
+    def _epoch_order(self) -> RankOrder:
+        """What cursors ask, for this rank."""
+        steps = self._steps()
+        described = partial(_described, self._describe_data(), self._order, steps.global_batch)
+        return RankOrder(steps, self.rank_and_world_size()[0], described)
 
-    def times_read(self, workers: int) -> int:
+    @contextlib.contextmanager
+    def _iterated_by(self, cursor: EpochCursor, clock: EpochClock) -> Iterator[None]:
+        """Have who iterates or copies this dataset meanwhile begin where a cursor says."""
+        own = self._cursor, self._clock
+        self._cursor, self._clock = cursor, clock
+        try:
+            yield
+        finally:
+            self._cursor, self._clock = own
+            self._lend()
+
+    def _lend(self) -> None:
+        """Note that a loader begins, which knows better than this dataset where it stands."""
+        self._is_lent = True
+        self._cursor.is_named = False
+
+    def _times_read(self, workers: int) -> int:
         """How often each block of rows is read where a loader has so many workers."""
-        global_batch = self.steps().global_batch
+        global_batch = self._steps().global_batch
         return times_read(self._order.layout(global_batch), global_batch, workers)
-
-    def _described_order(self, layout: Layout | None) -> dict[str, Any]:
-        world_size = self.rank_and_world_size()[1]
-        order = self._order.with_layout(layout)
-        return {**self.describe_data(), **order.describe(self.batch_size * world_size)}
 
     def _refuse_foreign_loader(self) -> None:
         refuse_second_deal(self)
-        if not self._clock.is_set:
+        if not self._is_named:
             refuse_blind_skip(self)
+
+    @property
+    def _is_named(self) -> bool:
+        """Whether nobody has begun since it was said where to begin."""
+        return self._cursor.is_named and not self._clock.ran_in_workers
 
     def _read_ahead(self) -> ReadAhead:
         far = is_in_object_store(self._view.recipe.source)
@@ -506,6 +504,22 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _only_row(self, batch: Any) -> Any:
         return first_row(batch, self.format) if count_rows(batch) == 1 else batch
+
+
+def _described(
+    data: Mapping[str, Any], order: Order, global_batch: int, layout: Layout | None
+) -> dict[str, Any]:
+    return {**data, **order.with_layout(layout).describe(global_batch)}
+
+
+class _ShuffleName(str):
+    """The name of an order, which says what to do to who takes it for a method."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            "LanceIterableTorchDataset is shuffled where it is made: pass shuffle=True, seed=1 to "
+            "it; set_epoch() gives each epoch its own order"
+        )
 
 
 def _rows_of(plan: Plan, steps: Steps, step: int, rank: int) -> np.ndarray:

@@ -9,6 +9,7 @@ its part of every stream, while the streams of this package are parts already.
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -109,6 +110,15 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
             "reads nothing of what is skipped. transformers.Trainer, which does neither, resumes "
             "with the map-style LanceTorchDataset as its train_dataset"
         )
+
+
+def makes_batches_of(frame: FrameType, loader: Any) -> bool:
+    """Whether a frame is of who makes a loader of another one's dataset, with its batch size.
+
+    Accelerate's ``skip_first_batches`` would make batches of whole batches.
+    """
+    maker = frame.f_globals.get("__name__") == "accelerate.data_loader"
+    return maker and isinstance(loader.dataset, IterableDataset)
 
 
 def _loader_of_accelerate() -> Any:

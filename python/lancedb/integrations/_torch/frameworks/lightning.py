@@ -8,24 +8,36 @@ own, up to the loop.
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 from .frames import self_of
 
 _PACKAGES = ("lightning.pytorch.", "pytorch_lightning.")
 _TRAINS = ("_FitLoop", "_TrainingEpochLoop")
+_COMBINES = ("_MaxSize", "_MaxSizeCycle", "_MinSize", "_Sequential")
 _EVALUATES = ("_EvaluationLoop", "_PredictionLoop")
 
 
 def loop_of_lightning() -> Any:
     """The loop of Lightning's that begins to iterate a loader; None if that is somebody else."""
-    frame = sys._getframe(2)
+    return _caller((*_TRAINS, *_EVALUATES), sys._getframe(2))
+
+
+def iterated_together() -> list[Any]:
+    """The loaders of the ``CombinedLoader`` that begins to iterate one; none if there is none."""
+    combined = _caller(_COMBINES, sys._getframe(2))
+    return list(getattr(combined, "iterables", ()))
+
+
+def _caller(kinds: tuple[str, ...], frame: FrameType | None) -> Any:
+    """The first object of Lightning's, of one of these classes, on whose behalf a frame runs."""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(_PACKAGES):
             return None
         owner = self_of(frame, module)
-        if type(owner).__name__ in (*_TRAINS, *_EVALUATES):
+        if type(owner).__name__ in kinds:
             return owner
         frame = frame.f_back
     return None

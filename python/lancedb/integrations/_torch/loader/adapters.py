@@ -1,67 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loader's dataset, of either kind, put in order and resumed."""
+"""Adapters of the two kinds of datasets for a loader: their order, and states of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from ..datasets.base import positive
+from ..datasets.cursor import EpochCursor, EpochTracker, RankOrder
 from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.map_style import LanceTorchDataset
+from ..order.layout import Layout
 from ..order.shuffle import Order
-from ..order.state import Position, make_state, read_state
+from ..order.state import Position, read_state
 from ..order.steps import Steps
 from ..workers.rank import resolve_rank
 from ..workers.shared_epoch import EpochClock
 from .sampler import OrderedBatchSampler
 
 
-class IterableProgress:
+class Adapter(Protocol):
+    """What a loader asks of either kind of dataset."""
+
+    cursor: EpochCursor
+
+    @property
+    def order_name(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def rank_and_world_size(self) -> tuple[int, int]: ...
+
+    def steps(self, start: int = 0) -> Steps: ...
+
+    def order(self) -> RankOrder: ...
+
+    def hear(self) -> bool: ...
+
+    def announce(self) -> None: ...
+
+    def begin_at(self, at: Position) -> None: ...
+
+    def has_begun(self, worker: int) -> bool: ...
+
+    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]: ...
+
+
+class IterableAdapter:
     """One loader's place in the epochs of an iterable dataset, and states of it.
 
-    Two loaders may have the same dataset, and each is at an epoch and a layout of its own.
+    Two loaders may have the same dataset, and each is at an epoch and a layout of its own. What is
+    said to the dataset is said to each of them.
     """
 
     def __init__(self, dataset: LanceIterableTorchDataset):
         self._dataset = dataset
         self._clock = EpochClock()
-        self._layout = dataset.layout
+        self.cursor = EpochCursor()
+        self._heard = -1 if dataset._is_named else dataset._cursor.generation
+        self.hear()
 
     @property
-    def shuffle(self) -> str:
-        return self._dataset.shuffle
+    def order_name(self) -> str:
+        """ "none", "block" or "global"."""
+        return self._dataset._order.shuffle
+
+    @property
+    def batch_size(self) -> int:
+        return self._dataset.batch_size
 
     def rank_and_world_size(self) -> tuple[int, int]:
         return self._dataset.rank_and_world_size()
 
     def steps(self, start: int = 0) -> Steps:
-        return self._dataset.steps(start)
+        return self._dataset._steps(start)
 
-    def told(self) -> Position | None:
-        """Where the dataset itself was told to begin, since any loader began."""
-        at = self._dataset.told
-        if at is not None:
-            self._layout = self._dataset.layout
-        return at
+    def order(self) -> RankOrder:
+        return self._dataset._epoch_order()
+
+    def hear(self) -> bool:
+        """Go where the dataset itself was set since; whether it was."""
+        generation = self._dataset._cursor.generation
+        if generation == self._heard:
+            return False
+        self._heard = generation
+        self.cursor.follow(self._dataset._cursor)
+        return True
+
+    def announce(self) -> None:
+        """Have who iterates the dataset in place of this loader begin where it would."""
+        self._dataset._cursor.follow(self.cursor)
 
     def begin_at(self, at: Position) -> None:
-        self._dataset.begin_at(at, self._layout, self._clock)
+        """Let workers begin here, whenever they look."""
+        self._clock.set(at, self.cursor.layout)
+
+    def iterated(self, tracker: EpochTracker) -> Any:
+        """A context in which the dataset is iterated, by torch, from where a tracker begins."""
+        begins = EpochCursor()
+        begins.join(tracker.at, self.cursor.layout)
+        return self._dataset._iterated_by(begins, self._clock)
+
+    def batches(self, tracker: EpochTracker) -> Any:
+        """The dataset's batches from where a tracker begins, made in this process."""
+        self._dataset._lend()
+        own = EpochTracker(tracker.at, tracker.order)
+        return self._dataset._batches(own, self.cursor.layout, EpochCursor())
 
     def has_begun(self, worker: int) -> bool:
         """Whether a worker has looked where its epoch begins."""
         return self._clock.has_begun(worker)
 
-    def state_at(self, at: Position) -> dict[str, Any]:
-        return self._dataset.state_at(at, self._layout)
-
-    def adopt_state(self, state: Mapping[str, Any]) -> Position:
-        """Check a state, and take over the layout of its order."""
-        at, self._layout = self._dataset.read_state(state)
-        return at
+    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]:
+        """Check a state; where it was taken, and the layout of its order."""
+        return self._dataset._read_state(state, self.cursor.layout)
 
 
-class MappedProgress:
+class MappedAdapter:
     """The order of a map-style dataset's batches, and states of it."""
 
     def __init__(
@@ -85,13 +141,18 @@ class MappedProgress:
             seed=seed,
         )
         self._dataset = dataset
-        dataset.describe_data()  # while the table is there: a state must not need it any more
+        dataset._describe_data()  # while the table is there: a state must not need it any more
         self.sampler = OrderedBatchSampler(order, size, drop_last)
+        self.cursor = EpochCursor()
 
     @property
-    def shuffle(self) -> str:
+    def order_name(self) -> str:
         """ "sampler": rows are asked for one batch at a time, whatever their order."""
         return "sampler"
+
+    @property
+    def batch_size(self) -> int:
+        return self.sampler.batch_size
 
     def rank_and_world_size(self) -> tuple[int, int]:
         return resolve_rank(None, None)
@@ -99,9 +160,17 @@ class MappedProgress:
     def steps(self, start: int = 0) -> Steps:
         return self.sampler.steps(start)
 
-    def told(self) -> None:
-        """None: the dataset itself has no epochs."""
-        return None
+    def order(self) -> RankOrder:
+        order = {**self._dataset._describe_data(), **self.sampler.order.describe(self.batch_size)}
+        return RankOrder(self.steps(), self.rank_and_world_size()[0], lambda layout: order)
+
+    def hear(self) -> bool:
+        """False: the dataset itself has no epochs."""
+        return False
+
+    def announce(self) -> None:
+        """Have who takes the sampler in place of this loader begin where it would."""
+        self.sampler.begin_at(self.cursor.next)
 
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)
@@ -110,16 +179,8 @@ class MappedProgress:
         """True: a worker is told rows, and need not look where to begin."""
         return True
 
-    def state_at(self, at: Position) -> dict[str, Any]:
-        if at.position and self.steps(at.position).num_steps == 0:
-            at = Position(at.epoch + 1)
-        return make_state(at, self._described_order())
-
-    def adopt_state(self, state: Mapping[str, Any]) -> Position:
-        at = read_state(state, self._described_order())[0]
+    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]:
+        """Check a state; where it was taken."""
+        at = read_state(state, self.order().describe(None))[0]
         self.steps(at.position)  # what cannot be iterated is refused here
-        return at
-
-    def _described_order(self) -> dict[str, Any]:
-        order = self.sampler.order
-        return {**self._dataset.describe_data(), **order.describe(self.sampler.batch_size)}
+        return at, None

@@ -6,14 +6,14 @@ from __future__ import annotations
 import pickle
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
+from ..datasets.cursor import EpochTracker
 from ..frameworks.accelerate import Turn
-from ..order.state import Position
-from ..order.steps import Steps
 from ..workers.watchdog import WorkerWatch, watch
-from .throughput import Looks, Pace, Stopwatch
+from .throughput import Meters, Pace, Stopwatch
+from .worker_pool import WorkerPool
 
 # What reading a message of a worker that has died may raise.
 _BROKEN = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)
@@ -23,83 +23,61 @@ _GO_ON = (
 )
 
 
-class Progress:
-    """How far one iterator has come. The loader keeps this and not the iterator, which would
-    keep its worker processes for as long.
-
-    Parameters
-    ----------
-    at : Position
-        Where the iterator began.
-    steps : Steps
-        The steps from there on.
-    rank : int
-        Whose rows are counted.
-    spent : mapping
-        What the dataset had counted when the iterator began.
-    """
-
-    def __init__(self, at: Position, steps: Steps, rank: int, spent: Mapping[str, Any]):
-        self.at = at
-        self.steps = steps
-        self.spent = spent
-        self.pace = Pace()
-        self.steady = Pace()  # without the first batch, for which all has to be started
-        self._looks = Looks()
-        self.superseded = False
-        self.over = False  # no batch comes any more
-        self.ahead = False  # whether batches are asked for before they are used
-        self._rank = rank
-
-    @property
-    def position(self) -> Position:
-        """After the last batch that was handed out."""
-        if self.pace.batches == 0:
-            return self.at
-        return Position(self.at.epoch, self.steps.position_after(self.pace.batches - 1))
-
-    @property
-    def untouched(self) -> bool:
-        """Whether nothing was taken yet, so that this epoch is still to come."""
-        return self.pace.batches == 0 and not self.over
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the last batch was handed out."""
-        return self.pace.batches == self.steps.num_steps
-
-    def advice_is_due(self) -> bool:
-        """Whether to look at who waits for whom: at the end, and before it ever more rarely."""
-        return self._looks.is_due(self.steady.seconds) or self.at_end
-
-    def rows_of_next(self) -> int:
-        """Rows of the batch that comes next, on this rank."""
-        begin, end = self.steps.slice_of(self.pace.batches, self._rank)
-        return end - begin
-
-
 class Loader(Protocol):
     """What an iterator asks of its loader."""
 
-    total: Pace
+    _total: Pace
+    _pool: WorkerPool
 
-    def succeed(self, iterator: Delivery) -> Delivery | None: ...
+    def _succeed(self, iterator: EpochIterator) -> Prepared | None: ...
 
-    def check_start(self, loop: Any) -> None: ...
+    def _begin(self) -> tuple[EpochTracker, Meters]: ...
 
-    def resume(self) -> Progress: ...
+    def _begins_in(self, loop: Any) -> None: ...
 
-    def kept_workers(self) -> Iterator[Any] | None: ...
-
-    def batches(self) -> Iterator[Any]: ...
-
-    def end_workers(self, batches: Iterator[Any] | None) -> None: ...
-
-    def advise(self, progress: Progress) -> None: ...
+    def _advise(self, meters: Meters) -> None: ...
 
 
-class Delivery:
-    """One epoch's iterator: hands out batches, counts and times them, until one fails.
+class Prepared:
+    """An epoch that was begun, and of which nothing was taken yet; no iterator's own.
+
+    Parameters
+    ----------
+    tracker : EpochTracker
+        To come.
+    meters : Meters
+        What was measured so far.
+    batches : iterator
+        Of the pool.
+    ahead : list
+        The batch that was looked at, if any.
+    watching : WorkerWatch, optional
+        Over the workers.
+    """
+
+    def __init__(
+        self,
+        tracker: EpochTracker,
+        meters: Meters,
+        batches: Iterator[Any] | None,
+        ahead: list[Any],
+        watching: WorkerWatch | None,
+    ):
+        self.tracker = tracker
+        self.meters = meters
+        self.batches = batches
+        self.ahead = ahead
+        self._watch = watching
+        self._drop = weakref.finalize(self, _stop, watching)
+
+    def release(self) -> WorkerWatch | None:
+        """The watch, which whoever goes on with this stops from now on."""
+        self._drop.detach()
+        return self._watch
+
+
+class EpochIterator:
+    """One epoch's iterator: delivers batches, counts and times them, until one fails.
 
     Parameters
     ----------
@@ -114,92 +92,125 @@ class Delivery:
         self._loop = loop
         self._begin()
 
-    def __iter__(self) -> Delivery:
+    def __iter__(self) -> EpochIterator:
         return self
 
     def __next__(self) -> Any:
-        if self._progress.superseded or self._given_away:
+        if self._loop is not None:
+            loop, self._loop = self._loop, None  # it holds this iterator
+            self._loader._begins_in(loop)
+        self._go_on()
+        self._iteration.begin()
+        self._stopwatch.ask()
+        batch = self._pull()
+        begin, end = self._tracker.order.share(self._tracker.position)
+        self._tracker.advance()
+        self._stopwatch.hand_out(end - begin)
+        at_end = not self._tracker.has_more()
+        self._iteration.end_of_dataloader = at_end
+        if self._meters.advice_is_due() or at_end:
+            self._loader._advise(self._meters)
+        return batch
+
+    def peek(self) -> Any:
+        """The batch that comes next, which still does."""
+        self._go_on()
+        if not self._ahead:
+            self._ahead.append(self._pull())
+        return self._ahead[0]
+
+    def exhaust(self) -> None:
+        """Have the workers know that the epoch has ended, before they begin another one."""
+        if self._batches is not None and self._tracker.taken and not self._tracker.has_more():
+            next(self._batches, None)
+            self._batches = iter(())
+
+    @property
+    def has_more(self) -> bool:
+        """Whether one more batch comes of this iterator."""
+        return self._tracker.is_superseded or self._tracker.has_more()
+
+    def _go_on(self) -> None:
+        if self._tracker.is_superseded or self._is_passed_on:
             self._end()  # the batches under way are given up before others are asked for
             self._begin()
         if self._failure is not None:
             raise RuntimeError(
                 f"this iterator failed with {self._failure}, {self._delivered()}. {_GO_ON}"
             )
-        if self._loop is not None:
-            self._loader.check_start(self._loop)
-            self._loop = None  # it holds this iterator
-        self._turn.begin()
-        self._stopwatch.ask()
+
+    def _pull(self) -> Any:
+        """The next batch; every end of the epoch, good or bad, is seen here."""
+        if self._ahead:
+            return self._ahead.pop()
         try:
-            batch = next(self._batches)  # type: ignore[arg-type]
+            return next(self._batches)  # type: ignore[arg-type]
         except StopIteration as end:
-            if not self._progress.at_end:
+            if self._tracker.has_more():
                 early = RuntimeError(
                     "transform or collate_fn raised StopIteration, which would end the epoch as if "
                     f"it were over, {self._delivered()}. Have it raise something else"
                 )
-                self._progress.over = True
+                self._tracker.finish()
                 self._explain(early)
                 raise early from end
-            self._let_go()
-            self._progress.over = True
-            self._progress.ahead = False
+            self._tracker.finish()
+            self._release()
+            self._batches = iter(())  # workers that are kept may go on with another epoch
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
-            self._progress.over = True
+            self._tracker.finish()
             self._explain(error)
             raise
-        self._stopwatch.hand_out(self._progress.rows_of_next())
-        self._turn.end_of_dataloader = self._progress.at_end
-        if self._progress.advice_is_due():
-            self._loader.advise(self._progress)
-        return batch
 
     def _begin(self) -> None:
         self._failure: str | None = None
-        self._given_away = False
-        self._turn = Turn(self._loader)
-        before = self._loader.succeed(self)
-        if before is None:
-            self._progress = self._loader.resume()
+        self._is_passed_on = False
+        self._ahead: list[Any] = []  # the batch that was looked at, if any
+        self._iteration = Turn(self._loader)
+        prepared = self._loader._succeed(self)
+        if prepared is None:
+            self._tracker, self._meters = self._loader._begin()
             self._start()
         else:
-            self._progress, self._batches, watching = before._give_away()
-            self._watch_over(watching)
+            self._tracker, self._meters = prepared.tracker, prepared.meters
+            self._batches, self._ahead = prepared.batches, prepared.ahead
+            self._watch_over(prepared.release())
         self._stopwatch = Stopwatch(
-            self._progress.pace, self._loader.total, after_first=self._progress.steady
+            self._meters.pace, self._loader._total, after_first=self._meters.steady
         )
 
     def _start(self) -> None:
         """Have the epoch begin, by workers that were kept or by new ones."""
-        self._batches: Iterator[Any] | None = self._loader.kept_workers()
+        pool = self._loader._pool
+        self._batches: Iterator[Any] | None = pool.kept()
         self._watch_over(watch(self._batches))  # they are asked to go on, and may be dying
         try:
-            self._batches = self._loader.batches()
+            self._batches = pool.start(self._tracker)
         except BaseException as error:
             self._explain(error)
             raise
         if self._watch is None:
-            self._let_go.detach()
+            self._release.detach()
             self._watch_over(watch(self._batches))
 
     def _watch_over(self, watching: WorkerWatch | None) -> None:
         self._watch = watching
         # The watch does not end by itself where the workers are kept for the next epoch, and
         # Accelerate has to hear of an iterator that is dropped before its last batch.
-        self._let_go = weakref.finalize(self, _let_go, watching, self._turn)
+        self._release = weakref.finalize(self, _release, watching, self._iteration, self._tracker)
 
-    def _give_away(self) -> tuple[Progress, Iterator[Any] | None, WorkerWatch | None]:
-        """Leave what is under way, workers and all, to the iterator that comes after this one."""
-        self._given_away = True
-        self._let_go.detach()
-        given = self._progress, self._batches, self._watch
+    def prepared(self) -> Prepared:
+        """What is under way, workers and all, for the iterator that comes after this one."""
+        self._is_passed_on = True
+        self._release.detach()
+        given = Prepared(self._tracker, self._meters, self._batches, self._ahead, self._watch)
         self._batches = self._watch = None
         return given
 
     def _end(self) -> None:
-        self._let_go()
+        self._release()
         self._batches = None
 
     def _explain(self, error: BaseException) -> None:
@@ -211,7 +222,7 @@ class Delivery:
             dead = self._watch.dead_worker(error)
         # The error's traceback holds torch's iterator: what ends with it is ended here. Also of
         # workers that were to persist: collected as garbage, torch may wait long for each.
-        self._loader.end_workers(self._batches)
+        self._loader._pool.stop(self._batches)
         self._end()
         if dead is not None:
             raise RuntimeError(
@@ -219,9 +230,8 @@ class Delivery:
             ) from error
 
     def _delivered(self) -> str:
-        at = self._progress.position
-        count = self._progress.pace.batches
-        return f"after {count} batches, at position {at.position} of epoch {at.epoch}"
+        at = self._tracker
+        return f"after {at.taken} batches, at position {at.position} of epoch {at.at.epoch}"
 
 
 def _sent(error: BaseException) -> bool:
@@ -229,7 +239,13 @@ def _sent(error: BaseException) -> bool:
     return bool(_OF_WORKER.match(str(error)))
 
 
-def _let_go(watching: WorkerWatch | None, turn: Turn) -> None:
-    turn.end()
+def _release(watching: WorkerWatch | None, iteration: Turn, tracker: EpochTracker) -> None:
+    iteration.end()
+    if not tracker.is_to_come:  # else the next iterator begins there
+        tracker.finish()
+    _stop(watching)
+
+
+def _stop(watching: WorkerWatch | None) -> None:
     if watching is not None:
         watching.stop()

@@ -4,54 +4,38 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from ..common.counters import SECONDS
-from ..datasets.base import positive, warn_if_no_step
+from ..datasets.base import positive, warn_if_no_step, warn_if_rows_are_left_out
+from ..datasets.cursor import EpochTracker
 from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.map_style import LanceTorchDataset
-from ..frameworks.lightning import epoch_of, loop_of_lightning, overfits, refuse_late_state
+from ..frameworks.accelerate import makes_batches_of
+from ..frameworks.lightning import (
+    epoch_of,
+    iterated_together,
+    loop_of_lightning,
+    overfits,
+    refuse_late_state,
+)
 from ..frameworks.ray import refuse_state_ahead, runs_ahead
-from ..order.state import Position, start_of, steps_of_worker
-from ..order.steps import Steps
+from ..order.state import start_of, steps_of_worker
 from ..workers.start import start_options
-from ..workers.watchdog import describe_worker, first_ended, have_all_begun, kill_workers
 from . import opentelemetry as otel
-from .adapters import IterableProgress, MappedProgress
-from .epoch_iterator import Delivery, Progress
-from .in_process import InProcess, draw_seed
+from .adapters import Adapter, IterableAdapter, MappedAdapter
+from .epoch_iterator import EpochIterator, Prepared
 from .options import for_whole_batches, refuse_out_of_order, refuse_sampler
 from .sampler import DealtSampler
-from .throughput import Pace, hint
+from .throughput import Meters, Pace, hint
+from .worker_pool import WorkerPool
 
 _log = logging.getLogger("lancedb.integrations.torch")
-# A worker that was told to begin has to look where, and does nothing before.
-_BEGUN_WITHIN = 60.0
-
-
-class Resumable(Protocol):
-    """What the loader asks of either kind of dataset."""
-
-    @property
-    def shuffle(self) -> str: ...
-
-    def rank_and_world_size(self) -> tuple[int, int]: ...
-
-    def steps(self, start: int = 0) -> Steps: ...
-
-    def told(self) -> Position | None: ...
-
-    def begin_at(self, at: Position) -> None: ...
-
-    def has_begun(self, worker: int) -> bool: ...
-
-    def state_at(self, at: Position) -> dict[str, Any]: ...
-
-    def adopt_state(self, state: Mapping[str, Any]) -> Position: ...
 
 
 class LanceDataLoader(DataLoader):
@@ -72,8 +56,8 @@ class LanceDataLoader(DataLoader):
         it was given none.
     shuffle : bool, optional
         For a map-style dataset: whether to shuffle all rows anew each epoch. Default: False.
-    seed : int, default 0
-        For a map-style dataset: with the epoch, decides the order.
+    seed : int, optional
+        0 if not given. For a map-style dataset: with the epoch, decides the order.
     num_workers : int, default 0
         Worker processes. With 0, an iterable dataset still reads and converts ahead in threads,
         which is the fast way unless `transform` is heavy Python.
@@ -88,6 +72,12 @@ class LanceDataLoader(DataLoader):
     metric_attributes : dict
         ``table`` and ``loader``, a number in this process: what tells this loader apart among
         those of `instrument_loader_metrics`.
+
+    epoch, step : int
+        Where it stands: the epoch under way, or, where there is none, the next one, and the
+        batches of it that were delivered on this rank.
+    batch_size : int
+        Rows of one rank's batch, also where they are the dataset's own.
 
     Raises
     ------
@@ -130,7 +120,7 @@ class LanceDataLoader(DataLoader):
         *,
         batch_size: int | None = None,
         shuffle: bool | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         **dataloader_kwargs: Any,
     ):
@@ -140,33 +130,34 @@ class LanceDataLoader(DataLoader):
         if num_workers:
             options |= start_options(options)
         if isinstance(dataset, LanceIterableTorchDataset):
-            options = for_whole_batches(
-                options, batch_size=batch_size, shuffle=shuffle, seed=seed or None
-            )
-            self._resumable: Resumable = IterableProgress(dataset)
+            options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
+            self._adapter: Adapter = IterableAdapter(dataset)
             _advise_on_workers(dataset, num_workers)
+            warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
         elif isinstance(dataset, LanceTorchDataset):
             refuse_sampler(options)
             drop_last = options.pop("drop_last", False)
-            progress = MappedProgress(dataset, batch_size, shuffle, seed, drop_last)
-            warn_if_no_step(progress.steps())
-            self._resumable = progress
-            options["batch_sampler"] = progress.sampler
+            adapter = MappedAdapter(dataset, batch_size, shuffle, seed or 0, drop_last)
+            warn_if_no_step(adapter.steps())
+            self._adapter = adapter
+            options["batch_sampler"] = adapter.sampler
         else:
             raise TypeError(
                 "dataset must be a LanceIterableTorchDataset or a LanceTorchDataset, not "
                 f"{type(dataset).__name__}; any other goes into torch.utils.data.DataLoader"
             )
         if num_workers:
-            dataset.share_counts(num_workers + 1)
-        self._next = Position()
-        self._now: Progress | None = None
-        self._latest: weakref.ref[Delivery] | None = None
-        self._running: weakref.ref[Any] | None = None  # torch's iterator, if workers make batches
-        self._told = self._restored = False
+            dataset._share_counts(num_workers + 1)
+        self._cursor = self._adapter.cursor
+        self._meters: Meters | None = None  # of the iteration that was begun last
+        self._latest: weakref.ref[EpochIterator] | None = None
+        self._prepared: Prepared | None = None  # an epoch whose first batch was looked at
+        self._is_ahead = False  # whether batches are asked for before they are used
+        self._is_restored = False
         self._hints: set[str | None] = set()
-        self.total = Pace()
+        self._total = Pace()
         super().__init__(dataset, num_workers=num_workers, **options)
+        self._pool = WorkerPool(self, self._adapter)
         self.metric_attributes = otel.watch(self)
         if isinstance(dataset, LanceTorchDataset):
             # The base class lets nobody set it who also gives a batch_sampler.
@@ -174,21 +165,42 @@ class LanceDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
-        self._listen()
+        self._adapter.hear()
         loop = loop_of_lightning()
         if loop is not None:
             self._follow(loop)
-        batches = Delivery(self, loop)
-        if self._now is not None:
-            self._now.ahead = runs_ahead()
+        else:
+            self._join(iterated_together())
+        batches = EpochIterator(self, loop)
+        self._is_ahead = runs_ahead()
         return batches
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": None, "_running": None}
+        return {**self.__dict__, "_latest": None, "_prepared": None, "_pool": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pool = WorkerPool(self, self._adapter)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of one rank's batch, whether the loader makes it of rows or the dataset does."""
+        return None if makes_batches_of(sys._getframe(1), self) else self._adapter.batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int | None) -> None:
+        """Left to the dataset or the sampler: torch sets None, by which it takes whole batches."""
+
+    def __repr__(self) -> str:
+        steps = f"step={self.step} of {len(self)}"
+        return (
+            f"{type(self).__name__}({self.dataset!r}, epoch={self.epoch}, {steps}, "
+            f"num_workers={self.num_workers})"
+        )
 
     def __len__(self) -> int:
         """How many batches an epoch has on this rank, the same on every rank."""
-        return self._resumable.steps().num_steps
+        return self._adapter.steps().num_steps
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning.
@@ -206,16 +218,137 @@ class LanceDataLoader(DataLoader):
             If `epoch` is no such number.
         """
         at = start_of(epoch)
-        self._listen()
-        self._told = True
-        now = self._now
-        if now is not None and not now.untouched and not now.over:
-            self._next = at  # the iterator that is under way goes on
-            self._begin_at(at)
-            return
-        to_come = now.at if now is not None and now.untouched else self._next
-        if to_come.epoch != epoch or not to_come.position:
-            self._go_to(at)
+        self._adapter.hear()
+        tracker = self._cursor.under_way
+        if tracker is None or not tracker.is_to_come or tracker.at[:2] != at[:2]:
+            self._cursor.seek(at.epoch)
+        self._adapter.announce()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way, until its iterator has ended; then the next one.
+
+        In a new loader 0, and after `load_state_dict` that of the state.
+        """
+        tracker = self._cursor.under_way
+        if tracker is not None and tracker.is_under_way:
+            return tracker.at.epoch
+        self._adapter.hear()
+        return self._cursor.place.epoch
+
+    @property
+    def step(self) -> int:
+        """How many batches of this epoch were delivered on this rank, also before a resume."""
+        tracker = self._cursor.under_way
+        if tracker is not None and tracker.is_under_way:
+            return self._steps_before(tracker.at.position) + tracker.taken
+        self._adapter.hear()
+        return self._steps_before(self._cursor.place.position)
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """The numbers of the epochs that are left until there were `count`.
+
+        It counts from where the loader stands: from 0, or, once a state was loaded, from the epoch
+        of that state, of which the first ``for batch in loader`` then gives the rest. An epoch
+        that the loop breaks off is over.
+
+        Parameters
+        ----------
+        count : int
+            How many epochs there are to be in all, those before a resume among them.
+
+        Yields
+        ------
+        int
+            The epoch that the next ``iter(loader)`` is.
+
+        Raises
+        ------
+        ValueError
+            If `count` is no whole number from 0 on.
+
+        Examples
+        --------
+        >>> import lancedb
+        >>> from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+        >>> table = lancedb.connect("memory://").create_table("t", [{"x": i} for i in range(100)])
+        >>> loader = LanceDataLoader(LanceIterableTorchDataset(table, batch_size=10))
+        >>> for epoch in loader.epochs(2):
+        ...     print(epoch, sum(len(batch) for batch in loader))
+        0 100
+        1 100
+        >>> list(loader.epochs(2))
+        []
+        """
+        whole = start_of(count, "count").epoch
+        return self._epochs_until(whole)
+
+    def _epochs_until(self, count: int) -> Iterator[int]:
+        self._adapter.hear()
+        self._cursor.resume()  # an epoch that was broken off before goes on
+        while (at := self._cursor.begins).epoch < count:
+            generation = self._cursor.generation
+            yield at.epoch
+            self._adapter.hear()
+            if (self._cursor.begins, self._cursor.generation) == (at, generation):
+                self.set_epoch(at.epoch + 1)  # it was not iterated
+
+    def peek(self) -> Any:
+        """The batch that comes next, without using it up.
+
+        Of an iterator that is under way it is the next one, else the first one of the next
+        ``iter()``, which then begins with this very batch. No epoch is used up, and no state
+        changes.
+
+        Returns
+        -------
+        batch
+            In the dataset's format, after `transform` and ``collate_fn``.
+
+        Raises
+        ------
+        ValueError
+            If epochs have no batch.
+
+        Examples
+        --------
+        >>> import lancedb
+        >>> from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+        >>> table = lancedb.connect("memory://").create_table("t", [{"x": i} for i in range(100)])
+        >>> dataset = LanceIterableTorchDataset(table, format="torch", batch_size=10, shuffle=True)
+        >>> loader = LanceDataLoader(dataset)
+        >>> look = loader.peek()
+        >>> look["x"].shape
+        torch.Size([10])
+        >>> next(iter(loader))["x"] is look["x"]
+        True
+        """
+        self._adapter.hear()
+        named = self._cursor.begins
+        if named == named.settled():
+            return self._peek()
+        self._cursor.resume()  # past the epoch that was named, and has ended
+        try:
+            return self._peek()
+        finally:
+            self._cursor.seek(named.epoch)
+
+    def _peek(self) -> Any:
+        latest = self._latest() if self._latest is not None else None
+        is_live = latest is not None and self._cursor.under_way is not None and latest.has_more
+        if latest is None or not is_live:
+            if latest is not None:
+                latest.exhaust()
+            latest = EpochIterator(self)
+        try:
+            batch = latest.peek()
+        except StopIteration:
+            raise ValueError(
+                f"there is no batch to look at: {self.dataset!r} has fewer rows than one step"
+            ) from None
+        if not is_live:
+            self._prepared = latest.prepared()
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the last batch delivered leaves the epoch: JSON-serialisable, rank-independent.
@@ -232,12 +365,12 @@ class LanceDataLoader(DataLoader):
             In mid-epoch, if Ray's ``prepare_data_loader`` iterates this loader: it is one batch
             ahead.
         """
-        if self._now is not None and self._now.ahead:
+        tracker = self._cursor.under_way
+        if self._is_ahead and tracker is not None and tracker.is_under_way:
             refuse_state_ahead()
-        if self._now is None or self._now.over or self._now.untouched:
-            self._listen()
-        at = self._now.position if self._now is not None else self._next
-        return self._resumable.state_at(at)
+        if tracker is None or not tracker.is_under_way:
+            self._adapter.hear()
+        return self._cursor.state(self._adapter.order())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken, at the next batch asked for.
@@ -257,8 +390,11 @@ class LanceDataLoader(DataLoader):
             named.
         """
         steps_of_worker(state, 0, 1)  # raises for the state of a single worker
-        self._go_to(self._resumable.adopt_state(state))
-        self._told = self._restored = True
+        at, layout = self._adapter.read_state(state)
+        self._adapter.hear()  # what was said before counts no more
+        self._cursor.restore(at, layout, self._adapter.order())
+        self._adapter.announce()
+        self._is_restored = True
 
     def stats(self) -> dict[str, Any]:
         """What was loaded so far, how fast, and where the seconds went.
@@ -285,12 +421,12 @@ class LanceDataLoader(DataLoader):
         (100, 10, 10, True)
         """
         return {
-            **self.dataset.stats_for(self),  # type: ignore[attr-defined]
-            "waiting": self.total.waiting,
-            "working": self.total.working,
-            "wait_share": self.total.wait_share,
-            "delivered": self.total.rows,
-            "rows_per_second": self.total.rows_per_second,
+            **self.dataset._stats_for(self),  # type: ignore[attr-defined]
+            "waiting": self._total.waiting,
+            "working": self._total.working,
+            "wait_share": self._total.wait_share,
+            "delivered": self._total.rows,
+            "rows_per_second": self._total.rows_per_second,
             **self._place(),
         }
 
@@ -309,7 +445,7 @@ class LanceDataLoader(DataLoader):
         >>> list(loader.postfix())
         ['epoch', 'step', 'rows/s', 'wait']
         """
-        pace = self._now.pace if self._now is not None else Pace()
+        pace = self._meters.pace if self._meters is not None else Pace()
         place = self._place()
         return {
             "epoch": str(place["epoch"]),
@@ -329,114 +465,77 @@ class LanceDataLoader(DataLoader):
         return self.dataset.skipped_rows()  # type: ignore[attr-defined]
 
     def _place(self) -> dict[str, int]:
-        at = self._next if self._now is None else self._now.at
-        left = self._resumable.steps(at.position).num_steps
-        before = len(self) - left  # batches that were handed out before the epoch was resumed
-        done = 0 if self._now is None else self._now.pace.batches
-        return {"epoch": at.epoch, "step": before + done, "steps": before + left}
+        """Epoch and step of the iteration under way or begun last, and the steps of an epoch."""
+        tracker, steps = self._cursor.under_way, self._adapter.steps
+        at, taken = (self._cursor.next, 0) if tracker is None else (tracker.at, tracker.taken)
+        at = at.settled()
+        left = steps(at.position).num_steps
+        before = len(self) - left  # batches that were delivered before the epoch was resumed
+        return {"epoch": at.epoch, "step": before + taken, "steps": before + left}
 
-    def _go_to(self, at: Position) -> None:
-        self._next = at
-        self._begin_at(at)  # for whoever iterates the dataset in place of this loader
-        if self._now is not None:
-            self._now.superseded = True
-            self._now = None
-
-    def _begin_at(self, at: Position) -> None:
-        running, self._running = self._running, None
-        batches = running() if running is not None else None
-        if batches is not None and not have_all_begun(
-            batches, self._resumable.has_begun, _BEGUN_WITHIN
-        ):
-            kill_workers(batches)
-        self._resumable.begin_at(at)
-
-    def _listen(self) -> None:
-        """Begin where the dataset was told to by somebody who has it and not this loader."""
-        told = self._resumable.told()
-        if told is not None:
-            self._go_to(told)
-            self._told = True
+    def _steps_before(self, position: int) -> int:
+        return len(self) - self._adapter.steps(position).num_steps
 
     def _follow(self, loop: Any) -> None:
         """Begin at the epoch of Lightning's loop, where nobody has named another."""
-        epoch = epoch_of(loop)
-        if overfits(loop) and self._now is not None:
-            self._go_to(Position(self._now.at.epoch))
-        elif epoch is not None and self._now is None and not self._told:
-            self._go_to(Position(epoch))
+        epoch, tracker = epoch_of(loop), self._cursor.under_way
+        if overfits(loop) and tracker is not None:
+            self._cursor.seek(tracker.at.epoch)
+        elif epoch is not None and tracker is None and not self._cursor.generation:
+            self._cursor.seek(epoch)
+
+    def _join(self, loaders: list[Any]) -> None:
+        """Stay at the end of an epoch that other loaders, combined with this one, go on with."""
+        for other in loaders:
+            if isinstance(other, LanceDataLoader):
+                at = other._cursor.place
+                if at.position and self._cursor.has_ended(at.epoch):
+                    self._cursor.seek(at.epoch)
+                    return
 
     # -- for the iterator ----------------------------------------------------------------------
 
-    def succeed(self, iterator: Delivery) -> Delivery | None:
-        """Note who iterates from now on; returns who did before, if nothing was taken from it."""
+    def _succeed(self, iterator: EpochIterator) -> Prepared | None:
+        """Note who iterates from now on; what was begun before, if nothing was taken from it."""
         latest, self._latest = self._latest, weakref.ref(iterator)
-        untouched = self._now is not None and self._now.untouched
-        return latest() if latest is not None and untouched else None
-
-    def check_start(self, loop: Any) -> None:
-        """Raise where Lightning begins to train without the state that it has for this loader."""
-        if not self._restored:
-            refuse_late_state(loop)
-
-    def resume(self) -> Progress:
-        """Begin where the next epoch was said to begin."""
-        if self._now is not None and self._now.untouched:
-            at = self._now.at
-        else:
-            at, self._next = self._next, Position(self._next.epoch + 1)
-        self._begin_at(at)
-        rank = self._resumable.rank_and_world_size()[0]
-        self.dataset.count_for(self)  # type: ignore[attr-defined]
-        spent = self.dataset.stats_for(self)  # type: ignore[attr-defined]
-        self._now = Progress(at, self._resumable.steps(at.position), rank, spent)
-        return self._now
-
-    def kept_workers(self) -> Iterator[Any] | None:
-        """torch's iterator over the workers that persist; None if there are to be new ones.
-
-        For one that has died since the last epoch torch would raise, at every epoch to come.
-        """
-        kept: Any = self._iterator
-        if kept is None:
+        prepared, self._prepared = self._prepared, None
+        tracker = self._cursor.under_way
+        if tracker is None or not tracker.is_to_come:
             return None
-        gone = first_ended(kept)
-        if gone is None:
-            return kept
-        worker = describe_worker(kept, gone).worker
-        _log.warning("%s: %s between epochs; all are started anew", type(self).__name__, worker)
-        self.end_workers(kept)
-        return None
+        if prepared is not None and prepared.tracker is tracker:
+            return prepared
+        before = latest() if latest is not None else None
+        return None if before is None else before.prepared()
 
-    def end_workers(self, batches: Iterator[Any] | None) -> None:
-        """End the workers of an iterator that failed; the next ``iter()`` starts them anew."""
-        self._iterator = None
-        if getattr(batches, "_workers", None):
-            kill_workers(batches)  # torch would wait five seconds for each that is busy
-            batches._shutdown_workers()  # type: ignore[union-attr]
+    def _begins_in(self, loop: Any) -> None:
+        """Heed a loop of Lightning's that asks for its first batch.
 
-    def batches(self) -> Iterator[Any]:
-        """The batches from where the dataset was told to begin, as the base class makes them."""
-        if self._needs_no_torch:
-            draw_seed(self.generator)
-            return InProcess(iter(self.dataset), self.collate_fn)
-        batches = super().__iter__()
-        if getattr(batches, "_workers", None):
-            self._running = weakref.ref(batches)
-        return batches
+        Raises
+        ------
+        RuntimeError
+            If it begins to train without the state that it has for this loader.
+        """
+        if not self._is_restored:
+            refuse_late_state(loop)
+        epoch = epoch_of(loop)
+        if epoch is not None and self._cursor.has_ended(epoch):
+            self._cursor.seek(epoch)  # others, in one loader with this one, go on with it
 
-    @property
-    def _needs_no_torch(self) -> bool:
-        """Whether all that is left to do for a batch is to hand it on."""
-        whole = isinstance(self.dataset, LanceIterableTorchDataset)
-        return whole and not (self.num_workers or self.pin_memory or self.timeout)
+    def _begin(self) -> tuple[EpochTracker, Meters]:
+        """Begin where the next epoch was said to begin."""
+        self._cursor.take_back()
+        tracker = self._cursor.begin(self._adapter.order())
+        self.dataset._count_for(self)  # type: ignore[attr-defined]
+        self._meters = Meters(self.dataset._stats_for(self))  # type: ignore[attr-defined]
+        return tracker, self._meters
 
-    def advise(self, progress: Progress) -> None:
+    def _advise(self, meters: Meters) -> None:
         """Log, once each, who waits for whom in an epoch and what to do about it."""
-        now = self.dataset.stats_for(self)  # type: ignore[attr-defined]
-        spent = {name: now[name] - progress.spent[name] for name in SECONDS}
+        now = self.dataset._stats_for(self)  # type: ignore[attr-defined]
+        spent = {name: now[name] - meters.spent[name] for name in SECONDS}
         threads = getattr(self.dataset, "transform_threads", None)
-        advice = hint(progress.steady, spent, self._resumable.shuffle, self.num_workers, threads)
+        order = self._adapter.order_name
+        advice = hint(meters.steady, spent, order, self.num_workers, threads)
         remedy = advice.rpartition(": ")[2] if advice is not None else None
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)
@@ -445,9 +544,9 @@ class LanceDataLoader(DataLoader):
 
 def _advise_on_workers(dataset: LanceIterableTorchDataset, num_workers: int) -> None:
     """Log how many workers would do if so many read the same blocks."""
-    times = dataset.times_read(num_workers) if num_workers else 1
+    times = dataset._times_read(num_workers) if num_workers else 1
     if times > 1:
-        fewer = max(count for count in range(1, num_workers) if dataset.times_read(count) == 1)
+        fewer = max(count for count in range(1, num_workers) if dataset._times_read(count) == 1)
         _log.warning(
             "LanceDataLoader: %d workers read each block of the shuffle %d times, and hold as much "
             "more in memory: num_workers=%d would read it once",

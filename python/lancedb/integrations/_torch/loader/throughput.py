@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 # A hint is given on at least so many seconds of an epoch, and beyond these shares of waiting.
 _SECONDS = 5.0
@@ -88,6 +89,26 @@ class Looks:
             return False
         self._after = 2 * seconds
         return True
+
+
+class Meters:
+    """What is measured of one iterator over an epoch.
+
+    Parameters
+    ----------
+    spent : mapping
+        What the dataset had counted when the iterator began.
+    """
+
+    def __init__(self, spent: Mapping[str, Any]):
+        self.spent = spent
+        self.pace = Pace()
+        self.steady = Pace()  # without the first batch, for which all has to be started
+        self._looks = Looks()
+
+    def advice_is_due(self) -> bool:
+        """Whether to look at who waits for whom: after a while, and ever more rarely."""
+        return self._looks.is_due(self.steady.seconds)
 
 
 def hint(

@@ -30,26 +30,40 @@ class Position(NamedTuple):
         The epoch that is under way, or comes next if `position` is 0.
     position : int
         Rows of the epoch's sequence that were delivered to all ranks.
+    ended : int, optional
+        The epoch before, if its last batch was the last one delivered. `position` is 0.
     """
 
     epoch: int = 0
     position: int = 0
+    ended: int | None = None
+
+    def end(self) -> Position:
+        """The end of the epoch, however long it is."""
+        return Position(self.epoch, _MOST)
+
+    def settled(self) -> Position:
+        """The same place; for an epoch's end the start of the next one."""
+        at_end = self.position == _MOST
+        return Position(self.epoch + 1, 0, self.epoch) if at_end else self
 
 
-def start_of(epoch: Any) -> Position:
+def start_of(epoch: Any, name: str = "epoch") -> Position:
     """Where an epoch begins; ValueError unless `epoch` is a whole number from 0 on."""
     whole = isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool)
     if not whole or not 0 <= epoch <= _MOST:
-        raise ValueError(f"epoch must be a whole number from 0 on, not {_shown(epoch)}")
+        raise ValueError(f"{name} must be a whole number from 0 on, not {_shown(epoch)}")
     return Position(int(epoch))
 
 
 def make_state(at: Position, plan: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict for a position in the order that `plan` describes."""
+    ended = {} if at.ended is None else {"ended": at.ended}
     return {
         "format_version": FORMAT_VERSION,
         "epoch": at.epoch,
         "position": at.position,
+        **ended,
         "plan": dict(plan),
     }
 
@@ -116,7 +130,16 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
     _refuse_other_data(theirs, plan)
     position = _whole(state, "position", 0, int(plan["rows"]))
     layout = {name: _whole(theirs, name, 1, _MOST_IN_LAYOUT) for name in ADOPTED}
-    return Position(_whole(state, "epoch", 0, _MOST), position), layout
+    epoch = _whole(state, "epoch", 0, _MOST)
+    return Position(epoch, position, _ended(state, epoch, position)), layout
+
+
+def _ended(state: Mapping[str, Any], epoch: int, position: int) -> int | None:
+    """The epoch that has just ended; None in states of older releases, and within an epoch."""
+    if state.get("ended") is None:
+        return None
+    ended = _whole(state, "ended", 0, _MOST)
+    return ended if (epoch, position) == (ended + 1, 0) else None
 
 
 def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

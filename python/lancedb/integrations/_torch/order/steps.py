@@ -69,6 +69,21 @@ class Steps:
             return full
         return full + 1 if rest >= self.world_size else full
 
+    def has_step(self, position: int) -> bool:
+        """Whether there is one more step from a position on."""
+        left = self.rows - position
+        return left >= (self.global_batch if self.drop_last else self.world_size)
+
+    def after(self, position: int) -> int:
+        """The position after the step that begins at this one."""
+        end = position + self.global_batch
+        rest = self.rows - end
+        return self.rows if not self.drop_last and rest < self.world_size else end
+
+    def share(self, position: int, rank: int) -> tuple[int, int]:
+        """The positions that a rank takes at the step that begins at this one."""
+        return self._slice(position, self.after(position), rank)
+
     def span_of(self, step: int) -> tuple[int, int]:
         """The positions of a global step, over all ranks."""
         begin = self.start + step * self.global_batch
@@ -77,7 +92,9 @@ class Steps:
 
     def slice_of(self, step: int, rank: int) -> tuple[int, int]:
         """The positions that a rank takes at a step."""
-        begin, end = self.span_of(step)
+        return self._slice(*self.span_of(step), rank)
+
+    def _slice(self, begin: int, end: int, rank: int) -> tuple[int, int]:
         share, extra = divmod(end - begin, self.world_size)
         start = begin + rank * share + min(rank, extra)
         return start, start + share + (rank < extra)

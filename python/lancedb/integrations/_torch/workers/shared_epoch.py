@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from ..frameworks.torch_loader import in_worker
+from ..frameworks.torch_loader import in_worker, process_number, this_worker
 from ..order.layout import Layout
 from ..order.state import Position
 
@@ -31,14 +31,13 @@ class EpochClock:
 
     The row of numbers in shared memory is: the epoch and the position to begin at; the layout of
     the order if a state brought one, as workers that stay were made before; the worker that began
-    last, as the number of workers that it is one of and its process; then how many times the
-    main process and each worker have begun since that was set.
+    last, as the number of workers that it is one of and its process; then, from the second one on,
+    how many times each worker has begun since that was set.
     """
 
     def __init__(self) -> None:
         self._numbers = torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
         self._process = os.getpid()
-        self._was_set = False
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -56,19 +55,19 @@ class EpochClock:
         return self._numbers
 
     def set(self, at: Position, layout: Layout | None) -> None:
-        """Let the next ``iter()`` of every process begin here, with this layout or its own."""
-        self._was_set = True
-        self._shared[_WORKERS:] = 0
-        self._put(at, layout)
+        """Let the next ``iter()`` of every worker begin here, with this layout or its own.
 
-    def rejoin(self, process: int, workers: int, at: Position, layout: Layout | None) -> None:
-        """Let the next ``iter()`` of one process begin here; the others are told the same."""
+        A worker says so for itself alone: the others are set to the same place.
+        """
+        if in_worker():
+            self._shared[_WORKERS] = this_worker()[1]
+            self._shared[_COUNTS + process_number()] = 0
+        else:
+            self._shared[_WORKERS:] = 0
         self._put(at, layout)
-        self._shared[_WORKERS] = workers
-        self._shared[_COUNTS + process] = 0
 
     def begin(self, process: int, workers: int) -> Position:
-        """Where the ``iter()`` of a process begins now: 0 is the main one, w + 1 worker w.
+        """Where the ``iter()`` of worker w begins now, which is process w + 1.
 
         Raises
         ------
@@ -79,8 +78,7 @@ class EpochClock:
             other epochs than the others.
         """
         at = self.peek(process)
-        if process:
-            self._sign_in(process, workers)
+        self._sign_in(process, workers)
         self._shared[_COUNTS + process] += 1
         return at
 
@@ -109,15 +107,6 @@ class EpochClock:
         """That of a state which was loaded; None if there was none."""
         numbers = self._shared[_LAYOUT:_WORKERS].tolist()
         return Layout(*numbers) if all(numbers) else None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether it was said where to begin, and no process has begun since."""
-        return self._was_set and not self._shared[_COUNTS:].any()
-
-    def is_within(self, epoch: int) -> bool:
-        """Whether the next ``iter()`` was set to begin in the middle of this epoch."""
-        return self.is_set and self.peek(0).epoch == epoch and self.peek(0).position > 0
 
     def has_begun(self, worker: int) -> bool:
         """Whether a worker has begun an epoch since the clock was set."""

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The place of one reader of epochs: where its iteration stands, and where the next one begins.
+
+A dataset has a cursor for whoever iterates the dataset itself, and each `LanceDataLoader` one of
+its own, by which its dataset is iterated, here and in workers. A place is an epoch, a position in
+it, and, where the last batch delivered was the last one of an epoch, the number of that epoch: it
+has *ended*. Calls change the place as follows, where ``e:p`` is position p of epoch e, and 20 is
+the end of every epoch.
+
+=============================  =============  ==========  ==================  ==========
+call                           state before   next        state after         next
+=============================  =============  ==========  ==================  ==========
+(made)                                                    0:0                 0:0
+begin                          0:0            0:0         0:0                 1:0
+batches up to 8                0:0            1:0         0:8                 1:0
+begin, after a break           0:8            1:0         1:0                 2:0
+batches up to the last one     0:8            1:0         1:0, ended 0        1:0
+begin, after the end           1:0, ended 0   1:0         1:0, ended 0        2:0
+the first batch of it          1:0, ended 0   2:0         1:4                 2:0
+set_epoch(5)                   0:8            1:0         0:8                 5:0
+set_epoch(0), same process     1:0, ended 0   1:0         0:0                 0:0
+load 0:8                       any            any         0:8                 0:8
+load 0:8 twice                 any            any         0:8                 0:8
+load 0:8, set_epoch(0)         any            any         0:8                 0:8
+load 0:8, set_epoch(1)         any            any         1:0                 1:0
+load 1:0, ended 0              any            any         1:0, ended 0        1:0
+... set_epoch(0)               1:0, ended 0   1:0         1:0, ended 0        none, 1:0
+... set_epoch(0) once more     1:0, ended 0   none, 1:0   1:0, ended 0        none, 1:0
+... begin: no batch comes      1:0, ended 0   none, 1:0   1:0, ended 0        1:0
+... set_epoch(0) after that    1:0, ended 0   1:0         0:0                 0:0
+load 1:0, ended 0; set 1       any            any         1:0, ended 0        1:0
+load 1:0, of an older release  any            any         1:0                 1:0
+... set_epoch(0)               1:0            1:0         0:0                 0:0
+=============================  =============  ==========  ==================  ==========
+
+So an epoch that a loaded state says has ended is not repeated when it is named, once; and whoever
+names an epoch that ended in this very process has it again. ``set_epoch`` leaves a state alone
+that an iteration under way has reached: it says where the next one begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..order.state import Position, make_state
+from ..order.steps import Steps
+
+
+class EpochOrder(Protocol):
+    """What a cursor asks of the order of an epoch, whatever its rows come from."""
+
+    def has_step(self, position: int) -> bool:
+        """Whether there is one more step from this position on."""
+        ...
+
+    def after(self, position: int) -> int:
+        """The position after the step that begins at this one."""
+        ...
+
+    def share(self, position: int) -> tuple[int, int]:
+        """The positions that this rank takes at the step that begins at this one."""
+        ...
+
+    def describe(self, layout: Any) -> dict[str, Any]:
+        """All that the order depends on, with the layout of a loaded state or its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class RankOrder:
+    """The order of one table's rows as one rank takes it.
+
+    Parameters
+    ----------
+    steps : Steps
+        The global steps of an epoch.
+    rank : int
+        Whose share is asked for.
+    described : callable
+        The description of the order with a layout.
+    """
+
+    steps: Steps
+    rank: int
+    described: Callable[[Any], dict[str, Any]]
+
+    def has_step(self, position: int) -> bool:
+        """Whether there is one more step from this position on."""
+        return self.steps.has_step(position)
+
+    def after(self, position: int) -> int:
+        """The position after the step that begins at this one."""
+        return self.steps.after(position)
+
+    def share(self, position: int) -> tuple[int, int]:
+        """The positions that the rank takes at the step that begins at this one."""
+        return self.steps.share(position, self.rank)
+
+    def describe(self, layout: Any) -> dict[str, Any]:
+        """All that the order depends on, with this layout or its own."""
+        return self.described(layout)
+
+
+class SharedPlace(Protocol):
+    """Where worker processes are to begin, in memory that they share with this one."""
+
+    def set(self, at: Position, layout: Any) -> None:
+        """Let the next iteration of every worker begin at a place, in an order of this layout."""
+        ...
+
+
+class EpochTracker:
+    """One iteration of an epoch: to come, under way, or over.
+
+    Parameters
+    ----------
+    at : Position
+        Where it begins.
+    order : EpochOrder
+        The order of its epoch.
+    is_loaded : bool
+        Whether it begins where a state was taken.
+    restored : int
+        How many states its cursor had loaded before.
+    """
+
+    def __init__(self, at: Position, order: EpochOrder, is_loaded: bool = False, restored: int = 0):
+        self.at = at
+        self.order = order
+        self.is_loaded = is_loaded
+        self.restored = restored
+        self.position = at.position
+        self.taken = 0
+        self.is_over = False  # no batch comes any more
+        self.is_superseded = False  # whoever goes on with it begins elsewhere
+
+    @property
+    def is_to_come(self) -> bool:
+        """Whether nothing was taken yet, so that its epoch is not used up."""
+        return self.taken == 0 and not self.is_over
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether batches were taken, and more may be."""
+        return self.taken > 0 and not self.is_over
+
+    def has_more(self) -> bool:
+        """Whether the epoch has one more step."""
+        return self.order.has_step(self.position)
+
+    def advance(self) -> None:
+        """Count the next step as delivered."""
+        self.position = self.order.after(self.position)
+        self.taken += 1
+
+    def finish(self) -> None:
+        """Note that no batch comes any more: it is at its end, has failed, or was left."""
+        self.is_over = True
+
+    @property
+    def place(self) -> Position:
+        """After the last step that was delivered."""
+        if self.is_to_come:
+            return self.at.settled()
+        if not self.has_more():
+            return self.at.end().settled()
+        return Position(self.at.epoch, self.position) if self.taken else self.at
+
+
+class EpochCursor:
+    """Where an epoch stands: see the table above.
+
+    Parameters
+    ----------
+    shared : SharedPlace, optional
+        Told of each place at which iterations are to begin.
+
+    Attributes
+    ----------
+    next : Position
+        Where the next iteration begins.
+    under_way : EpochTracker or None
+        The iteration that was begun last; None if a place was named or loaded since.
+    layout : object
+        That of the state that was loaded last, which the order keeps; None for its own.
+    generation : int
+        How often a place was named or loaded.
+    is_named : bool
+        Whether nothing has begun since a place was named or loaded.
+    """
+
+    def __init__(self, shared: SharedPlace | None = None):
+        self.next = Position()
+        self.under_way: EpochTracker | None = None
+        self.layout: Any = None
+        self.generation = 0
+        self.is_named = False
+        self._is_loaded = False
+        self._restored = 0  # states
+        self._shared = shared
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "under_way": None}
+
+    @property
+    def begins(self) -> Position:
+        """Where the next iteration begins, if one of which nothing was taken is begun again."""
+        return self._to_come()[0]
+
+    @property
+    def place(self) -> Position:
+        """Where a state that is taken now stands."""
+        return self.next.settled() if self.under_way is None else self.under_way.place
+
+    def seek(self, epoch: int) -> None:
+        """Let the next iteration be this epoch, from its beginning.
+
+        It goes on in the middle of the epoch where a state of there was loaded just before, and
+        has no batch where that state says that the epoch has ended.
+        """
+        at, is_loaded = self._to_come()
+        self.generation += 1
+        if self.has_ended(epoch):
+            at = Position(epoch).end()
+        elif at.epoch != epoch or not is_loaded:
+            at, is_loaded = Position(epoch), False
+        self._go_to(at, is_loaded)
+
+    def restore(self, at: Position, layout: Any, order: EpochOrder) -> None:
+        """Let the next iteration go on at the place of a state, in its layout."""
+        self.generation += 1
+        self._restored += 1
+        self.layout = layout
+        if at.position and not order.has_step(at.position):
+            at = at.end().settled()
+        self._drop()
+        self._go_to(at, is_loaded=True)
+
+    def follow(self, other: EpochCursor) -> None:
+        """Let the next iteration begin where that of another cursor does."""
+        self.layout = other.layout
+        self._drop()
+        self._go_to(*other._to_come())
+
+    def join(self, at: Position, layout: Any) -> None:
+        """Let the next iteration begin where other processes are to begin, too."""
+        self.next, self.layout = at, layout
+
+    def resume(self) -> None:
+        """Let the next iteration go on where the epoch stands, in place of the next epoch."""
+        at = self.begins
+        if at != at.settled() or (self.under_way is not None and not self.under_way.is_to_come):
+            at = self.place
+            self._drop()
+            self._go_to(at, is_loaded=True)
+
+    def lapse(self) -> None:
+        """Note that others have begun where a state was loaded: it is not kept any longer."""
+        self._is_loaded = False
+
+    def take_back(self) -> None:
+        """Have an iteration of which nothing was taken use up no epoch."""
+        if self.under_way is not None and self.under_way.is_to_come:
+            self.next, self._is_loaded = self._to_come()
+            self._drop()
+
+    def begin(self, order: EpochOrder) -> EpochTracker:
+        """An iteration from the next place on."""
+        reached = self.place
+        follows = (reached.epoch, reached.position) == (self.next.epoch, self.next.position)
+        at = reached if follows else self.next
+        tracker = EpochTracker(at, order, self._is_loaded, self._restored)
+        self.next = Position(tracker.at.epoch + 1)
+        self.under_way = tracker
+        self.is_named = self._is_loaded = False
+        return tracker
+
+    def deliver(self, tracker: EpochTracker) -> None:
+        """Count a step of one of several iterations: who delivered last is where it stands.
+
+        One that was begun before a state was loaded moves nothing.
+        """
+        tracker.advance()
+        if tracker.restored == self._restored:
+            self.under_way = tracker
+
+    def has_ended(self, epoch: int) -> bool:
+        """Whether a loaded state, which nothing was taken from, says that this epoch is over."""
+        at, is_loaded = self._to_come()
+        return is_loaded and at.ended == epoch
+
+    def state(self, order: EpochOrder) -> dict[str, Any]:
+        """The state of the place that was reached, JSON-serialisable."""
+        return make_state(self.place, order.describe(self.layout))
+
+    def _to_come(self) -> tuple[Position, bool]:
+        tracker = self.under_way
+        if tracker is not None and tracker.is_to_come:
+            return tracker.at, tracker.is_loaded
+        return self.next, self._is_loaded
+
+    def _go_to(self, at: Position, is_loaded: bool) -> None:
+        self.next, self._is_loaded = at, is_loaded
+        self.is_named = True
+        if self.under_way is not None and not self.under_way.is_under_way:
+            self._drop()
+        if self._shared is not None:
+            self._shared.set(at, self.layout)
+
+    def _drop(self) -> None:
+        if self.under_way is not None:
+            self.under_way.is_superseded = True
+            self.under_way = None

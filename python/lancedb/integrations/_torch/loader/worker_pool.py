@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The makers of a loader's batches: this process, or torch's iterator over worker processes.
+
+A pool is asked to `start` an epoch at a place, and gives an iterator of batches; `stop` ends the
+workers of one that failed. All else about workers, kept or new, late or dead, stays in here.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ..datasets.cursor import EpochTracker
+from ..workers.watchdog import describe_worker, first_ended, have_all_begun, kill_workers
+from .adapters import Adapter, IterableAdapter
+from .in_process import InProcess, draw_seed
+
+_log = logging.getLogger("lancedb.integrations.torch")
+# A worker that was asked to begin has to look where, and does nothing before.
+_BEGUN_WITHIN = 60.0
+
+
+class WorkerPool:
+    """Makes the batches of one loader's epochs.
+
+    Parameters
+    ----------
+    loader : DataLoader
+        Whose options and workers these are. It owns the pool, and is not kept alive by it.
+    adapter : Adapter
+        Of its dataset.
+    """
+
+    def __init__(self, loader: DataLoader, adapter: Adapter):
+        self._loader_ref = weakref.ref(loader)
+        self._adapter = adapter
+        self._running: weakref.ref[Any] | None = None
+
+    @property
+    def _loader(self) -> Any:
+        return self._loader_ref()
+
+    def kept(self) -> Iterator[Any] | None:
+        """torch's iterator over the workers that persist; None if there are to be new ones.
+
+        For one that has died since the last epoch torch would raise, at every epoch to come.
+        """
+        kept = self._loader._iterator
+        if kept is None:
+            return None
+        gone = first_ended(kept)
+        if gone is None:
+            return kept
+        worker = describe_worker(kept, gone).worker
+        _log.warning(
+            "%s: %s between epochs; all are started anew", type(self._loader).__name__, worker
+        )
+        self.stop(kept)
+        return None
+
+    def start(self, tracker: EpochTracker) -> Iterator[Any]:
+        """The batches of an epoch from where a tracker begins."""
+        if not tracker.has_more():
+            return iter(())  # as where an epoch that has ended is named: no worker is needed
+        self._settle()
+        self._adapter.begin_at(tracker.at)
+        if not isinstance(self._adapter, IterableAdapter):
+            return self._by_torch()
+        if self._needs_no_torch:
+            draw_seed(self._loader.generator)
+            return InProcess(self._adapter.batches(tracker), self._loader.collate_fn)
+        with self._adapter.iterated(tracker):
+            return self._by_torch()
+
+    def stop(self, batches: Iterator[Any] | None) -> None:
+        """End the workers of an iterator that failed; the next `start` makes them anew."""
+        self._loader._iterator = None
+        if getattr(batches, "_workers", None):
+            kill_workers(batches)  # torch would wait five seconds for each that is busy
+            batches._shutdown_workers()  # type: ignore[union-attr]
+
+    def _by_torch(self) -> Iterator[Any]:
+        batches = DataLoader.__iter__(self._loader)
+        if getattr(batches, "_workers", None):
+            self._running = weakref.ref(batches)
+        return batches
+
+    def _settle(self) -> None:
+        """Wait until no worker is about to look where an earlier epoch begins."""
+        running, self._running = self._running, None
+        batches = running() if running is not None else None
+        if batches is not None and not have_all_begun(
+            batches, self._adapter.has_begun, _BEGUN_WITHIN
+        ):
+            kill_workers(batches)
+
+    @property
+    def _needs_no_torch(self) -> bool:
+        """Whether all that is left to do for a batch is to hand it on."""
+        loader = self._loader
+        return not (loader.num_workers or loader.pin_memory or loader.timeout)
