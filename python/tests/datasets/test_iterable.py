@@ -427,3 +427,39 @@ def test_an_epoch_is_a_whole_number(table, epoch):
 def test_a_seed_is_a_whole_number(table):
     with pytest.raises(TypeError, match=r"seed must be a whole number, not 0\.5"):
         torch_ids(table, seed=0.5)
+
+
+def test_an_iterator_that_is_asked_for_nothing_uses_up_no_epoch(table):
+    epochs = [flat(batches(each)) for each in [torch_ids(table, shuffle=True)] for _ in range(2)]
+    dataset = torch_ids(table, shuffle=True)
+    iter(dataset)
+    one, other = iter(dataset), iter(dataset)
+    assert [flat(batches(one)), flat(batches(other))] == epochs
+
+
+def test_a_copy_in_mid_epoch_begins_where_the_next_iter_would(table):
+    dataset = torch_ids(table, shuffle=True)
+    next(iter(dataset))
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert batches(copied) == batches(dataset)
+
+
+def test_a_plain_loader_over_the_dataset_of_another_loader_counts_for_itself(table):
+    dataset = torch_ids(table, shuffle=True)
+    loader = LanceDataLoader(dataset)
+    epochs = [batches(loader) for _ in range(2)]
+    for workers in (0, 1):
+        dataset.set_epoch(0)
+        context = "forkserver" if workers else None
+        plain = DataLoader(dataset, None, num_workers=workers, multiprocessing_context=context)
+        assert [batches(plain), batches(plain)] == epochs
+
+
+def test_where_a_loader_iterates_the_dataset_does_not_guess_where_it_stands(table):
+    dataset = torch_ids(table)
+    loader = LanceDataLoader(dataset)
+    next(iter(loader))
+    with pytest.raises(RuntimeError, match="take the state_dict.. of that loader"):
+        dataset.state_dict()
+    dataset.load_state_dict(loader.state_dict())
+    assert dataset.state_dict() == loader.state_dict()

@@ -181,12 +181,6 @@ def test_a_combined_loader_without_a_trainer_does_too(table, mode):
             loader.load_state_dict(state)
         return both, CombinedLoader(both, mode)
 
-    def taken(loader):
-        return [
-            [None if each is None else ids(each) for each in batches if not isinstance(each, int)]
-            for batches, *_ in loader
-        ]
-
     both, loader = combined()
     whole, states = [], []
     for batches, *_ in loader:

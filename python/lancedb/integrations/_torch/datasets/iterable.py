@@ -303,15 +303,30 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._refuse_foreign_loader()
         if not self.unwrap:
             warn_of_batches_of_batches()
+        if not in_worker():
+            return self._begin_late(self._cursor)
+        # Whoever set this worker off waits until it has looked where to begin.
         try:
-            if in_worker():
-                at = self._clock.begin(process_number(), this_worker()[1])
-                self._cursor.join(at, self._clock.layout)
-            tracker = self._cursor.begin(self._epoch_order())
+            at = self._clock.begin(process_number(), this_worker()[1])
         except Exception as error:
             return raising(error)
-        tracker.taken, self._skip, self._is_lent = self._skip, 0, False
-        return self._batches(tracker, self._cursor.layout, self._cursor)
+        self._cursor.join(at, self._clock.layout)
+        return self._begin(self._cursor)
+
+    def _begin_late(self, cursor: EpochCursor) -> Iterator[Any]:
+        """The batches of the next epoch by a cursor, which begins when the first one is asked for.
+
+        An iterator that is asked for none uses up no epoch.
+        """
+        yield from self._begin(cursor)
+
+    def _begin(self, cursor: EpochCursor) -> Iterator[Any]:
+        tracker = cursor.begin(self._epoch_order())
+        for _ in range(self._skip):
+            tracker.advance()
+        self._skip = 0
+        self._is_lent = self._is_lent and cursor is not self._cursor
+        return self._batches(tracker, cursor.layout, cursor)
 
     def _batches(
         self, tracker: EpochTracker, layout: Layout | None, cursor: EpochCursor

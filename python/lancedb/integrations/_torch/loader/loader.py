@@ -488,9 +488,9 @@ class LanceDataLoader(DataLoader):
         """Stay at the end of an epoch that other loaders, combined with this one, go on with."""
         for other in loaders:
             if isinstance(other, LanceDataLoader):
-                at = other._cursor.place
-                if at.position and self._cursor.has_ended(at.epoch):
-                    self._cursor.seek(at.epoch)
+                epoch = other._cursor.place.epoch
+                if self._cursor.has_ended(epoch):
+                    self._cursor.seek(epoch)
                     return
 
     # -- for the iterator ----------------------------------------------------------------------
