@@ -175,6 +175,42 @@ def test_the_time_in_a_transform_is_time_that_the_consumer_waits(table, monkeypa
     assert stats["waiting"] > stats["transforming"] > 0
     assert dataset.stats()["waiting"] > stats["transforming"]
     assert f"of the time: {IN_THREADS}" in caplog.text
+def test_rows_that_fit_in_memory_are_advised_to_be_kept_there():
+    seconds = {"reading": 5.0, "converting": 0.1, "transforming": 0.1}
+    for size, shown in ((540_000_000, "540 MB"), (5_200_000_000, "5.2 GB")):
+        advice = hint(paced(waiting=6, working=4), seconds, "block", 0, size)
+        assert f"try cache=True, which reads the {shown} of these rows once" in advice
+
+
+@pytest.mark.parametrize("cache", [True, False, "auto"])
+def test_what_is_kept_already_or_cannot_be_is_not_advised(wide_range, cache, monkeypatch):
+    dataset = LanceIterableTorchDataset(wide_range, shuffle=True, cache=cache)
+    assert (dataset._bytes_to_cache(0) is None) == (cache is not False)
+    assert (dataset._bytes_to_cache(2) is None) == (cache is True)
+    monkeypatch.setattr("lancedb.integrations._torch.datasets.iterable.memory_bytes", lambda: 10)
+    assert dataset._bytes_to_cache(0) is None
+
+
+def test_bytes_read_and_bytes_out_of_memory_are_counted_apart(table):
+    loader = LanceDataLoader(LanceIterableTorchDataset(table, shuffle=True, cache=True))
+    run_once(loader)
+    first = loader.stats()
+    run_once(loader)
+    second = loader.stats()
+    assert first["bytes"] > 0 == first["cached_bytes"]
+    assert (second["bytes"], second["cached_bytes"]) == (first["bytes"], first["bytes"])
+
+
+def test_a_progress_bar_says_which_rank_it_is_of(table, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loader = LanceDataLoader(LanceIterableTorchDataset(table, shuffle=True))
+    assert loader.postfix()["rank"] == "1/2"
+
+
+def run_once(loader):
+    for _ in loader:
+        pass
 
 
 @pytest.mark.parametrize(

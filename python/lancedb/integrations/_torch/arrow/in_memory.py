@@ -44,6 +44,11 @@ class Resident:
         self._columns: list[gather.Rows] | None = None
         self._loading = threading.Lock()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the rows are there."""
+        return self._columns is not None
+
     def parts(self) -> Iterator[np.ndarray]:
         """All places in sequence, as many at a time as are to be loaded with one read."""
         for start in range(0, self._rows, self._read_rows):

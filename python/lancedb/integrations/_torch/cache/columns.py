@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,7 @@ class KeptColumns:
         self._bytes: Counter[str] = Counter()
         self._decided = cache is False
         self._held: _Held | None = None
+        self._loaded_bytes = 0  # that nobody has counted yet
 
     def __reduce__(self) -> tuple:
         return KeptColumns, (self.cache,)
@@ -71,6 +73,16 @@ class KeptColumns:
             self._note(batch)
         return batch
 
+    def bytes_of(self, batch: pa.RecordBatch) -> int:
+        """The bytes of a batch that came out of memory."""
+        held = self._held
+        return 0 if held is None else sum(batch[name].nbytes for name in held.names)
+
+    def bytes_loaded(self) -> int:
+        """The bytes that were read to be kept since this was asked last."""
+        loaded, self._loaded_bytes = self._loaded_bytes, 0
+        return loaded
+
     def _note(self, batch: pa.RecordBatch) -> None:
         self._seen += batch.num_rows
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -84,6 +96,7 @@ class KeptColumns:
     def _decide(self, reader: Reader) -> None:
         try:
             self._held = self._loaded(reader)
+            self._loaded_bytes = 0 if self._held is None else self._held.bytes_loaded
         except TooLarge:
             _log.debug("no columns are kept: the rows read first were much smaller than the others")
         except (RuntimeError, OSError, ValueError) as error:
@@ -127,12 +140,26 @@ class _Held:
     def __init__(self, reader: Reader, names: list[str], held: Selection, most_bytes: int | None):
         self._names = list(reader.columns)
         self._kept = frozenset(names)
+        self.names = names
         self._selection = reader.selection
         self._held = held
         kept = [name for name in self._names if name in self._kept]
         others = [name for name in self._names if name not in self._kept]
         self._rest = _only(reader, reader.selection, others).open() if others else None
-        self._rows = _in_memory(_only(reader, held, kept), most_bytes)
+        self.bytes_loaded = 0
+        self._rows = self._in_memory(_only(reader, held, kept), most_bytes)
+
+    def _in_memory(self, reader: Reader, most_bytes: int | None) -> Resident:
+        """All that a reader reads."""
+        rows = Resident(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
+        rows.load(self._counted(reader, rows.parts()))
+        return rows
+
+    def _counted(self, reader: Reader, parts: Iterator[np.ndarray]) -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            batch = reader.read(part)
+            self.bytes_loaded += batch.nbytes
+            yield batch
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
         reading = self._rest.open().begin(rows) if self._rest is not None else None
@@ -151,13 +178,6 @@ def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
     """A reader of some columns; it opens the table for itself."""
     columns = {name: reader.columns[name] for name in names}
     return Reader(reader.recipe, selection, columns)
-
-
-def _in_memory(reader: Reader, most_bytes: int | None) -> Resident:
-    """All that a reader reads."""
-    rows = Resident(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
-    rows.load(map(reader.read, rows.parts()))
-    return rows
 
 
 def narrowest(widths: dict[str, float], room: float) -> list[str]:

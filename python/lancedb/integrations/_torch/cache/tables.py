@@ -43,6 +43,11 @@ class Everything:
         self.rows = Resident(reader.selection.num_rows, row_bytes, most_bytes)
         self._selection = selection
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the rows are in memory."""
+        return self.rows.is_loaded
+
     def load(self, reads: Reads, ahead: int) -> bool:
         """Read all rows, unless that was done; False if they are too large to be kept.
 

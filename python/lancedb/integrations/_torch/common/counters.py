@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-COUNTS = ("rows", "bytes", "skipped")
+COUNTS = ("rows", "bytes", "cached_bytes", "skipped")
 SECONDS = ("reading", "converting", "transforming")
 FIELDS = (*COUNTS, *SECONDS, "waiting")
 

@@ -199,9 +199,11 @@ class TableDataset:
         Returns
         -------
         dict
-            ``rows`` and ``bytes`` (Arrow bytes) read; rows ``skipped`` by `on_error`, counted
-            each time; seconds spent ``reading``, ``converting`` and ``transforming`` (summed
-            over threads), and ``waiting``: the time the consumer stood still until a batch was
+            ``rows`` that batches were made of; ``bytes`` (Arrow bytes) that were read from the
+            table, and ``cached_bytes`` that came out of this process's memory; rows ``skipped``
+            by `on_error`, counted each time; seconds spent ``reading``, ``converting`` and
+            ``transforming`` (summed over threads), and ``waiting``: the time the consumer stood
+            still until a batch was
             ready.
         """
         return summed([*self._counted, self._stats()])

@@ -40,7 +40,8 @@ that an iteration under way has reached: it says where the next one begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -154,6 +155,19 @@ class EpochTracker:
         """Count the next step as delivered."""
         self.position = self.order.after(self.position)
         self.taken += 1
+
+    def shares(self, worker: int, workers: int) -> Iterator[tuple[int, tuple[int, int]]]:
+        """The steps that one of several workers is to make yet, by number, and their shares.
+
+        The loader asks its workers by turns. `taken` counts this worker's own steps alone.
+        """
+        position, made = self.at.position, self.taken
+        for step in itertools.count():
+            if not self.order.has_step(position):
+                return
+            if step % workers == worker and step // workers >= made:
+                yield step, self.order.share(position)
+            position = self.order.after(position)
 
     def finish(self) -> None:
         """Note that no batch comes any more: it is at its end, has failed, or was left."""

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 from ..arrow.buffer_pool import WindowMemory
 from ..cache.columns import Cache, check_cache
 from ..cache.tables import Everything, Room
+from ..common.machine import memory_bytes
 from ..convert.on_error import OnError, Partial
 from ..convert.transform import count_rows, first_row
 from ..frameworks.accelerate import refuse_blind_skip, refuse_second_deal
@@ -31,7 +32,7 @@ from ..order.epoch_order import Plan
 from ..order.layout import Layout, times_read
 from ..order.shuffle import Order
 from ..order.state import Position, make_state, of_worker, read_state, start_of, steps_of_worker
-from ..order.steps import Steps, worker_steps
+from ..order.steps import Steps
 from ..pipeline.prefetch import ReadAhead, Stream
 from ..table.arguments import Given
 from ..table.recipe import is_in_object_store
@@ -41,6 +42,9 @@ from ..workers.rank import SentRank, resolve_rank
 from ..workers.shared_epoch import EpochClock
 from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, RankOrder
+
+# What ``cache=True`` may take, of all memory, to be advised.
+_MOST_OF_MEMORY = 0.25
 
 Auto = int | Literal["auto"]
 
@@ -278,7 +282,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning.
 
-        Where a state in the middle of this very epoch was loaded just before, it goes on there.
+        Where a state in the middle of this very epoch was loaded just before, it goes on there; and
+        where that state says that this epoch has ended, no batch comes, and the next epoch follows.
 
         Parameters
         ----------
@@ -332,30 +337,24 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self, tracker: EpochTracker, layout: Layout | None, cursor: EpochCursor
     ) -> Iterator[Any]:
         """The batches of this worker's steps from where a tracker of a cursor begins."""
-        at, made = tracker.at, tracker.taken
-        steps, rank = self._steps(at.position), self.rank_and_world_size()[0]
-        worker, workers = this_worker()
-        mine = worker_steps(steps.num_steps, worker, workers)[made:]
-        order = self._order.with_layout(layout)
-        return self._made(tracker, cursor, order, steps, rank, mine)
+        plan = self._order.with_layout(layout).plan(tracker.at.epoch, self._steps().global_batch)
+        # The stream reads ahead of the steps that are delivered.
+        ahead, mine = (tracker.shares(*this_worker()) for _ in range(2))
+        return self._made(tracker, cursor, plan, (share for _, share in ahead), mine)
 
     def _made(
         self,
         tracker: EpochTracker,
         cursor: EpochCursor,
-        order: Order,
-        steps: Steps,
-        rank: int,
-        mine: range,
+        plan: Plan,
+        ahead: Iterator[tuple[int, int]],
+        mine: Iterator[tuple[int, tuple[int, int]]],
     ) -> Iterator[Any]:
-        epoch = tracker.at.epoch
-        plan = order.plan(epoch, steps.global_batch)
-        spans = (steps.slice_of(step, rank) for step in mine)
         with contextlib.ExitStack() as stack:
             room = stack.enter_context(self._kept_in(plan))
             stream = Stream(
                 plan,
-                spans,
+                ahead,
                 self._reader(),
                 self._output,
                 self._stats(),
@@ -364,14 +363,14 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             )
             batches = stack.enter_context(contextlib.closing(stream.batches()))
             stack.callback(tracker.finish)
-            for step in mine:
+            for step, share in mine:
                 try:
                     batch = next(batches)
                     if isinstance(batch, Partial):
-                        batch = self._without_bad(batch, _rows_of(plan, steps, step, rank))
+                        batch = self._without_bad(batch, plan.rows_at(np.arange(*share)))
                 except Exception as error:
-                    rows = _rows_of(plan, steps, step, rank)
-                    self._note(error, f"making step {step} of epoch {epoch}", rows)
+                    rows = plan.rows_at(np.arange(*share))
+                    self._note(error, f"making step {step} of epoch {tracker.at.epoch}", rows)
                     raise
                 cursor.deliver(tracker)
                 yield self._only_row(batch) if self.unwrap else batch
@@ -514,6 +513,14 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return self._room.for_everything(self._reader(), held, self._order.row_bytes, most)
         return self._room.for_windows(plan)
 
+    def _bytes_to_cache(self, workers: int) -> int | None:
+        """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
+        if self.cache is True or (workers == 0 and self._held() is not None):
+            return None
+        selection, processes = self._view.selection, max(1, workers)
+        size = (selection.stretch() or selection).num_rows * self._order.row_bytes
+        return size if size * processes <= memory_bytes() * _MOST_OF_MEMORY else None
+
     def _described(self) -> list[str]:
         return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]
 
@@ -535,11 +542,6 @@ class _ShuffleName(str):
             "LanceIterableTorchDataset is shuffled where it is made: pass shuffle=True, seed=1 to "
             "it; set_epoch() gives each epoch its own order"
         )
-
-
-def _rows_of(plan: Plan, steps: Steps, step: int, rank: int) -> np.ndarray:
-    """The rows that a rank takes at a step, by their place in the base order."""
-    return plan.rows_at(np.arange(*steps.slice_of(step, rank)))
 
 
 def raising(error: Exception) -> Iterator[Any]:

@@ -260,7 +260,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         stats = self._stats()
         with stats.timed("reading"):
             batch = self._kept.read(self._reader(), rows)
-        stats.add(rows=batch.num_rows, bytes=batch.nbytes)
+        cached = self._kept.bytes_of(batch)
+        read = batch.nbytes - cached + self._kept.bytes_loaded()
+        stats.add(rows=batch.num_rows, bytes=read, cached_bytes=cached)
         try:
             return self._without_bad(self._output(batch, stats), rows)
         except Exception as error:

@@ -44,6 +44,8 @@ class Adapter(Protocol):
 
     def has_begun(self, worker: int) -> bool: ...
 
+    def bytes_to_cache(self, workers: int) -> int | None: ...
+
     def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]: ...
 
 
@@ -107,6 +109,10 @@ class IterableAdapter:
         self._dataset._lend()
         own = EpochTracker(tracker.at, tracker.order)
         return self._dataset._batches(own, self.cursor.layout, EpochCursor())
+
+    def bytes_to_cache(self, workers: int) -> int | None:
+        """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
+        return self._dataset._bytes_to_cache(workers)
 
     def has_begun(self, worker: int) -> bool:
         """Whether a worker has looked where its epoch begins."""
@@ -174,6 +180,10 @@ class MappedAdapter:
 
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)
+
+    def bytes_to_cache(self, workers: int) -> int | None:
+        """None: it keeps what is worth it by itself."""
+        return None
 
     def has_begun(self, worker: int) -> bool:
         """True: a worker is told rows, and need not look where to begin."""

@@ -205,7 +205,8 @@ class LanceDataLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning.
 
-        Where a state in the middle of this very epoch was loaded just before, it goes on there.
+        Where a state in the middle of this very epoch was loaded just before, it goes on there; and
+        where that state says that this epoch has ended, no batch comes, and the next epoch follows.
 
         Parameters
         ----------
@@ -357,7 +358,8 @@ class LanceDataLoader(DataLoader):
         -------
         dict
             ``format_version``, ``epoch``, ``position`` (rows of the epoch's sequence that were
-            delivered to all ranks) and ``plan`` (all that the order depends on).
+            delivered to all ranks), ``plan`` (all that the order depends on) and, after the last
+            batch of an epoch, at position 0 of the next one, ``ended``: the epoch that is over.
 
         Raises
         ------
@@ -433,6 +435,8 @@ class LanceDataLoader(DataLoader):
     def postfix(self) -> dict[str, str]:
         """Epoch, step, rows per second and wait share of this epoch, for a progress bar.
 
+        Rows and waiting are those of this rank, which is named if there are several.
+
         Examples
         --------
         >>> import lancedb
@@ -447,11 +451,13 @@ class LanceDataLoader(DataLoader):
         """
         pace = self._meters.pace if self._meters is not None else Pace()
         place = self._place()
+        rank, ranks = self._adapter.rank_and_world_size()
         return {
             "epoch": str(place["epoch"]),
             "step": f"{place['step']}/{place['steps']}",
             "rows/s": f"{pace.rows_per_second:,.0f}",
             "wait": f"{pace.wait_share:.0%}",
+            **({"rank": f"{rank}/{ranks}"} if ranks > 1 else {}),
         }
 
     def skipped_rows(self) -> list[int]:
@@ -533,9 +539,14 @@ class LanceDataLoader(DataLoader):
         """Log, once each, who waits for whom in an epoch and what to do about it."""
         now = self.dataset._stats_for(self)  # type: ignore[attr-defined]
         spent = {name: now[name] - meters.spent[name] for name in SECONDS}
-        threads = getattr(self.dataset, "transform_threads", None)
-        order = self._adapter.order_name
-        advice = hint(meters.steady, spent, order, self.num_workers, threads)
+        advice = hint(
+            meters.steady,
+            spent,
+            self._adapter.order_name,
+            self.num_workers,
+            transform_threads=getattr(self.dataset, "transform_threads", None),
+            cache_bytes=self._adapter.bytes_to_cache(self.num_workers),
+        )
         remedy = advice.rpartition(": ")[2] if advice is not None else None
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)

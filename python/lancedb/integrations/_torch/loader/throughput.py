@@ -117,6 +117,7 @@ def hint(
     order: str,
     num_workers: int,
     transform_threads: int | None = None,
+    cache_bytes: int | None = None,
 ) -> str | None:
     """One line on who waits for whom in an epoch, and the argument to change; None if all is well.
 
@@ -132,6 +133,8 @@ def hint(
         The loader's.
     transform_threads : int, optional
         The dataset's, if it is iterable.
+    cache_bytes : int, optional
+        What ``cache=True`` would keep in memory, if that fits.
 
     Examples
     --------
@@ -153,7 +156,7 @@ num_workers=2'
             share = min(1.0, seconds["transforming"] / pace.seconds)
             return f"transforming takes {share:.0%} of the time: {_FOR_TRANSFORMING}"
         slowest = max(seconds, key=lambda name: seconds[name])
-        remedy = _FOR_READING[order] if slowest == "reading" else "try {more}"
+        remedy = _for_reading(order, cache_bytes) if slowest == "reading" else "try {more}"
         more = f"num_workers={max(2, 2 * num_workers)}"
         share = f"waited {pace.wait_share:.0%} of the time for batches, mostly for {slowest}"
         return f"{share}: {remedy.format(more=more)}"
@@ -164,6 +167,14 @@ num_workers=2'
 
 
 _FOR_TRANSFORMING = "if it may run in threads, transform_threads=4, else num_workers=2"
+def _for_reading(order: str, cache_bytes: int | None) -> str:
+    """What helps most where most of the waiting is for reads."""
+    if cache_bytes is None:
+        return _FOR_READING[order]
+    size = f"{cache_bytes / 1e6:,.0f} MB" if cache_bytes < 1e9 else f"{cache_bytes / 1e9:,.1f} GB"
+    return f"try cache=True, which reads the {size} of these rows once and keeps them in memory"
+
+
 _FOR_READING = {
     "none": "try a larger readahead, or fewer columns",
     "block": "try a larger readahead, or fewer columns",

@@ -98,6 +98,7 @@ class Stream:
         if isinstance(room, Everything):
             self._loading = Reads(plan, room.reader.open(), stats, ahead.reads + 1)
         self._source: Source | None = None
+        self._is_cached = isinstance(room, Everything) and room.is_loaded  # by an earlier stream
         self._most_steps = _steps_of_a_job(output, ahead.threads)
         self._groups = schedule(plan, spans, ahead.read_rows)
         self._scheduled: deque[_Scheduled] = deque()
@@ -153,7 +154,8 @@ class Stream:
         for step in steps:
             for window in step.spent:
                 self._source.drop(window)
-        self._stats.add(rows=batch.num_rows, bytes=batch.nbytes)
+        source = "cached_bytes" if self._is_cached else "bytes"
+        self._stats.add(rows=batch.num_rows, **{source: batch.nbytes})
         made = self._finish.begin(batch, [step.rows for step in steps])
         self._made.append(made)
         return made
