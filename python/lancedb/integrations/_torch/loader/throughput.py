@@ -167,6 +167,8 @@ num_workers=2'
 
 
 _FOR_TRANSFORMING = "if it may run in threads, transform_threads=4, else num_workers=2"
+
+
 def _for_reading(order: str, cache_bytes: int | None) -> str:
     """What helps most where most of the waiting is for reads."""
     if cache_bytes is None:
