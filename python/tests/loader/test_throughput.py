@@ -180,7 +180,7 @@ def test_the_time_in_a_transform_is_time_that_the_consumer_waits(table, monkeypa
 def test_rows_that_fit_in_memory_are_advised_to_be_kept_there():
     seconds = {"reading": 5.0, "converting": 0.1, "transforming": 0.1}
     for size, shown in ((540_000_000, "540 MB"), (5_200_000_000, "5.2 GB")):
-        advice = hint(paced(waiting=6, working=4), seconds, "block", 0, size)
+        advice = hint(paced(waiting=6, working=4), seconds, "block", 0, cache_bytes=size)
         assert f"try cache=True, which reads the {shown} of these rows once" in advice
 
 
