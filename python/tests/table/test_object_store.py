@@ -146,3 +146,19 @@ def test_a_version_is_pinned_and_an_unknown_table_is_named(s3):
     kwargs = {"storage_options": s3.storage_options}
     with pytest.raises(ValueError, match=rf"no table 'grow' at {URI}: did you mean 'growing'"):
         LanceTorchDataset(uri=URI, table_name="grow", connect_kwargs=kwargs)
+
+
+@pytest.mark.parametrize("versions", [2, 20])
+def test_a_table_that_was_made_anew_is_noticed(s3, versions):
+    """By when it was made; where that would be many requests, by its size."""
+    db = lancedb.connect(URI, storage_options=s3.storage_options)
+    table = db.create_table(f"anew_{versions}", rows_of(10))
+    for _ in range(versions - 1):
+        table.add(rows_of(1))
+    sent = pickle.dumps(LanceTorchDataset(table, version=2))
+    assert len(pickle.loads(sent)[:]) == 11
+    db.drop_table(table.name)
+    table = db.create_table(table.name, rows_of(10, 50))
+    table.add(rows_of(1) if versions == 2 else rows_of(2))
+    with pytest.raises(RuntimeError, match="not the table that the dataset was made from"):
+        pickle.loads(sent)[0]

@@ -25,10 +25,16 @@ from lancedb.table import AsyncTable, LanceTable, Table
 from ..common.error_notes import add_note
 from ..common.pickling import name_of
 from ..common.timeout import within
+from .identity import Identity, Opened, identify, is_another, newest_version
 
 T = TypeVar("T")
 
 _MAIN = "main"  # what lancedb calls the branch that handles call None
+_MADE_ANEW = (
+    "is not the table that the dataset was made from: that one was dropped, and another of the "
+    "same name was created in its place. Make the dataset anew to read the new rows. (Created "
+    "with mode='overwrite', or changed by add() and delete(), a table keeps its older versions.)"
+)
 
 
 class Source(Protocol):
@@ -144,6 +150,8 @@ class Recipe:
         The pinned version; None only for a table that travels by value.
     timeout : float, optional
         Seconds to wait until it is open, and for each read; None for no limit.
+    identity : Identity, optional
+        What the pinned version is known by, if that could be found out.
     """
 
     source: Source
@@ -151,13 +159,23 @@ class Recipe:
     branch: str | None = None
     version: int | None = None
     timeout: float | None = None
+    identity: Identity | None = None
 
     def open(self) -> Table:
-        """Open a handle of its own, pinned to the version, for this process; see `in_time`."""
+        """Open a handle of its own, pinned to the version, for this process; see `in_time`.
+
+        Raises
+        ------
+        RuntimeError
+            If another table has taken the place of the one that was pinned.
+        """
         with naming(self):
             table = self.source.open(self.name, self.branch)
             if self.version is not None:
+                newest = newest_version(table)
                 checkout(table, self.name, self.version)
+                if is_another(Opened(table, self.branch, newest), self.identity):
+                    raise RuntimeError(f"{self.describe()} {_MADE_ANEW}")
         return table
 
     def in_time(self, open: Callable[[], T]) -> T:
@@ -238,10 +256,16 @@ def pin(
     def find() -> Recipe:
         with naming(newest):
             table = source.open(name, branch)
+            last = newest_version(table)
             if version is not None:
                 checkout(table, name, version)
             branched = branch or current_branch(table)
-            return dataclasses.replace(newest, branch=branched, version=table.version)
+            return dataclasses.replace(
+                newest,
+                branch=branched,
+                version=table.version,
+                identity=identify(Opened(table, branched, last)),
+            )
 
     return newest.in_time(find)
 
