@@ -121,4 +121,3 @@ def _local_path(uri: str) -> str | None:
     if len(parts.scheme) <= 1:  # a Windows drive letter is no scheme
         return uri
     return unquote(parts.path) if parts.scheme in ("file", "file+uring") else None
-

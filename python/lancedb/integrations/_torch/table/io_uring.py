@@ -8,7 +8,10 @@ the processor time. Kernels and containers may forbid io_uring, so it is tried b
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -25,13 +28,16 @@ SWITCH = "LANCEDB_TORCH_IO_URING"
 # In lancedb 0.38 a process that is forbidden io_uring hangs, and others may abort as they exit.
 _SINCE = (0, 39)
 
+_DEPTH = "LANCE_URING_QUEUE_DEPTH"
+_SETUP = 425  # the system call io_uring_setup, on every architecture of today
+
 _refused = False
 
 
 def open_table(recipe: Recipe) -> Table | None:
     """The recipe's table, read through io_uring; None where that cannot be had.
 
-    One row is read, so that a kernel that forbids io_uring is found out here.
+    One row is read, so that what the kernel refuses later is found out here.
     """
     global _refused
     fast = _through_uring(recipe) if _may_be_used() else None
@@ -54,7 +60,27 @@ def _may_be_used() -> bool:
         and os.environ.get(SWITCH, "1") != "0"
         and not forking.came_with_a_fork()
         and tuple(map(int, lancedb.__version__.split(".")[:2])) >= _SINCE
+        and _kernel_permits()
     )
+
+
+@functools.cache
+def _kernel_permits() -> bool:
+    """Whether this process may make rings such as Lance makes, which it would log if it fails."""
+    threads, depth = _setting("LANCE_URING_THREAD_COUNT", 2), _setting(_DEPTH, 16 * 1024)
+    with contextlib.ExitStack() as made:
+        for _ in range(threads):
+            ring = ctypes.CDLL(None).syscall(_SETUP, depth, ctypes.create_string_buffer(120))
+            if ring < 0:
+                return False
+            made.callback(os.close, ring)
+    return True
+
+
+def _setting(variable: str, default: int) -> int:
+    """A number that Lance reads from the environment."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdecimal() else default
 
 
 def _through_uring(recipe: Recipe) -> Recipe | None:
