@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from .shared_memory import shared
+
 COUNTS = ("rows", "bytes", "cached_bytes", "skipped")
 SECONDS = ("reading", "converting", "transforming")
 FIELDS = (*COUNTS, *SECONDS, "waiting")
@@ -80,4 +82,4 @@ def summed(counted: list[Stats]) -> dict[str, Any]:
 
 def shared_board(processes: int) -> torch.Tensor:
     """A board of zeros in shared memory with a row for each process."""
-    return torch.zeros(processes, len(FIELDS), dtype=torch.float64).share_memory_()
+    return shared(torch.zeros(processes, len(FIELDS), dtype=torch.float64))

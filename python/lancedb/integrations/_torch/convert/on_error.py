@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from ..arrow import take as gather
+from ..common.shared_memory import shared
 
 OnError = str | Callable[[Exception, int], Any]
 
@@ -121,7 +122,7 @@ class SkippedRows:
 
     def share(self, processes: int) -> None:
         """From now on count for so many processes, more than before; what is listed stays."""
-        board = _empty_board(processes).share_memory_()
+        board = shared(_empty_board(processes))
         board[: len(self._board)] = self._board
         self._board = board
 

@@ -19,7 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
+from multiprocessing.context import get_spawning_popen
 from lancedb.table import Table
+
+from ..common.shared_memory import shared
 
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
@@ -71,12 +74,16 @@ class AllRows:
 
 
 class ChosenRows:
-    """Rows by offset, in one shared-memory tensor that worker processes map, not copy."""
+    """Rows by offset, in one tensor, which worker processes map and do not copy: it is shared as they start."""
 
     def __init__(self, offsets: np.ndarray, description: str):
-        tensor = torch.from_numpy(np.array(offsets, dtype=np.int64))
-        self._tensor = tensor.share_memory_() if len(tensor) else tensor
+        self._tensor = torch.from_numpy(np.array(offsets, dtype=np.int64))
         self._description = description
+
+    def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is not None:  # for a process that is being started
+            self._tensor = shared(self._tensor)
+        return self.__dict__
 
     @property
     def num_rows(self) -> int:

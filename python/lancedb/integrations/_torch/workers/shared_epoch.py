@@ -17,6 +17,7 @@ import torch
 from ..frameworks.torch_loader import in_worker, process_number, this_worker
 from ..order.layout import Layout
 from ..order.state import Position
+from ..common.shared_memory import shared
 
 _EPOCH, _POSITION, _LAYOUT, _WORKERS, _LATEST, _COUNTS = 0, 1, 2, 6, 7, 8
 MAX_WORKERS = 64
@@ -36,12 +37,12 @@ class EpochClock:
     """
 
     def __init__(self) -> None:
-        self._numbers = torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._numbers = shared(torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64))
         self._process = os.getpid()
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._numbers.share_memory_()
+        self._numbers = shared(self._numbers)
 
     @property
     def _shared(self) -> torch.Tensor:
@@ -50,7 +51,7 @@ class EpochClock:
         A rank that was started with a pickled dataset, or forked, counts for itself.
         """
         if self._process != os.getpid() and not in_worker():
-            self._numbers = self._numbers.clone().share_memory_()
+            self._numbers = shared(self._numbers.clone())
             self._process = os.getpid()
         return self._numbers
 
