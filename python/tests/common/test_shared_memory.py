@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 from lancedb.integrations._torch.common import shared_memory
-from lancedb.integrations._torch.workers import ipc
 from lancedb.integrations._torch.table.selection import ChosenRows
+from lancedb.integrations._torch.workers import ipc
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
 
 LIMIT = 1 << 20

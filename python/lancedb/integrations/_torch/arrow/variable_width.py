@@ -78,6 +78,12 @@ def view_rows(column: pa.Array) -> ViewRows | None:
     return ViewRows(column, rows)
 
 
+def value_bytes(column: pa.Array) -> np.ndarray | None:
+    """Bytes of each value of strings, bytes, or lists of what has a fixed width; else None."""
+    rows = _byte_rows(column) if len(column) else None
+    return None if rows is None else np.diff(rows.edges)
+
+
 def concatenated(kind: pa.DataType, parts: list[pa.Array]) -> pa.Array:
     """A column of type `kind` out of parts of it, each of them itself or views of it."""
     if any(part.type != parts[0].type for part in parts):

@@ -16,6 +16,7 @@ from lancedb.table import Table
 from torch.utils.data import IterableDataset
 
 from ..arrow.buffer_pool import WindowMemory
+from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..cache.columns import Cache, check_cache
 from ..cache.tables import Everything, Room
 from ..common.machine import memory_bytes
@@ -36,7 +37,7 @@ from ..order.steps import Steps
 from ..pipeline.prefetch import ReadAhead, Stream
 from ..table.arguments import Given
 from ..table.recipe import is_in_object_store
-from ..table.sample import average_row_bytes
+from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
 from ..workers.rank import SentRank, resolve_rank
 from ..workers.shared_epoch import EpochClock
@@ -140,6 +141,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     torch.Size([64])
     """
 
+    _limits = Limits()
+
     def __init__(
         self,
         table: Table | Permutation | None = None,
@@ -209,9 +212,11 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self.cache = check_cache(cache)
         self._given_rank = (rank, world_size)
         self._sent_rank: SentRank | None = None
+        sizes = row_sizes(self._new_reader())
+        self._are_skewed = sizes.are_skewed
         self._order = Order(
             rows=self.num_rows,
-            row_bytes=average_row_bytes(self._new_reader()),
+            row_bytes=sizes.average,
             shuffle=shuffle,
             seed=seed,
             asked={"block_rows": block_rows, "window_rows": window_rows, "lanes": lanes},
@@ -360,6 +365,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 self._stats(),
                 self._read_ahead(),
                 room,
+                self._large_rows(),
             )
             batches = stack.enter_context(contextlib.closing(stream.batches()))
             stack.callback(tracker.finish)
@@ -486,6 +492,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         rows = self._order.read_rows, self._order.job_rows
         return ReadAhead(*rows, reads, self.transform_threads)
 
+    def _large_rows(self) -> LargeRows | None:
+        """What to do about rows that are far larger than others."""
+        if not vary_in_size(self._reader().schema):
+            return None
+        limits = self._limits.for_one_of(this_worker()[1])
+        return LargeRows(self._order.row_bytes, self._are_skewed, limits)
+
     def _held(self) -> Selection | None:
         """The rows that this process reads once, and has in memory from then on."""
         selection, bytes_each = self._view.selection, self._order.row_bytes
@@ -493,7 +506,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return selection.stretch() or selection
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
         asked = self.cache == "auto" and alone and self._order.is_automatic
-        if not asked or self._room.is_too_small or selection.num_rows * bytes_each > self._most:
+        asked = asked and not self._are_skewed and not self._room.is_too_small
+        if not asked or selection.num_rows * bytes_each > self._most:
             return None
         stretch = selection.stretch()
         if stretch is None or stretch.num_rows * bytes_each > self._most:

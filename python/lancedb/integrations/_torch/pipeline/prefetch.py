@@ -18,9 +18,13 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from ..arrow import take as gather
 from ..arrow.buffer_pool import WindowMemory
+from ..arrow.large_rows import LargeRows, Limits, left_out, may_lack
 from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
 from ..convert.transform import Output
@@ -58,6 +62,13 @@ class ReadAhead:
     threads: int
 
 
+class _Job(NamedTuple):
+    """Some batches in a row, begun, and the Arrow bytes of what they are made of."""
+
+    begun: list[Any]
+    size: int
+
+
 class Stream:
     """Makes the batches of one worker's steps.
 
@@ -77,6 +88,8 @@ class Stream:
         How far to work ahead.
     room : WindowMemory or Everything
         Where the rows of open windows are kept, or all rows are; used again by the next stream.
+    large : LargeRows, optional
+        What to do about rows that are far larger than others; None where all have one size.
     """
 
     def __init__(
@@ -88,12 +101,13 @@ class Stream:
         stats: Stats,
         ahead: ReadAhead,
         room: WindowMemory | Everything,
+        large: LargeRows | None = None,
     ):
         self._plan = plan
         self._stats = stats
         self._ahead = ahead
         self._room = room
-        self._reads = Reads(plan, reader.open(), stats, ahead.reads + 1)
+        self._reads = Reads(plan, reader.open(), stats, ahead.reads + 1, large)
         self._loading = self._reads
         if isinstance(room, Everything):
             self._loading = Reads(plan, room.reader.open(), stats, ahead.reads + 1)
@@ -104,7 +118,10 @@ class Stream:
         self._scheduled: deque[_Scheduled] = deque()
         self._finish: Finish = finish_of(output, stats, ahead.threads)
         self._making = ThreadPoolExecutor(1, "lance-batches")
-        self._jobs: deque[Future[list[Any]]] = deque()
+        self._jobs: deque[Future[_Job]] = deque()
+        self._incomplete: deque[pa.RecordBatch] = deque()
+        self._last_size = 0
+        self._most_ahead = (large.limits if large is not None else Limits()).ahead
         grows = output.pads or output.transform is not None
         held = 0 if grows else _JOBS_AHEAD + _JOBS_HANDED_OUT
         self._made: deque[list[Any]] = deque(maxlen=held)
@@ -113,17 +130,27 @@ class Stream:
         """The finished batches in order; closing the generator closes the stream."""
         try:
             while True:
-                while len(self._jobs) < _JOBS_AHEAD:
-                    self._jobs.append(self._making.submit(self._make_job))
+                self._work_ahead(_JOBS_AHEAD)
                 with self._stats.timed("waiting"):
-                    begun = self._jobs.popleft().result()
-                if not begun:
+                    job = self._jobs.popleft().result()
+                if not job.begun:
                     return
-                self._jobs.append(self._making.submit(self._make_job))
-                for each in begun:
-                    yield self._finish.end(each)
+                self._last_size = job.size
+                begun = deque(job.begun)
+                del job
+                self._work_ahead(_JOBS_AHEAD)
+                while begun:
+                    yield self._finish.end(begun.popleft())
         finally:
             self.close()
+
+    def _work_ahead(self, jobs: int) -> None:
+        """Have so many jobs under way or done, or one if they are large."""
+        while len(self._jobs) < jobs:
+            sizes = [job.result().size if _is_done(job) else self._last_size for job in self._jobs]
+            if sizes and sum(sizes) + self._last_size > self._most_ahead:
+                return
+            self._jobs.append(self._making.submit(self._make_job))
 
     def close(self) -> None:
         """Stop every thread and every read, leaving what is not begun undone."""
@@ -139,13 +166,15 @@ class Stream:
 
     # -- in the thread that makes batches ----------------------------------------------------
 
-    def _make_job(self) -> list[Any]:
+    def _make_job(self) -> _Job:
         """The next few batches, begun; none at the end."""
         if self._source is None:
             self._source = self._opened()
+        if self._incomplete:
+            return self._finished_one(self._incomplete.popleft())
         self._read_ahead(self._source)
         if not self._scheduled:
-            return []
+            return _Job([], 0)
         group = self._scheduled[0]
         pieces, steps = group.take(self._ahead.job_rows, self._most_steps)
         if not group.steps:
@@ -154,11 +183,23 @@ class Stream:
         for step in steps:
             for window in step.spent:
                 self._source.drop(window)
+        counts = [step.rows for step in steps]
+        if may_lack(batch) and len(left_out(batch)[0]):
+            self._incomplete.extend(gather.slices(batch, counts))
+            return self._finished_one(self._incomplete.popleft())
+        return self._finished(self._reads.complete(batch), counts)
+
+    def _finished(self, batch: pa.RecordBatch, counts: list[int]) -> _Job:
+        size = batch.nbytes
         source = "cached_bytes" if self._is_cached else "bytes"
-        self._stats.add(rows=batch.num_rows, **{source: batch.nbytes})
-        made = self._finish.begin(batch, [step.rows for step in steps])
-        self._made.append(made)
-        return made
+        self._stats.add(rows=batch.num_rows, **{source: size})
+        made = self._finish.begin(batch, counts)
+        self._made.append([] if size > self._most_ahead else made)
+        return _Job(made, size)
+
+    def _finished_one(self, batch: pa.RecordBatch) -> _Job:
+        """One batch of which rows are read only now: others that have such wait for it."""
+        return self._finished(self._reads.complete(batch), [batch.num_rows])
 
     def _opened(self) -> Source:
         """Where the rows are to come from: memory, once they are there, or reads."""
@@ -178,6 +219,10 @@ class Stream:
             for windows in group.reads:
                 source.begin(windows)
             self._scheduled.append(_Scheduled(group))
+
+
+def _is_done(job: Future[_Job]) -> bool:
+    return job.done() and not job.cancelled() and job.exception() is None
 
 
 def _steps_of_a_job(output: Output, threads: int) -> int:

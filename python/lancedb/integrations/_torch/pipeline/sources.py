@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from ..arrow import large_rows
 from ..arrow import take as gather
-from ..arrow.buffer_pool import WindowMemory
+from ..arrow.buffer_pool import WindowMemory, release_freed
+from ..arrow.large_rows import LargeRows
 from ..cache.tables import Everything
 from ..common.counters import Stats
 from ..order.epoch_order import Plan
@@ -49,8 +51,18 @@ class Source(Protocol):
 class Reads:
     """Starts the reads of windows, and counts what they bring."""
 
-    def __init__(self, plan: Plan, reader: Reader, stats: Stats, at_once: int):
+    def __init__(
+        self,
+        plan: Plan,
+        reader: Reader,
+        stats: Stats,
+        at_once: int,
+        large: LargeRows | None = None,
+    ):
         self._turn = asyncio.Semaphore(at_once)
+        self._large = large
+        # Windows stay open for long, and there are many of them.
+        self._held = 0 if large is None or plan.has_windows else large.limits.ahead // at_once
         self._plan = plan
         self._reader = reader
         self._stats = stats
@@ -64,7 +76,27 @@ class Reads:
 
     def begin_rows(self, rows: np.ndarray) -> Reading:
         """One read of rows by their place in the base order."""
-        reading = self._reader.begin(rows, self._turn)
+        counted = None if self._large is None else self._large.counted(self._held)
+        return self._begun(self._reader.begin(rows, self._turn, counted))
+
+    def complete(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch of rows that were read ahead, with all that was left out of them."""
+        if self._large is None or not large_rows.may_lack(batch):
+            return batch
+        rows, offsets = large_rows.left_out(batch)
+        batch = large_rows.without_offsets(batch)
+        if not len(rows):
+            return batch
+        reading = self._begun(self._reader.begin_offsets(offsets, None, self._large.fetched()))
+        fetched, order = reading.rows(), reading.order
+        self.finish(reading)
+        try:
+            return large_rows.completed(batch, rows, fetched, order)
+        finally:
+            del fetched, reading
+            release_freed()
+
+    def _begun(self, reading: Reading) -> Reading:
         self._under_way = [*(each for each in self._under_way if not each.done()), reading]
         if self._cancelled:
             reading.cancel()

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.large_rows import CountedRead
 from ..common.error_notes import add_note
 from . import fork_guard as forking
 from .handle import OwnHandle, empty_batch
@@ -54,6 +55,8 @@ class Delegate:
     """
 
     scans = False
+    stored_columns: list[str] = []
+    stored_rows = stored_bytes = 0
     is_read_in_bulk = False
 
     def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
@@ -79,14 +82,28 @@ class Delegate:
         self._process.wait()
 
     def submit(
-        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+        self,
+        offsets: np.ndarray,
+        turn: asyncio.Semaphore | None = None,
+        counted: CountedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
         """As `Handle.submit`; the calls take turns in any case."""
-        return self._calls.submit(self._read, offsets)
+        return self._calls.submit(self._read, offsets, counted)
 
-    def _read(self, offsets: np.ndarray) -> tuple[pa.RecordBatch, float]:
+    def _read(
+        self, offsets: np.ndarray, counted: CountedRead | None
+    ) -> tuple[pa.RecordBatch, float]:
         started = time.perf_counter()
-        return self._ask(offsets.astype(np.int64).tobytes()), time.perf_counter() - started
+        if counted is None:
+            batch = self._call(offsets)
+        else:
+            for part in counted.cut(offsets):
+                counted.add(self._call(part), part)
+            batch = counted.batch()
+        return batch, time.perf_counter() - started
+
+    def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
+        return self._ask(offsets.astype(np.int64).tobytes())
 
     def _ask(self, question: bytes) -> pa.RecordBatch:
         try:

@@ -7,13 +7,14 @@ The handle is Rust's. It never travels, and must not be used in a process that w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import multiprocessing
 import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from lancedb.table import Table
 
 from ..arrow import take as gather
 from ..arrow.fixed_width import row_bytes
+from ..arrow.large_rows import CountedRead
 from . import fork_guard as forking
 from . import io_uring as uring
 from .recipe import Recipe
@@ -46,6 +48,11 @@ class Handle(Protocol):
     schema: pa.Schema
     scans: bool
     """Whether neighbouring rows are scanned, which takes nanoseconds a row."""
+    stored_columns: list[str]
+    """The columns of the table, read or not."""
+    stored_rows: int
+    stored_bytes: int
+    """The rows of the table, and the bytes of its files; 0 if they are not known."""
     is_read_in_bulk: bool
     """Whether a whole column is cheap to read, at least as compared with row by row."""
 
@@ -59,12 +66,16 @@ class Handle(Protocol):
         ...
 
     def submit(
-        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+        self,
+        offsets: np.ndarray,
+        turn: asyncio.Semaphore | None = None,
+        counted: CountedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
         """Start to read rows by ascending offset: the rows, and the seconds that it took.
 
         `turn` is acquired while the rows are read; those are let through first that asked first.
-        Without one nothing else is read meanwhile, and all processors may work for this.
+        Without one nothing else is read meanwhile, and all processors may work for this. `counted`
+        says how many rows to ask for at once, and what is kept of them.
         """
         ...
 
@@ -96,21 +107,34 @@ class OwnHandle:
     def _open(self, recipe: Recipe) -> None:
         self._table = uring.open_table(recipe) or recipe.open()
         self._rows = open_rows(self._table)
-        self.scans = _are_scans_fast(self._table)
         self.schema = read_schema(self._table, self._rows, self._columns)
+        self.stored_columns = self._table.schema.names
+        stored = _stored(self._table)
+        self.scans = stored.scans_are_fast
+        self.stored_rows, self.stored_bytes = stored.rows, stored.bytes
 
     def give_up(self) -> None:
         # lancedb's rate control would hold back what is read next, for what failed before.
         self.is_over = True
 
     def submit(
-        self, offsets: np.ndarray, turn: asyncio.Semaphore | None = None
+        self,
+        offsets: np.ndarray,
+        turn: asyncio.Semaphore | None = None,
+        counted: CountedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
-        return asyncio.run_coroutine_threadsafe(self._timed(offsets, turn), LOOP.loop)
+        return asyncio.run_coroutine_threadsafe(self._timed(offsets, turn, counted), LOOP.loop)
 
     async def _timed(
-        self, offsets: np.ndarray, turn: asyncio.Semaphore | None
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None, counted: CountedRead | None
     ) -> tuple[pa.RecordBatch, float]:
+        if counted is not None:
+            async with turn or contextlib.nullcontext():
+                started = time.perf_counter()
+                for part in counted.cut(offsets):
+                    async with counted.turn():
+                        counted.add(await self.request(part), part)
+                return counted.batch(), time.perf_counter() - started
         if turn is None:
             started = time.perf_counter()
             parts = np.array_split(offsets, self._parts(len(offsets)))
@@ -154,15 +178,28 @@ class OwnHandle:
         return gather.concatenate(batches)
 
 
-def _are_scans_fast(table: Table) -> bool:
-    """Whether fragments are large: a scan of a range costs a look at all there are.
+class _Stored(NamedTuple):
+    """What a table says of itself; zeros where it does not know."""
 
-    A server promises no order for rows of a scan.
-    """
+    rows: int
+    bytes: int = 0
+    fragments: int = 0
+
+    @property
+    def scans_are_fast(self) -> bool:
+        """Whether fragments are large: a scan of a range costs a look at all there are.
+
+        A server promises no order for rows of a scan.
+        """
+        return self.fragments > 0 and self.rows >= self.fragments * _RANGE_ROWS
+
+
+def _stored(table: Table) -> _Stored:
     if isinstance(table, RemoteTable):
-        return False
-    fragments = table.stats()["fragment_stats"]["num_fragments"]  # type: ignore[attr-defined]
-    return table.count_rows() >= fragments * _RANGE_ROWS
+        return _Stored(table.count_rows())
+    found = table.stats()  # type: ignore[attr-defined]
+    fragments = found["fragment_stats"]["num_fragments"]
+    return _Stored(table.count_rows(), found.get("total_bytes", 0), fragments)
 
 
 def open_rows(table: Table) -> PermutationReader | None:

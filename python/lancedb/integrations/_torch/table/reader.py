@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow import take as gather
+from ..arrow.large_rows import CountedRead
 from . import fork_guard as forking
 from .fork_reader import Delegate
 from .handle import Handle, OwnHandle
@@ -76,7 +77,12 @@ class Reader:
         """The rows at these positions of the base order, in that order; see `begin`."""
         return self.begin(rows).in_order()
 
-    def begin(self, rows: np.ndarray, turn: asyncio.Semaphore | None = None) -> Reading:
+    def begin(
+        self,
+        rows: np.ndarray,
+        turn: asyncio.Semaphore | None = None,
+        counted: CountedRead | None = None,
+    ) -> Reading:
         """Start to read; the rows are waited for in `Reading`.
 
         A row asked for twice is read once. The offsets go to lancedb sorted, so that what is
@@ -88,9 +94,16 @@ class Reader:
             Positions in ``[0, selection.num_rows)``; checked by the caller.
         turn : asyncio.Semaphore, optional
             As in `Handle.submit`.
+        counted : CountedRead, optional
+            As in `Handle.submit`.
         """
-        offsets, order = distinct(self.selection.offsets(rows))
-        return Reading(self, offsets, order, turn)
+        return self.begin_offsets(self.selection.offsets(rows), turn, counted)
+
+    def begin_offsets(
+        self, offsets: np.ndarray, turn: asyncio.Semaphore | None, counted: CountedRead | None
+    ) -> Reading:
+        """As `begin`, of rows by their offset in the table."""
+        return Reading(self, *distinct(offsets), turn, counted)
 
 
 class Reading:
@@ -106,6 +119,8 @@ class Reading:
         Where in `offsets` each row asked for stands; None if they were asked for so.
     turn : asyncio.Semaphore, optional
         As in `Handle.submit`.
+    counted : CountedRead, optional
+        As in `Handle.submit`.
     """
 
     def __init__(
@@ -114,13 +129,16 @@ class Reading:
         offsets: np.ndarray,
         order: np.ndarray | None,
         turn: asyncio.Semaphore | None,
+        counted: CountedRead | None,
     ):
         self.order = order
         self.seconds = 0.0
         self._recipe = reader.recipe
         self._offsets = offsets
         self._handle = reader.handle()
-        self._future: Future[tuple[pa.RecordBatch, float]] = self._handle.submit(offsets, turn)
+        self._future: Future[tuple[pa.RecordBatch, float]] = self._handle.submit(
+            offsets, turn, counted
+        )
 
     def rows(self) -> pa.RecordBatch:
         """Wait for the rows, ascending by offset.

@@ -4,22 +4,44 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow.large_rows import vary_in_size
 from .reader import Reader
 from .recipe import Recipe
-from .selection import Selection, all_rows
+from .selection import AllRows, Selection, all_rows
 
 _SPOTS = 16
 _ROWS_PER_SPOT = 16
 _LARGE_ROW_BYTES = 65_536
+# A row is far larger than others from so many times their size on, if it has so many bytes.
+_MUCH_MORE = 32
+_HIDDEN_ROW = 1 << 20
+# What all windows may hold: a table that is larger by less than this can do no harm.
+_HIDDEN_BYTES = 256 << 20
 # Beyond so many bytes of a column, only so many elements of each value are looked at.
 _MUCH_TO_SHOW = 1 << 20
 _SHOWN = 1000
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+class RowSizes(NamedTuple):
+    """What is known of the sizes of rows.
+
+    Parameters
+    ----------
+    average : int
+        Arrow bytes of an average row.
+    are_skewed : bool
+        Whether some rows have to be expected that are far larger.
+    """
+
+    average: int
+    are_skewed: bool
 
 
 def average_row_bytes(reader: Reader) -> int:
@@ -28,15 +50,53 @@ def average_row_bytes(reader: Reader) -> int:
     Deterministic for a pinned version: 16 rows, or 16 runs of 16 unless most of them are large.
     The first and the last row, which may be of another kind, are not among them in large tables.
     """
+    return _sampled(reader)[0]
+
+
+def row_sizes(reader: Reader) -> RowSizes:
+    """The sizes of a selection's rows.
+
+    A sample does not meet one row in a thousand; but the table takes far more bytes than it would
+    if all rows were like those of the sample.
+    """
+    average, sizes = _sampled(reader)
+    if not vary_in_size(reader.schema):
+        return RowSizes(average, False)
+    largest = int(sizes.max(initial=0))
+    outlier = largest > _MUCH_MORE * max(1.0, float(np.median(sizes))) and largest > _HIDDEN_ROW
+    return RowSizes(average, outlier or _hides_large_rows(reader, average))
+
+
+def _sampled(reader: Reader) -> tuple[int, np.ndarray]:
+    """The bytes of an average row, and of single ones."""
     rows = reader.selection.num_rows
     if rows == 0:
-        return 1
+        return 1, np.zeros(0, np.int64)
     spots = np.unique((2 * np.arange(_SPOTS) + 1) * rows // (2 * _SPOTS))
-    sizes = _row_bytes(reader, spots)
+    sizes = _row_bytes(reader.read(spots))
     if np.median(sizes) >= _LARGE_ROW_BYTES or rows <= _SPOTS:
-        return max(1, round(sizes.mean()))
+        return max(1, round(sizes.mean())), sizes
     runs = np.unique(np.minimum(spots[:, None] + np.arange(_ROWS_PER_SPOT), rows - 1))
-    return max(1, round(reader.read(runs).nbytes / len(runs)))
+    batch = reader.read(runs)
+    if batch.nbytes > _HIDDEN_ROW:
+        sizes = np.concatenate([sizes, _row_bytes(batch)])
+    return max(1, round(batch.nbytes / len(runs))), sizes
+
+
+def _hides_large_rows(reader: Reader, average: int) -> bool:
+    """Whether a table is far larger than rows of this average are."""
+    stored = reader.handle().stored_bytes
+    rows = reader.handle().stored_rows
+    if stored < _HIDDEN_BYTES + 2 * average * rows:
+        return False
+    # It may be that columns which are not read take all of it.
+    others = [name for name in reader.handle().stored_columns if name not in _plain_names(reader)]
+    if not others:
+        return True
+    few = Reader(reader.recipe, AllRows(rows), {name: name for name in others})
+    spots = np.unique(np.linspace(0, rows - 1, 5).astype(np.int64)[1:-1])
+    unread = few.read(spots).nbytes / max(1, len(spots))
+    return stored > _HIDDEN_BYTES + 2 * (average + unread) * rows
 
 
 def fingerprint(recipe: Recipe, selection: Selection) -> str:
@@ -58,9 +118,13 @@ def fingerprint(recipe: Recipe, selection: Selection) -> str:
     return digest.hexdigest()[:16]
 
 
-def _row_bytes(reader: Reader, rows: np.ndarray) -> np.ndarray:
-    """The bytes of each of some rows."""
-    batch = reader.read(rows)
+def _plain_names(reader: Reader) -> set[str]:
+    """Columns of the table that are read as they are, or with a struct around them."""
+    return {column.partition(".")[0] for column in reader.columns.values()}
+
+
+def _row_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    """The bytes of each row."""
     return np.array([batch.slice(row, 1).nbytes for row in range(batch.num_rows)])
 
 

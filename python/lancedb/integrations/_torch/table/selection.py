@@ -14,12 +14,12 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from multiprocessing.context import get_spawning_popen
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
-from multiprocessing.context import get_spawning_popen
 from lancedb.table import Table
 
 from ..common.shared_memory import shared
@@ -74,7 +74,7 @@ class AllRows:
 
 
 class ChosenRows:
-    """Rows by offset, in one tensor, which worker processes map and do not copy: it is shared as they start."""
+    """Rows by offset, in one tensor: processes that are started map it, and do not copy it."""
 
     def __init__(self, offsets: np.ndarray, description: str):
         self._tensor = torch.from_numpy(np.array(offsets, dtype=np.int64))

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import reduce_storage, reduce_tensor
 
-from ..convert import nested_tensor as nested
 from ..common.shared_memory import too_small, unnamed
+from ..convert import nested_tensor as nested
 
 # From here on the two ways cost about the same.
 _SMALL = 512 << 10

@@ -14,10 +14,10 @@ import time
 
 import torch
 
+from ..common.shared_memory import shared
 from ..frameworks.torch_loader import in_worker, process_number, this_worker
 from ..order.layout import Layout
 from ..order.state import Position
-from ..common.shared_memory import shared
 
 _EPOCH, _POSITION, _LAYOUT, _WORKERS, _LATEST, _COUNTS = 0, 1, 2, 6, 7, 8
 MAX_WORKERS = 64

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows far larger than the others: counted as they are read, left out, and read with their batch.
+
+A layout is chosen by the average row, and what is held ahead is a number of rows. One row in a
+thousand may be megabytes: then the large values of a read that brings more than its rows may have
+are left out again, and a column of offsets says of which rows. They are read once more with the
+batch that has them. Where such rows are expected, few rows are asked for at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from . import take as gather
+from .fixed_width import row_bytes
+from .variable_width import value_bytes
+
+LEFT_OUT = "\0left_out"
+_NONE = -1
+# What a row may be that was not seen yet, where some are known to be large.
+_EXPECTED_BYTES = 16 << 20
+# Beyond its rows' share, so that few rows need not be of average size.
+_SLACK_BYTES = 1 << 20
+
+
+class Limits(NamedTuple):
+    """Bytes that all processes of a loader together may hold beyond what its layout says."""
+
+    one_call: int = 64 << 20
+    ahead: int = 64 << 20
+
+    def for_one_of(self, workers: int) -> Limits:
+        """The share of one worker."""
+        return Limits(*(limit // max(1, workers) for limit in self))
+
+
+class LargeRows:
+    """What one stream knows of large rows.
+
+    Parameters
+    ----------
+    average_bytes : int
+        Arrow bytes of an average row, by which the layout was chosen.
+    are_expected : bool
+        Whether some rows are known to be far larger than that.
+    limits : Limits
+        How much is read at once, and held ahead.
+    """
+
+    def __init__(self, average_bytes: int, are_expected: bool, limits: Limits):
+        self.limits = limits
+        self._average = average_bytes
+        self._largest = _EXPECTED_BYTES if are_expected else 0
+        self._factor = 1 if are_expected else 2
+        self._one_call = asyncio.Lock()
+
+    def counted(self, held: int = 0) -> CountedRead:
+        """A read ahead, which leaves out what is more than its rows' share and `held` bytes."""
+        return CountedRead(self, held + _SLACK_BYTES)
+
+    def fetched(self) -> CountedRead:
+        """A read of all that is asked for."""
+        return CountedRead(self, None)
+
+    @property
+    def rows_of_a_call(self) -> int | None:
+        """How many rows to ask for at once; None for all that are wanted."""
+        return max(1, self.limits.one_call // self._largest) if self._largest else None
+
+    def turn(self) -> contextlib.AbstractAsyncContextManager:
+        """Entered for a call: one at a time where rows may be large."""
+        return self._one_call if self._largest else contextlib.nullcontext()
+
+    def note(self, size: int, rows: int) -> None:
+        """Note the bytes of the largest of some rows."""
+        if self._largest or size * rows > self.limits.one_call:
+            self._largest = max(self._largest, size)
+
+    def share(self, rows: int) -> int:
+        """Bytes that so many rows may have."""
+        return self._factor * self._average * rows
+
+
+class CountedRead:
+    """One read in several calls.
+
+    Parameters
+    ----------
+    large : LargeRows
+        What is known of all reads.
+    slack : int, optional
+        Bytes beyond the rows' share; None if nothing may be left out.
+    """
+
+    def __init__(self, large: LargeRows, slack: int | None):
+        self.turn = large.turn
+        self._large = large
+        self._slack = slack
+        self._rows = self._bytes = 0
+        self._parts: list[pa.RecordBatch] = []
+
+    def cut(self, offsets: np.ndarray) -> Iterator[np.ndarray]:
+        """What to ask for in one call after the other: the size of the next may depend on them."""
+        start = 0
+        while start == 0 or start < len(offsets):
+            stop = start + (self._large.rows_of_a_call or len(offsets))
+            yield offsets[start:stop]
+            start = max(stop, 1)
+
+    def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
+        """Keep what a call brought, or what of it may be kept."""
+        left_out = np.full(batch.num_rows, _NONE, np.int64)
+        self._rows += batch.num_rows
+        if self._slack is not None:
+            allowed = self._large.share(self._rows) + self._slack - self._bytes
+            if batch.nbytes > allowed:
+                sizes = sizes_of_rows(batch)
+                largest = int(sizes.max(initial=0))
+                self._large.note(largest, batch.num_rows)
+                out = _too_many(sizes, allowed)
+                left_out[out] = offsets[out]
+                batch = _without(batch, out)
+            self._bytes += batch.nbytes
+            fields = [*batch.schema, pa.field(LEFT_OUT, pa.int64())]
+            schema = pa.schema(fields, batch.schema.metadata)
+            batch = pa.RecordBatch.from_arrays([*batch.columns, pa.array(left_out)], schema=schema)
+        self._parts.append(batch)
+
+    def batch(self) -> pa.RecordBatch:
+        """All that was kept, in one."""
+        return gather.concatenate(self._parts)
+
+
+def vary_in_size(schema: pa.Schema) -> bool:
+    """Whether rows of a schema may differ in size."""
+    return any(_varies(field.type) for field in schema)
+
+
+def sizes_of_rows(batch: pa.RecordBatch) -> np.ndarray:
+    """Arrow bytes of each row, of the columns in which they differ."""
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        if _varies(column.type):
+            known = value_bytes(column)
+            if known is None:
+                rows = (column.slice(row, 1).nbytes for row in range(len(column)))
+                known = np.fromiter(rows, np.int64, len(column))
+            sizes += known
+    return sizes
+
+
+def may_lack(batch: pa.RecordBatch) -> bool:
+    """Whether a batch says of its rows if they were left out as they were read ahead."""
+    return batch.schema.names[-1:] == [LEFT_OUT]
+
+
+def left_out(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a batch were left out, and the offset of each of them in the table."""
+    offsets = batch.column(batch.num_columns - 1).to_numpy()
+    rows = np.flatnonzero(offsets != _NONE)
+    return rows, offsets[rows]
+
+
+def without_offsets(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The columns of the table alone."""
+    return batch.select(range(batch.num_columns - 1))
+
+
+def completed(
+    batch: pa.RecordBatch, rows: np.ndarray, fetched: pa.RecordBatch, order: np.ndarray | None
+) -> pa.RecordBatch:
+    """A batch with the values that were left out of it.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        Without the offsets.
+    rows : numpy.ndarray of int64
+        Which of its rows were left out, ascending.
+    fetched : pyarrow.RecordBatch
+        These rows, and no others.
+    order : numpy.ndarray of int64, optional
+        Where in `fetched` each of them stands; None if they are in sequence.
+    """
+    order = np.arange(len(rows)) if order is None else order
+    columns = [
+        _spliced(column, rows, fetched.column(number), order) if _varies(column.type) else column
+        for number, column in enumerate(batch.columns)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _spliced(column: pa.Array, rows: np.ndarray, values: pa.Array, order: np.ndarray) -> pa.Array:
+    if len(rows) == len(column) and (np.diff(order) == 1).all():
+        return values
+    parts, start = [], 0
+    for row, place in zip(rows.tolist(), order.tolist(), strict=True):
+        parts += [column.slice(start, row - start), values.slice(place, 1)]
+        start = row + 1
+    return pa.concat_arrays([*parts, column.slice(start)])
+
+
+def _too_many(sizes: np.ndarray, allowed: int) -> np.ndarray:
+    """The largest rows, ascending: without them the others have at most `allowed` bytes."""
+    ascending = np.argsort(sizes, kind="stable")
+    fit = int(np.searchsorted(np.cumsum(sizes[ascending]), allowed, "right"))
+    return np.sort(ascending[fit:])
+
+
+def _without(batch: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
+    """A batch with nulls in place of some rows' values, and no memory of the old one."""
+    kept = np.delete(np.arange(batch.num_rows), rows)
+    where = np.full(batch.num_rows, len(kept))
+    where[kept] = np.arange(len(kept))
+    columns = []
+    for column in batch.columns:
+        if _varies(column.type):
+            some = gather.take_column(column, kept)
+            some = pa.concat_arrays([some, pa.nulls(1, column.type)])
+            columns.append(gather.take_column(some, where))
+        else:
+            columns.append(gather.take_column(column, np.arange(len(column))))
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _varies(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _varies(kind.storage_type)
+    if row_bytes(kind) or pa.types.is_dictionary(kind) or pa.types.is_union(kind):
+        return False
+    return not (pa.types.is_boolean(kind) or pa.types.is_null(kind))

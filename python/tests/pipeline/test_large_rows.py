@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows far larger than the others come in the same order, and memory is bounded by their bytes."""
+
+import gc
+import threading
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from arrow_strategies import record_batches
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lancedb.integrations._torch.arrow import large_rows
+from lancedb.integrations._torch.arrow.large_rows import LargeRows, Limits
+from lancedb.integrations._torch.table import sample
+from lancedb.integrations.torch import LanceIterableTorchDataset
+
+MEGABYTE = 1 << 20
+ROWS, LARGE = 480, 2_500_000
+PLACES = {
+    "here and there": range(7, ROWS, 15),
+    "in a stretch": range(240, 272),
+}
+LITTLE = Limits(4 * MEGABYTE, 4 * MEGABYTE)
+
+
+NOISE = np.random.default_rng(0).bytes(LARGE + ROWS)
+
+
+def value_of(row, large):
+    return NOISE[row : row + (LARGE if row in large else 100 + row % 7)]
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def uneven(tmp_path_factory, request):
+    """80 MB in 32 rows of 480."""
+    import lancedb
+
+    large = PLACES[request.param]
+    values = [value_of(row, large) for row in range(ROWS)]
+    data = {"id": range(ROWS), "value": pa.array(values, pa.large_binary())}
+    db = lancedb.connect(tmp_path_factory.mktemp("uneven") / "db")
+    return db.create_table("uneven", pa.table(data)), large
+
+
+class Peak:
+    """How much more memory of its own a process has had than where it began."""
+
+    def __enter__(self):
+        gc.collect()
+        self._process = psutil.Process()
+        self._first = self.most = self._own()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _own(self):
+        info = self._process.memory_info()
+        return info.rss - info.shared
+
+    def _watch(self):
+        while not self._ended.wait(0.002):
+            self.most = max(self.most, self._own())
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def more(self):
+        return self.most - self._first
+
+
+@pytest.fixture
+def known_as_uneven(monkeypatch):
+    """A table of 60 MB can do no harm, and is not looked at closely."""
+    monkeypatch.setattr(sample, "_HIDDEN_BYTES", MEGABYTE)
+    monkeypatch.setattr(LanceIterableTorchDataset, "_limits", LITTLE)
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "global"])
+def test_memory_is_bounded_by_bytes_and_every_row_is_whole(uneven, shuffle, known_as_uneven):
+    table, large = uneven
+    dataset = LanceIterableTorchDataset(table, shuffle=shuffle, batch_size=2, format="arrow")
+    ids = []
+    with Peak() as peak:
+        for batch in dataset:
+            for row, value in zip(batch["id"].to_pylist(), batch["value"], strict=True):
+                expected = value_of(row, large)
+                assert value.as_buffer().equals(pa.py_buffer(expected))
+                ids.append(row)
+    assert sorted(ids) == list(range(ROWS))
+    assert peak.more < 72 * MEGABYTE
+
+
+def test_the_order_is_that_of_a_table_without_large_rows(uneven, known_as_uneven):
+    import lancedb
+
+    table, _ = uneven
+    even = lancedb.connect("memory://").create_table("even", [{"id": i} for i in range(ROWS)])
+    layout = {"block_rows": 4, "window_rows": 64, "lanes": 8}
+    options = {"shuffle": True, "format": "torch", "batch_size": 16, "seed": 3, **layout}
+    orders = [
+        [batch["id"].tolist() for batch in LanceIterableTorchDataset(each, **options)]
+        for each in (table, even)
+    ]
+    assert orders[0] == orders[1]
+
+
+@given(record_batches(min_rows=1, nulls=True), st.integers(0, 400), st.data())
+@settings(max_examples=80)
+def test_what_was_left_out_of_a_read_is_put_back_into_its_batch(batch, allowed, data):
+    large = LargeRows(1, True, Limits(0, 0))
+    read = large_rows.CountedRead(large, allowed)
+    offsets = np.arange(batch.num_rows) * 10
+    for part in read.cut(offsets):
+        read.add(batch.take(pa.array(part // 10)), part)
+    kept = read.batch()
+    rows, places = large_rows.left_out(kept)
+    assert kept.num_rows == batch.num_rows
+    assert places.tolist() == offsets[rows].tolist()
+    order = np.array(data.draw(st.permutations(range(len(rows)))), np.int64)
+    fetched = batch.take(pa.array(rows[np.argsort(order)]))
+    whole = large_rows.completed(large_rows.without_offsets(kept), rows, fetched, order)
+    whole.validate()
+    assert whole.schema == batch.schema
+    assert whole.to_pylist() == batch.to_pylist()
+
+
+def test_a_read_keeps_what_its_rows_may_have_and_leaves_out_the_largest():
+    large = LargeRows(100, False, Limits())
+    read = large.counted()
+    values = ["x" * 100] * 1000 + ["x" * 900_000, "x" * 300_000, "x" * 2_000_000]
+    read.add(pa.record_batch({"text": values}), np.arange(1003))
+    kept = read.batch()
+    assert large_rows.left_out(kept)[0].tolist() == [1000, 1002]
+    assert kept.nbytes < 200 * 1003 + MEGABYTE + 8 * 1003
+
+
+def test_of_rows_of_about_one_size_nothing_is_left_out():
+    sizes = np.random.default_rng(0).lognormal(np.log(100_000), 0.5, 64).astype(int)
+    batch = pa.record_batch({"image": [bytes(size) for size in sizes.tolist()]})
+    read = LargeRows(int(sizes.mean()), False, Limits()).counted()
+    read.add(batch, np.arange(64))
+    assert len(large_rows.left_out(read.batch())[0]) == 0
+
+
+def test_once_a_large_row_was_seen_few_are_asked_for_at_once():
+    large = LargeRows(100, False, Limits(one_call=MEGABYTE, ahead=MEGABYTE))
+    assert large.rows_of_a_call is None
+    large.counted().add(pa.record_batch({"text": ["x" * 400_000] * 8}), np.arange(8))
+    assert large.rows_of_a_call == 2
+
+
+def test_a_table_far_larger_than_its_sample_has_large_rows(uneven, known_as_uneven):
+    reader = LanceIterableTorchDataset(uneven[0])._new_reader()
+    assert sample._hides_large_rows(reader, 120)
+
+
+def test_columns_that_are_not_read_may_be_what_makes_a_table_large(uneven, known_as_uneven):
+    columns = {"text": "CAST(id AS STRING)", "value": "octet_length(CAST(id AS STRING))"}
+    dataset = LanceIterableTorchDataset(uneven[0], columns=columns)
+    assert sample.row_sizes(dataset._new_reader()).average < 100
+
+
+def test_where_no_column_varies_in_size_nothing_is_counted(uneven):
+    dataset = LanceIterableTorchDataset(uneven[0], columns=["id"])
+    assert dataset._large_rows() is None
+    assert not sample.row_sizes(dataset._new_reader()).are_skewed
