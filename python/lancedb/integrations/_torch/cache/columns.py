@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.in_memory import Resident, TooLarge
+from ..arrow.large_rows import vary_in_size
 from ..frameworks.torch_loader import in_worker
 from ..table.reader import Reader
 from ..table.recipe import is_in_object_store
-from ..table.sample import average_row_bytes
+from ..table.sample import average_row_bytes, row_sizes
 from ..table.selection import Selection, places_in
 
 _log = logging.getLogger("lancedb.integrations.torch")
@@ -116,6 +117,8 @@ class KeptColumns:
         if stretch is None or not reader.handle().is_read_in_bulk:
             return None
         widths = {name: size / self._seen for name, size in self._bytes.items()}
+        if row_sizes(reader).are_skewed:  # an average says nothing of columns that vary
+            widths = {name: widths[name] for name in widths if _has_one_size(reader, name)}
         dear = in_worker() or is_in_object_store(reader.recipe.source)
         room = _FEWER_BYTES if dear else _KEPT_BYTES
         names = narrowest(widths, room / stretch.num_rows)
@@ -178,6 +181,10 @@ def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
     """A reader of some columns; it opens the table for itself."""
     columns = {name: reader.columns[name] for name in names}
     return Reader(reader.recipe, selection, columns)
+
+
+def _has_one_size(reader: Reader, name: str) -> bool:
+    return not vary_in_size(pa.schema([reader.schema.field(name)]))
 
 
 def narrowest(widths: dict[str, float], room: float) -> list[str]:

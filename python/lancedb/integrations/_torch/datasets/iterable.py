@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from ..frameworks.torch_loader import (
     process_number,
     this_worker,
     warn_of_batches_of_batches,
+    workers_are_kept,
 )
 from ..order.epoch_order import Plan
 from ..order.layout import Layout, times_read
@@ -355,6 +357,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         ahead: Iterator[tuple[int, int]],
         mine: Iterator[tuple[int, tuple[int, int]]],
     ) -> Iterator[Any]:
+        self._warn_if_cached_in_vain(tracker.at.epoch)
         with contextlib.ExitStack() as stack:
             room = stack.enter_context(self._kept_in(plan))
             stream = Stream(
@@ -491,6 +494,16 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         reads = self.readahead * (_FAR if far else 1)
         rows = self._order.read_rows, self._order.job_rows
         return ReadAhead(*rows, reads, self.transform_threads)
+
+    def _warn_if_cached_in_vain(self, epoch: int) -> None:
+        """Say once that workers which end with an epoch keep nothing for the next one."""
+        first = in_worker() and this_worker()[0] == 0 and epoch == 1
+        if self.cache is True and first and not workers_are_kept():
+            warnings.warn(
+                "cache=True, and every epoch has new workers, which read all rows anew: give the "
+                "DataLoader persistent_workers=True, or num_workers=0",
+                stacklevel=2,
+            )
 
     def _large_rows(self) -> LargeRows | None:
         """What to do about rows that are far larger than others."""

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data._utils import worker
 from torch.utils.data._utils.fetch import _BaseDatasetFetcher
 
 from .frames import self_of
@@ -28,6 +29,16 @@ def warn_of_batches_of_batches() -> None:
             "batch_size=None)",
             stacklevel=3,
         )
+
+
+def workers_are_kept() -> bool:
+    """Whether this worker process stays for the next epoch; True where torch does not say."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == worker.__name__:
+            return bool(frame.f_locals.get("persistent_workers", True))
+        frame = frame.f_back
+    return True
 
 
 def this_worker() -> tuple[int, int]:
