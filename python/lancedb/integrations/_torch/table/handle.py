@@ -197,7 +197,7 @@ class _Stored(NamedTuple):
 def _stored(table: Table) -> _Stored:
     if isinstance(table, RemoteTable):
         return _Stored(table.count_rows())
-    found = table.stats()  # type: ignore[attr-defined]
+    found: Any = table.stats()  # type: ignore[attr-defined]
     fragments = found["fragment_stats"]["num_fragments"]
     return _Stored(table.count_rows(), found.get("total_bytes", 0), fragments)
 
