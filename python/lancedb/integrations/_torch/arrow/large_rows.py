@@ -32,8 +32,8 @@ _SLACK_BYTES = 1 << 20
 class Limits(NamedTuple):
     """Bytes that all processes of a loader together may hold beyond what its layout says."""
 
-    one_call: int = 64 << 20
-    ahead: int = 64 << 20
+    one_call: int = 32 << 20
+    ahead: int = 32 << 20
 
     def for_one_of(self, workers: int) -> Limits:
         """The share of one worker."""
@@ -57,7 +57,8 @@ class LargeRows:
         self.limits = limits
         self._average = average_bytes
         self._largest = _EXPECTED_BYTES if are_expected else 0
-        self._factor = 1 if are_expected else 2
+        # Of an average that large rows have raised, most rows need a small part.
+        self._factor = 1 / 4 if are_expected else 2
         self._one_call = asyncio.Lock()
 
     def counted(self, held: int = 0) -> CountedRead:
@@ -84,7 +85,7 @@ class LargeRows:
 
     def share(self, rows: int) -> int:
         """Bytes that so many rows may have."""
-        return self._factor * self._average * rows
+        return int(self._factor * self._average * rows)
 
 
 class CountedRead:
