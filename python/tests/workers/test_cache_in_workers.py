@@ -18,7 +18,7 @@ def test_a_cache_that_is_lost_with_its_workers_is_said_once(db, capfd, stay):
         batch_size=None,
         num_workers=2,
         persistent_workers=stay,
-        multiprocessing_context="forkserver",
+        multiprocessing_context="fork",  # a fork server has the stderr it was started with
     )
     for _ in range(3):
         assert len(list(loader)) == 4
