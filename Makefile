@@ -13,7 +13,7 @@ STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens)
 # All tests run in three processes, as many wait for others; each file in one, by their names.
 SIDE_BY_SIDE_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
-SOURCES := pyproject.toml $(shell find python/lancedb -name '*.py' -o -name '*.pyi' -o -type d \
+SOURCES := pyproject.toml $(shell find python/lancedb python/lancedb_torch_worker -name '*.py' -o -name '*.pyi' -o -type d \
 	| grep -v __pycache__)
 
 .DEFAULT_GOAL := help

@@ -49,7 +49,12 @@ def run(loader):
 
 
 def workers_of(batches):
-    return batches._batches._workers
+    return torch_iterator(batches)._workers
+
+
+def torch_iterator(batches):
+    """torch's iterator over the workers that make a loader's batches."""
+    return getattr(batches._batches, "by_torch", batches._batches)
 
 
 # -- a worker is killed ------------------------------------------------------------------------
@@ -116,7 +121,7 @@ def test_a_worker_killed_in_the_middle_of_a_message_does_not_hang_the_loader(wid
     batches = iter(loader)
     got = [ids(next(batches))]
     # Batches of hundreds of kilobytes do not fit into the pipe: the worker is writing one.
-    reader = batches._batches._worker_result_queue._reader
+    reader = torch_iterator(batches)._worker_result_queue._reader
     assert reader.poll(60)
     os.kill(workers_of(batches)[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="worker"):
@@ -131,7 +136,7 @@ def test_a_worker_that_died_before_its_batch_was_taken_is_named_and_not_torchs_e
     batches = iter(loader)
     got = [ids(next(batches))]
     # The next batch is there, but its tensors have to be asked for where they were made.
-    assert batches._batches._worker_result_queue._reader.poll(60)
+    assert torch_iterator(batches)._worker_result_queue._reader.poll(60)
     victim = workers_of(batches)[0]
     kill(victim)
     with pytest.raises(RuntimeError, match=rf"\(pid {victim.pid}\) was killed by SIG") as caught:

@@ -243,13 +243,3 @@ def test_a_loader_gives_each_hint_once(table, monkeypatch, caplog):
     remedies = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
     assert remedies
     assert len(remedies) == len(set(remedies))
-
-
-@pytest.mark.parametrize(("workers", "fewer"), [(0, None), (2, None), (3, 2), (4, None), (8, 4)])
-def test_workers_that_would_read_the_same_blocks_are_a_hint(table, caplog, workers, fewer):
-    dataset = streamed(table, shuffle=True, block_rows=8, window_rows=16, lanes=32)
-    assert dataset.state_dict()["plan"]["chunk"] == 8  # so that 4 steps have all lanes
-    LanceDataLoader(dataset, num_workers=workers)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == (fewer is not None)
-    assert all(f"num_workers={fewer} would read it once" in each for each in said)

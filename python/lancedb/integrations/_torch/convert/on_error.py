@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import torch
 
 from ..arrow import take as gather
 from ..common.shared_memory import shared
+
+_log = logging.getLogger("lancedb.integrations.torch")
 
 OnError = str | Callable[[Exception, int], Any]
 
@@ -133,6 +136,18 @@ class SkippedRows:
         if count < LISTED and offset not in row[1 : count + 1]:
             row[count + 1] = offset
             row[0] = count + 1
+
+    def report(
+        self, partial: Partial, offsets: np.ndarray, on_error: OnError, process: int
+    ) -> None:
+        """List the rows that a batch is without, and say why to `on_error` or to the log."""
+        for position, error in partial.bad.items():
+            offset = int(offsets[position])
+            self.add(offset, process)
+            if callable(on_error):
+                on_error(error, offset)
+            else:
+                _log.warning("row %d is left out: %s: %s", offset, type(error).__name__, error)
 
     def offsets(self) -> list[int]:
         """The offsets of all processes, ascending."""

@@ -188,6 +188,11 @@ def count_rows(batch: Any) -> int | None:
         return None
 
 
+def only_row(batch: Any, format: str) -> Any:
+    """The row of a batch of one row; a batch that a transform made another of, as it is."""
+    return first_row(batch, format) if count_rows(batch) == 1 else batch
+
+
 def first_row(batch: Any, format: str) -> Any:
     """The only row of a one-row batch in any format."""
     if format == "pandas" and hasattr(batch, "iloc"):

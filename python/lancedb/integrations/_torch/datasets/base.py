@@ -251,13 +251,7 @@ class TableDataset:
             return batch
         offsets = self._view.selection.offsets(rows)
         self._stats().add(skipped=len(batch.bad))
-        for position, error in batch.bad.items():
-            offset = int(offsets[position])
-            self._skipped.add(offset, process_number())
-            if callable(self._output.on_error):
-                self._output.on_error(error, offset)
-            else:
-                _log.warning("row %d is left out: %s: %s", offset, type(error).__name__, error)
+        self._skipped.report(batch, offsets, self._output.on_error, process_number())
         return batch.batch
 
     def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:

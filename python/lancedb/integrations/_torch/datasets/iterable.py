@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from ..cache.columns import Cache, check_cache
 from ..cache.tables import Everything, Room
 from ..common.machine import memory_bytes
 from ..convert.on_error import OnError, Partial
-from ..convert.transform import count_rows, first_row
+from ..convert.transform import Output, only_row
 from ..frameworks.accelerate import refuse_blind_skip, refuse_second_deal
 from ..frameworks.torch_loader import (
     in_worker,
@@ -41,10 +43,15 @@ from ..table.arguments import Given
 from ..table.recipe import is_in_object_store
 from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
+from ..workers.batch_slots import BatchSlots
+from ..workers.epoch_feed import RecordBatches
 from ..workers.rank import SentRank, resolve_rank
 from ..workers.shared_epoch import EpochClock
+from ..workers.worker_dataset import WorkerDataset
 from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, RankOrder
+
+_log = logging.getLogger("lancedb.integrations.torch")
 
 # What ``cache=True`` may take, of all memory, to be advised.
 _MOST_OF_MEMORY = 0.25
@@ -234,6 +241,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._skip = 0  # steps of its own that a worker had made where its state was taken
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._room = Room()
+        self._is_advised = False
         warn_if_no_step(self._steps())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -323,6 +331,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         except Exception as error:
             return raising(error)
         self._cursor.join(at, self._clock.layout)
+        self._advise(*this_worker())
         return self._begin(self._cursor)
 
     def _begin_late(self, cursor: EpochCursor) -> Iterator[Any]:
@@ -359,17 +368,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     ) -> Iterator[Any]:
         self._warn_if_cached_in_vain(tracker.at.epoch)
         with contextlib.ExitStack() as stack:
-            room = stack.enter_context(self._kept_in(plan))
-            stream = Stream(
-                plan,
-                ahead,
-                self._reader(),
-                self._output,
-                self._stats(),
-                self._read_ahead(),
-                room,
-                self._large_rows(),
-            )
+            stream = self._stream(stack, plan, ahead, self._output)
             batches = stack.enter_context(contextlib.closing(stream.batches()))
             stack.callback(tracker.finish)
             for step, share in mine:
@@ -382,7 +381,54 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                     self._note(error, f"making step {step} of epoch {tracker.at.epoch}", rows)
                     raise
                 cursor.deliver(tracker)
-                yield self._only_row(batch) if self.unwrap else batch
+                yield only_row(batch, self.format) if self.unwrap else batch
+
+    def _record_batches(self, at: Position, layout: Layout | None) -> RecordBatches:
+        """The record batches of this rank's steps from a place on, for workers to convert."""
+        tracker = EpochTracker(at, self._epoch_order())
+        plan = self._order.with_layout(layout).plan(at.epoch, self._steps().global_batch)
+
+        def rows() -> Iterator[np.ndarray]:
+            return (plan.rows_at(np.arange(*share)) for _, share in tracker.shares(0, 1))
+
+        def opened(stack: contextlib.ExitStack) -> Stream:
+            ahead = (share for _, share in tracker.shares(0, 1))
+            return self._stream(stack, plan, ahead, Output("arrow", None))
+
+        def note(error: Exception, step: int) -> None:
+            of_step = next(itertools.islice(rows(), step, None), None)
+            if of_step is not None:
+                self._note(error, f"making step {step} of epoch {at.epoch}", of_step)
+
+        offsets = None
+        if self._output.on_error != "raise":
+            offsets = map(self._view.selection.offsets, rows())
+        return RecordBatches((step for step, _ in tracker.shares(0, 1)), opened, offsets, note)
+
+    def _worker_dataset(
+        self, slots: BatchSlots, collate: Callable[[Any], Any] | None
+    ) -> WorkerDataset:
+        """What a loader's workers have in place of this dataset."""
+        return WorkerDataset(self._output, collate, self.unwrap, self._board, self._skipped, slots)
+
+    def _stream(
+        self,
+        stack: contextlib.ExitStack,
+        plan: Plan,
+        spans: Iterator[tuple[int, int]],
+        output: Output,
+    ) -> Stream:
+        """What reads the rows of some spans ahead, and makes batches of them."""
+        return Stream(
+            plan,
+            spans,
+            self._reader(),
+            output,
+            self._stats(),
+            self._read_ahead(),
+            stack.enter_context(self._kept_in(plan)),
+            self._large_rows(),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration of this process stands, as a JSON-serialisable dict.
@@ -459,14 +505,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         return RankOrder(steps, self.rank_and_world_size()[0], described)
 
     @contextlib.contextmanager
-    def _iterated_by(self, cursor: EpochCursor, clock: EpochClock) -> Iterator[None]:
-        """Have who iterates or copies this dataset meanwhile begin where a cursor says."""
-        own = self._cursor, self._clock
-        self._cursor, self._clock = cursor, clock
+    def _iterated_by(self, cursor: EpochCursor) -> Iterator[None]:
+        """Have who iterates this dataset meanwhile begin where a cursor says."""
+        own, self._cursor = self._cursor, cursor
         try:
             yield
         finally:
-            self._cursor, self._clock = own
+            self._cursor = own
             self._lend()
 
     def _lend(self) -> None:
@@ -474,10 +519,18 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._is_lent = True
         self._cursor.is_named = False
 
-    def _times_read(self, workers: int) -> int:
-        """How often each block of rows is read where a loader has so many workers."""
+    def _advise(self, worker: int, workers: int) -> None:
+        """Log once what it costs that each worker of a plain loader reads for itself."""
         global_batch = self._steps().global_batch
-        return times_read(self._order.layout(global_batch), global_batch, workers)
+        times = times_read(self._order.layout(global_batch), global_batch, workers)
+        if times > 1 and worker == 0 and not self._is_advised:
+            self._is_advised = True
+            _log.warning(
+                "%d workers of a DataLoader read each block of the shuffle %d times, and hold as "
+                "much more in memory: LanceDataLoader reads it once, and has them transform alone",
+                workers,
+                times,
+            )
 
     def _refuse_foreign_loader(self) -> None:
         refuse_second_deal(self)
@@ -540,19 +593,16 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return self._room.for_everything(self._reader(), held, self._order.row_bytes, most)
         return self._room.for_windows(plan)
 
-    def _bytes_to_cache(self, workers: int) -> int | None:
+    def _bytes_to_cache(self) -> int | None:
         """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
-        if self.cache is True or (workers == 0 and self._held() is not None):
+        if self.cache is True or self._held() is not None:
             return None
-        selection, processes = self._view.selection, max(1, workers)
+        selection = self._view.selection
         size = (selection.stretch() or selection).num_rows * self._order.row_bytes
-        return size if size * processes <= memory_bytes() * _MOST_OF_MEMORY else None
+        return size if size <= memory_bytes() * _MOST_OF_MEMORY else None
 
     def _described(self) -> list[str]:
         return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]
-
-    def _only_row(self, batch: Any) -> Any:
-        return first_row(batch, self.format) if count_rows(batch) == 1 else batch
 
 
 def _described(

@@ -14,8 +14,10 @@ from ..order.layout import Layout
 from ..order.shuffle import Order
 from ..order.state import Position, read_state
 from ..order.steps import Steps
+from ..workers.batch_slots import BatchSlots
+from ..workers.epoch_feed import RecordBatches
 from ..workers.rank import resolve_rank
-from ..workers.shared_epoch import EpochClock
+from ..workers.worker_dataset import WorkerDataset
 from .sampler import OrderedBatchSampler
 
 
@@ -40,10 +42,6 @@ class Adapter(Protocol):
 
     def announce(self) -> None: ...
 
-    def begin_at(self, at: Position) -> None: ...
-
-    def has_begun(self, worker: int) -> bool: ...
-
     def bytes_to_cache(self, workers: int) -> int | None: ...
 
     def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]: ...
@@ -58,7 +56,6 @@ class IterableAdapter:
 
     def __init__(self, dataset: LanceIterableTorchDataset):
         self._dataset = dataset
-        self._clock = EpochClock()
         self.cursor = EpochCursor()
         self._heard = -1 if dataset._is_named else dataset._cursor.generation
         self.hear()
@@ -94,15 +91,20 @@ class IterableAdapter:
         """Have who iterates the dataset in place of this loader begin where it would."""
         self._dataset._cursor.follow(self.cursor)
 
-    def begin_at(self, at: Position) -> None:
-        """Let workers begin here, whenever they look."""
-        self._clock.set(at, self.cursor.layout)
-
     def iterated(self, tracker: EpochTracker) -> Any:
         """A context in which the dataset is iterated, by torch, from where a tracker begins."""
         begins = EpochCursor()
         begins.join(tracker.at, self.cursor.layout)
-        return self._dataset._iterated_by(begins, self._clock)
+        return self._dataset._iterated_by(begins)
+
+    def record_batches(self, tracker: EpochTracker) -> RecordBatches:
+        """What workers are to make batches of, from where a tracker begins."""
+        self._dataset._lend()
+        return self._dataset._record_batches(tracker.at, self.cursor.layout)
+
+    def worker_dataset(self, slots: BatchSlots, collate: Any) -> WorkerDataset:
+        """What workers have in place of the dataset."""
+        return self._dataset._worker_dataset(slots, collate)
 
     def batches(self, tracker: EpochTracker) -> Any:
         """The dataset's batches from where a tracker begins, made in this process."""
@@ -112,11 +114,7 @@ class IterableAdapter:
 
     def bytes_to_cache(self, workers: int) -> int | None:
         """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
-        return self._dataset._bytes_to_cache(workers)
-
-    def has_begun(self, worker: int) -> bool:
-        """Whether a worker has looked where its epoch begins."""
-        return self._clock.has_begun(worker)
+        return self._dataset._bytes_to_cache()
 
     def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]:
         """Check a state; where it was taken, and the layout of its order."""
@@ -184,10 +182,6 @@ class MappedAdapter:
     def bytes_to_cache(self, workers: int) -> int | None:
         """None: it keeps what is worth it by itself."""
         return None
-
-    def has_begun(self, worker: int) -> bool:
-        """True: a worker is told rows, and need not look where to begin."""
-        return True
 
     def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]:
         """Check a state; where it was taken."""

@@ -128,11 +128,12 @@ class LanceDataLoader(DataLoader):
         num_workers = positive("num_workers", num_workers, or_zero=True)
         refuse_out_of_order(options)
         if num_workers:
-            options |= start_options(options)
+            options |= start_options(
+                options, opens_tables=not isinstance(dataset, LanceIterableTorchDataset)
+            )
         if isinstance(dataset, LanceIterableTorchDataset):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
             self._adapter: Adapter = IterableAdapter(dataset)
-            _advise_on_workers(dataset, num_workers)
             warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
         elif isinstance(dataset, LanceTorchDataset):
             refuse_sampler(options)
@@ -551,17 +552,3 @@ class LanceDataLoader(DataLoader):
         if advice is not None and remedy not in self._hints:
             self._hints.add(remedy)
             _log.warning("%s: %s", type(self).__name__, advice)
-
-
-def _advise_on_workers(dataset: LanceIterableTorchDataset, num_workers: int) -> None:
-    """Log how many workers would do if so many read the same blocks."""
-    times = dataset._times_read(num_workers) if num_workers else 1
-    if times > 1:
-        fewer = max(count for count in range(1, num_workers) if dataset._times_read(count) == 1)
-        _log.warning(
-            "LanceDataLoader: %d workers read each block of the shuffle %d times, and hold as much "
-            "more in memory: num_workers=%d would read it once",
-            num_workers,
-            times,
-            fewer,
-        )

@@ -15,13 +15,12 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ..datasets.cursor import EpochTracker
-from ..workers.watchdog import describe_worker, first_ended, have_all_begun, kill_workers
+from ..workers.processes import WorkerProcesses
+from ..workers.watchdog import describe_worker, first_ended, kill_workers
 from .adapters import Adapter, IterableAdapter
 from .in_process import InProcess, draw_seed
 
 _log = logging.getLogger("lancedb.integrations.torch")
-# A worker that was asked to begin has to look where, and does nothing before.
-_BEGUN_WITHIN = 60.0
 
 
 class WorkerPool:
@@ -38,7 +37,9 @@ class WorkerPool:
     def __init__(self, loader: DataLoader, adapter: Adapter):
         self._loader_ref = weakref.ref(loader)
         self._adapter = adapter
-        self._running: weakref.ref[Any] | None = None
+        self._processes: WorkerProcesses | None = None
+        if loader.num_workers and isinstance(adapter, IterableAdapter):
+            self._processes = WorkerProcesses(adapter.worker_dataset)
 
     @property
     def _loader(self) -> Any:
@@ -66,37 +67,24 @@ class WorkerPool:
         """The batches of an epoch from where a tracker begins."""
         if not tracker.has_more():
             return iter(())  # as where an epoch that has ended is named: no worker is needed
-        self._settle()
-        self._adapter.begin_at(tracker.at)
         if not isinstance(self._adapter, IterableAdapter):
-            return self._by_torch()
+            self._adapter.begin_at(tracker.at)
+            return DataLoader.__iter__(self._loader)
+        if self._processes is not None:
+            return self._processes.start(self._loader, self._adapter.record_batches(tracker))
         if self._needs_no_torch:
             draw_seed(self._loader.generator)
             return InProcess(self._adapter.batches(tracker), self._loader.collate_fn)
         with self._adapter.iterated(tracker):
-            return self._by_torch()
+            return DataLoader.__iter__(self._loader)
 
     def stop(self, batches: Iterator[Any] | None) -> None:
         """End the workers of an iterator that failed; the next `start` makes them anew."""
         self._loader._iterator = None
-        if getattr(batches, "_workers", None):
-            kill_workers(batches)  # torch would wait five seconds for each that is busy
-            batches._shutdown_workers()  # type: ignore[union-attr]
-
-    def _by_torch(self) -> Iterator[Any]:
-        batches = DataLoader.__iter__(self._loader)
-        if getattr(batches, "_workers", None):
-            self._running = weakref.ref(batches)
-        return batches
-
-    def _settle(self) -> None:
-        """Wait until no worker is about to look where an earlier epoch begins."""
-        running, self._running = self._running, None
-        batches = running() if running is not None else None
-        if batches is not None and not have_all_begun(
-            batches, self._adapter.has_begun, _BEGUN_WITHIN
-        ):
-            kill_workers(batches)
+        by_torch = getattr(batches, "by_torch", batches)
+        if getattr(by_torch, "_workers", None):
+            kill_workers(by_torch)  # torch would wait five seconds for each that is busy
+            by_torch._shutdown_workers()  # type: ignore[union-attr]
 
     @property
     def _needs_no_torch(self) -> bool:

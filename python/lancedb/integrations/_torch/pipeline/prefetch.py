@@ -152,11 +152,15 @@ class Stream:
                 return
             self._jobs.append(self._making.submit(self._make_job))
 
-    def close(self) -> None:
-        """Stop every thread and every read, leaving what is not begun undone."""
+    def cancel(self) -> None:
+        """Give up every read; whoever waits for a batch, in any thread, waits no longer."""
         self._making.shutdown(wait=False, cancel_futures=True)
         self._loading.cancel()
         self._reads.cancel()
+
+    def close(self) -> None:
+        """Stop every thread and every read, leaving what is not begun undone."""
+        self.cancel()
         wait_for(self._making)
         if self._source is not None:
             self._source.close()

@@ -109,10 +109,6 @@ class EpochClock:
         numbers = self._shared[_LAYOUT:_WORKERS].tolist()
         return Layout(*numbers) if all(numbers) else None
 
-    def has_begun(self, worker: int) -> bool:
-        """Whether a worker has begun an epoch since the clock was set."""
-        return bool(self._shared[_COUNTS + 1 + worker])
-
     @property
     def ran_in_workers(self) -> bool:
         """Whether a worker has begun an epoch since the clock was set."""

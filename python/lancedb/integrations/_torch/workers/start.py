@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Mapping
 from multiprocessing import forkserver
+from types import ModuleType
 from typing import Any
 
 from ..common.pickling import check_sendable, name_of
 
-_PRELOAD = "lancedb.integrations._torch.loader.worker_preload"
+_READS = "lancedb.integrations._torch.loader.worker_preload"
+_CONVERTS = "lancedb_torch_worker.preload"
 
 
-def start_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str, Any]:
     """How a loader with these options starts its workers, unless they say so themselves.
 
     Raises
@@ -23,7 +26,7 @@ def start_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if options.get("multiprocessing_context") is not None:
         return {}
-    preload_workers()
+    preload_workers(opens_tables=opens_tables)
     for name in ("collate_fn", "worker_init_fn"):
         if "<" in name_of(options.get(name)):  # a lambda, or defined in a function
             check_sendable(name, options[name])
@@ -36,12 +39,34 @@ def default_start_method() -> str:
     return "forkserver" if "forkserver" in methods else "spawn"
 
 
-def preload_workers() -> None:
+def preload_workers(*, opens_tables: bool = True) -> None:
     """Have the fork server, if it is not running yet, import what every worker needs.
 
     Workers then start in a fraction of a second, as they are forked off a process that has it
     all, and safely, as that process has no reader. What others asked it to import stays.
+
+    Parameters
+    ----------
+    opens_tables : bool
+        Whether workers read, and so need lancedb. Those that convert alone do without it, unless
+        the program's main module imports it, as they then do, too.
     """
     known = list(getattr(forkserver._forkserver, "_preload_modules", ["__main__"]))
-    if _PRELOAD not in known:
-        forkserver.set_forkserver_preload([*known, _PRELOAD])
+    wanted = [_CONVERTS]
+    if opens_tables or _main_imports_lancedb():
+        wanted.insert(0, _READS)
+    new = [name for name in wanted if name not in known]
+    if new:
+        forkserver.set_forkserver_preload([*known, *new])
+
+
+def _main_imports_lancedb() -> bool:
+    """Whether some name of the main module is lancedb's, or that of something in it."""
+    main = vars(sys.modules["__main__"])
+    if "__file__" not in main and main.get("__spec__") is None:
+        return False  # workers do not import it
+    owners = (
+        getattr(each, "__name__" if isinstance(each, ModuleType) else "__module__", None)
+        for each in list(main.values())
+    )
+    return any(isinstance(owner, str) and owner.split(".")[0] == "lancedb" for owner in owners)

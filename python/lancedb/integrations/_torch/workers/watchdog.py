@@ -14,9 +14,8 @@ import re
 import signal
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -113,6 +112,7 @@ def watch(batches: Any) -> WorkerWatch | None:
 
     Windows has no sentinels to copy; there torch finds out by itself, after five seconds.
     """
+    batches = getattr(batches, "by_torch", batches)
     if not getattr(batches, "_workers", None) or sys.platform == "win32":
         return None
     return WorkerWatch(batches)
@@ -136,35 +136,6 @@ def first_ended(batches: Any) -> int | None:
     """The first worker of torch's iterator that has ended, for whatever reason."""
     codes = (worker.exitcode for worker in batches._workers)
     return next((number for number, code in enumerate(codes) if code is not None), None)
-
-
-def have_all_begun(batches: Any, has_begun: Callable[[int], bool], seconds: float) -> bool:
-    """Wait until every worker of torch's iterator has begun its epoch, or has ended.
-
-    torch goes on as soon as a worker was told to begin. One that is late would begin wherever the
-    next epoch was said to begin by then, and take that for its own.
-
-    Parameters
-    ----------
-    batches : torch's iterator
-        Over worker processes.
-    has_begun : callable
-        Whether the worker of a number has.
-    seconds : float
-        How long to wait.
-
-    Returns
-    -------
-    bool
-        False if that was too short.
-    """
-    until = time.monotonic() + seconds
-    for number, worker in enumerate(batches._workers):
-        while not has_begun(number) and worker.exitcode is None:
-            if time.monotonic() > until:
-                return False
-            time.sleep(_LOOKED_EVERY)
-    return True
 
 
 def kill_workers(batches: Any) -> None:

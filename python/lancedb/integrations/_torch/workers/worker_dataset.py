@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a loader's worker processes have in place of its dataset: a record batch in, a batch out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lancedb_torch_worker
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+
+from ..common.counters import Stats
+from ..convert.on_error import Partial, SkippedRows
+from ..convert.transform import Output, only_row
+from ..frameworks.torch_loader import process_number
+from .batch_slots import BatchSlots
+from .epoch_feed import OFFSETS
+from .ipc import send_small_tensors_whole
+from .parent import follow_parent
+
+
+class Unread:
+    """Stands for a batch that the loader could not read: it knows why."""
+
+
+class WorkerDataset(Dataset):
+    """Makes batches of the record batches that the loader has read.
+
+    Parameters
+    ----------
+    output : Output
+        What becomes of each record batch.
+    collate : callable
+        The loader's ``collate_fn``; None for batches that are whole already.
+    unwrap : bool
+        Whether a batch of one row is that row.
+    board : torch.Tensor
+        Where workers count, see `Stats`.
+    skipped : SkippedRows
+        Where they list the rows that were left out.
+    slots : BatchSlots
+        Where the record batches are.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        collate: Callable[[Any], Any] | None,
+        unwrap: bool,
+        board: torch.Tensor | None,
+        skipped: SkippedRows,
+        slots: BatchSlots,
+    ):
+        self._output = output
+        self._collate = collate
+        self._unwrap = unwrap
+        self._board = board
+        self._skipped = skipped
+        self._slots = slots
+        self._stats: Stats | None = None
+
+    def __reduce__(self) -> Any:
+        self._output.check_sendable()
+        return lancedb_torch_worker.restore, (type(self), self.__dict__)
+
+    def __getitem__(self, place: tuple[Any]) -> Any:
+        stats = self._begun()
+        if place[0] is None:
+            return Unread()
+        # What a user's function keeps of a batch must not change with the slot.
+        is_shared = self._output.transform is None and self._collate is None
+        batch = self._slots.get(place[0], copy=not is_shared)
+        made = self._made_of(batch, stats)
+        if self._unwrap:
+            made = only_row(made, self._output.format)
+        return made if self._collate is None else self._collate(made)
+
+    def _made_of(self, batch: pa.RecordBatch, stats: Stats) -> Any:
+        if OFFSETS not in batch.schema.names:
+            return self._output(batch, stats)
+        offsets = batch.column(OFFSETS).to_numpy()
+        made = self._output(batch.drop_columns([OFFSETS]), stats)
+        if not isinstance(made, Partial):
+            return made
+        stats.add(skipped=len(made.bad))
+        self._skipped.report(made, offsets, self._output.on_error, process_number())
+        return made.batch
+
+    def _begun(self) -> Stats:
+        """What this process counts with; at its first batch it is made a worker of ours."""
+        if self._stats is None:
+            follow_parent()
+            send_small_tensors_whole()
+            self._stats = Stats(self._board, process_number())
+        return self._stats
