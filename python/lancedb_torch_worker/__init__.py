@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 from importlib.machinery import PathFinder
+from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
 
@@ -36,12 +37,45 @@ class _Later(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":
+        if name.startswith("__"):
             raise AttributeError(name)  # what others look for in every module
+        return getattr(self.real(), name)
+
+    def real(self) -> ModuleType:
         if sys.modules.get(_ROOT) is self:
             del sys.modules[_ROOT]
+            sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, _Finder)]
             importlib.import_module(_ROOT)
-        return getattr(sys.modules[_ROOT], name)
+        return sys.modules[_ROOT]
+
+
+class _Finder:
+    """Has all of lancedb imported before a part of it that is not ours is."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        top = sys.modules.get(_ROOT)
+        if not isinstance(top, _Later) or not name.startswith(_ROOT + "."):
+            return None
+        if (name + ".").startswith(_NAME + "."):
+            return None
+        top.real()
+        loaded = sys.modules.get(name)
+        return None if loaded is None else spec_from_loader(name, _Loaded(loaded))
+
+
+class _Loaded:
+    """Gives Python a module that was loaded while it looked for it."""
+
+    def __init__(self, module: ModuleType):
+        self._module = module
+        # Python takes a module's own spec, if it has one, and would load it once more.
+        self._spec, module.__spec__ = module.__spec__, None
+
+    def create_module(self, spec: Any) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
 
 
 def _load() -> None:
@@ -52,8 +86,9 @@ def _load() -> None:
     folder = next(filter(os.path.isdir, folders), None)
     if folder is None or lancedb is None:
         return  # installed in some other way: what is unpickled imports it all
-    sys.modules[_ROOT] = _Later(_ROOT)
-    sys.modules[_ROOT].__file__ = lancedb.origin
+    later = sys.modules[_ROOT] = _Later(_ROOT)
+    later.__file__, later.__path__ = lancedb.origin, list(paths)
+    sys.meta_path.insert(0, _Finder())
     _load_package(folder)
     for name in _NEEDED:
         package = importlib.import_module(f"{_NAME}.{name}")

@@ -64,17 +64,21 @@ batch = pa.record_batch({"id": [1, 2], "s": ["a", "b"], "l": [[1], [1, 2]]})
 pickle.dumps(made._output._convert(batch))
 assert "lancedb.table" not in sys.modules
 import lancedb
+exec(sys.argv[2])
 from lancedb.integrations.torch import LanceDataLoader
 
-assert lancedb.connect and lancedb.table
+assert lancedb.connect and lancedb.table and lancedb.permutation.Permutation.fetch
 assert isinstance(made, sys.modules[type(made).__module__].WorkerDataset)
 """
 
 
-def test_a_worker_does_without_lancedb_until_a_function_of_the_users_asks_for_it(table, tmp_path):
+@pytest.mark.parametrize(
+    "asks", ["lancedb.connect", "from lancedb.integrations._torch.table import reader"]
+)
+def test_a_worker_does_without_lancedb_until_somebody_asks_for_it(table, tmp_path, asks):
     made = iterable(table, 1)._adapter.worker_dataset(None, None)
     (tmp_path / "dataset").write_bytes(pickle.dumps(made))
-    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "dataset"], check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "dataset", asks], check=True)
 
 
 class Keeper:
@@ -137,7 +141,7 @@ def test_an_epoch_that_is_left_early_leaves_nothing_for_the_next(table, persiste
 
 def test_a_plain_loader_says_what_this_one_would_do_better(table, capfd):
     dataset = LanceIterableTorchDataset(
-        table, batch_size=8, shuffle=True, block_rows=8, window_rows=16, lanes=32
+        table, batch_size=64, shuffle=True, block_rows=8, window_rows=16, lanes=32
     )
     assert dataset.state_dict()["plan"]["chunk"] == 8  # so that 4 steps have all lanes
     for workers, said in ((2, False), (3, True)):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..datasets.cursor import EpochTracker
 from ..workers.processes import WorkerProcesses
 from ..workers.watchdog import describe_worker, first_ended, kill_workers
-from .adapters import Adapter, IterableAdapter
+from .adapters import Adapter, IterableAdapter, MappedAdapter
 from .in_process import InProcess, draw_seed
 
 _log = logging.getLogger("lancedb.integrations.torch")
@@ -67,8 +67,9 @@ class WorkerPool:
         """The batches of an epoch from where a tracker begins."""
         if not tracker.has_more():
             return iter(())  # as where an epoch that has ended is named: no worker is needed
-        if not isinstance(self._adapter, IterableAdapter):
+        if isinstance(self._adapter, MappedAdapter):
             self._adapter.begin_at(tracker.at)
+        if not isinstance(self._adapter, IterableAdapter):
             return DataLoader.__iter__(self._loader)
         if self._processes is not None:
             return self._processes.start(self._loader, self._adapter.record_batches(tracker))

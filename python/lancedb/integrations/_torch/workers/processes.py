@@ -83,7 +83,7 @@ class _Loader(DataLoader):
     """torch's loader over what workers have in place of a dataset."""
 
     def __init__(self, loader: DataLoader, dataset: WorkerDataset, slots: BatchSlots):
-        options = {"pin_memory_device": getattr(loader, "pin_memory_device", "")}
+        options: dict[str, Any] = {"pin_memory_device": getattr(loader, "pin_memory_device", "")}
         self._slots = slots
         self._tickets = _Tickets()
         self._feed: EpochFeed | None = None
