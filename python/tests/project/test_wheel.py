@@ -16,7 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 LISTS = json.loads((Path(__file__).parents[1] / "support/lancedb_files.json").read_text())
-OURS = ["lancedb/permutation/__init__.py", "lancedb/permutation/__init__.pyi"]
+OURS = [
+    "lancedb/permutation/__init__.py",
+    "lancedb/permutation/__init__.pyi",
+    "lancedb_torch_worker/__init__.py",
+    "lancedb_torch_worker/preload.py",
+]
 
 SCRIPT = """
 import multiprocessing, sys

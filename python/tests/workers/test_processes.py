@@ -140,13 +140,14 @@ def test_an_epoch_that_is_left_early_leaves_nothing_for_the_next(table, persiste
 
 
 def test_a_plain_loader_says_what_this_one_would_do_better(table, capfd):
-    dataset = LanceIterableTorchDataset(
-        table, batch_size=64, shuffle=True, block_rows=8, window_rows=16, lanes=32
-    )
-    assert dataset.state_dict()["plan"]["chunk"] == 8  # so that 4 steps have all lanes
     for workers, said in ((2, False), (3, True)):
-        loader = DataLoader(dataset, None, num_workers=workers)
-        for _ in loader:
-            pass
+        dataset = LanceIterableTorchDataset(
+            table, batch_size=64, shuffle=True, block_rows=8, window_rows=16, lanes=32
+        )
+        assert dataset.state_dict()["plan"]["chunk"] == 8  # so that 4 steps have all lanes
+        loader = DataLoader(
+            dataset, None, num_workers=workers, multiprocessing_context="forkserver"
+        )
+        next(iter(loader))
         heard = capfd.readouterr().err
         assert ("LanceDataLoader reads it once" in heard) == said, heard
