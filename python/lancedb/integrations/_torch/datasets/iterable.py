@@ -239,6 +239,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._clock = EpochClock()
         self._cursor = EpochCursor(self._clock)
         self._skip = 0  # steps of its own that a worker had made where its state was taken
+        self._has_warned = False  # of rows that no epoch delivers
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._room = Room()
         self._is_advised = False

@@ -28,6 +28,7 @@ class Loader(Protocol):
 
     _total: Pace
     _pool: WorkerPool
+    _is_ahead: bool
 
     def _succeed(self, iterator: EpochIterator) -> Prepared | None: ...
 
@@ -155,6 +156,7 @@ class EpochIterator:
                 self._explain(early)
                 raise early from end
             self._tracker.finish()
+            self._loader._is_ahead = False  # of a state: all that was asked for is used
             self._release()
             self._batches = iter(())  # workers that are kept may go on with another epoch
             raise

@@ -134,7 +134,9 @@ class LanceDataLoader(DataLoader):
         if isinstance(dataset, LanceIterableTorchDataset):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
             self._adapter: Adapter = IterableAdapter(dataset)
-            warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
+            if not dataset._has_warned:
+                dataset._has_warned = True
+                warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
         elif isinstance(dataset, LanceTorchDataset):
             refuse_sampler(options)
             drop_last = options.pop("drop_last", False)
@@ -369,7 +371,7 @@ class LanceDataLoader(DataLoader):
             ahead.
         """
         tracker = self._cursor.under_way
-        if self._is_ahead and tracker is not None and tracker.is_under_way:
+        if self._is_ahead and tracker is not None and not tracker.is_to_come:
             refuse_state_ahead()
         if tracker is None or not tracker.is_under_way:
             self._adapter.hear()
