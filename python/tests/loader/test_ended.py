@@ -147,7 +147,7 @@ class Both(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(model, folder, checkpoint=None):
+def fit(model, folder, checkpoint=None, **options):
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -156,7 +156,7 @@ def fit(model, folder, checkpoint=None):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, ckpt_path=checkpoint)
+    trainer.fit(model, ckpt_path=checkpoint, **options)
     return model.ids
 
 
@@ -170,6 +170,52 @@ def test_lightnings_combined_loader_goes_on_with_the_longer_one(tmp_path, table,
         if done == steps:
             continue  # an epoch's end, of which Lightning loads no state
         resumed = fit(Both(table, make, mode), tmp_path / "again", tmp_path / f"step={done}.ckpt")
+        assert resumed == whole[done:]
+
+
+class Module(lightning.LightningDataModule):
+    """Keeps the state of its loader, also that of an epoch's end, as the docs show it."""
+
+    def __init__(self, table, make):
+        super().__init__()
+        self.loader, self.state = make(table, batch_size=200), None
+
+    def train_dataloader(self):
+        if self.state is not None:
+            self.loader.load_state_dict(self.state)
+        return self.loader
+
+    def state_dict(self):
+        return {"loader": self.loader.state_dict()}
+
+    def load_state_dict(self, state):
+        self.state = state["loader"]
+
+
+class One(lightning.LightningModule):
+    """Keeps what it is given of one loader."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+        self.ids = []
+
+    def training_step(self, batch):
+        self.ids.append(ids(batch))
+        return self.linear(torch.ones(1, 1)).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@KINDS
+def test_lightning_goes_on_with_the_next_epoch_after_the_last_batch(tmp_path, table, make):
+    whole = fit(One(), tmp_path, datamodule=Module(table, make))
+    for done in (len(whole) // 2 - 1, len(whole) // 2):
+        checkpoint = tmp_path / f"step={done}.ckpt"
+        module = Module(table, make)
+        resumed = fit(One(), tmp_path / "again", checkpoint, datamodule=module)
         assert resumed == whole[done:]
 
 
