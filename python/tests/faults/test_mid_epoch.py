@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from lancedb.integrations._torch.loader.worker_pool import WorkerPool
 from lancedb.integrations._torch.workers.watchdog import WorkerWatch, kill_workers
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -210,7 +211,7 @@ def test_a_worker_that_dies_as_it_is_asked_to_go_on_is_named_and_replaced(wide_r
     loader.set_epoch(0)
     victim = loader._iterator._workers[1]
     kill(victim)
-    monkeypatch.setattr(LanceDataLoader, "kept_workers", lambda self: self._iterator)
+    monkeypatch.setattr(WorkerPool, "kept", lambda self: self._loader._iterator)
     with pytest.raises(RuntimeError, match=rf"\(pid {victim.pid}\) was killed by SIGKILL, after 0"):
         iter(loader)
     loader.load_state_dict(loader.state_dict())
@@ -285,6 +286,7 @@ def test_a_worker_that_ends_by_itself_is_named_with_its_exit_code(table):
 
 SCRIPT = """
 import signal, sys, threading
+from lancedb.integrations._torch.loader.worker_pool import WorkerPool
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 # Whoever runs the tests in the background may have interrupts ignored.

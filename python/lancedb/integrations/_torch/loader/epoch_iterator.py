@@ -124,7 +124,7 @@ class EpochIterator:
         """Have the workers know that the epoch has ended, before they begin another one."""
         if self._batches is not None and self._tracker.taken and not self._tracker.has_more():
             next(self._batches, None)
-            self._batches = iter(())
+            self._is_exhausted = True
 
     @property
     def has_more(self) -> bool:
@@ -145,7 +145,8 @@ class EpochIterator:
         if self._ahead:
             return self._ahead.pop()
         try:
-            return next(self._batches)  # type: ignore[arg-type]
+            # Workers that are kept may have begun another epoch since.
+            return next(iter(()) if self._is_exhausted else self._batches)  # type: ignore[arg-type]
         except StopIteration as end:
             if self._tracker.has_more():
                 early = RuntimeError(
@@ -158,7 +159,7 @@ class EpochIterator:
             self._tracker.finish()
             self._loader._is_ahead = False  # of a state: all that was asked for is used
             self._release()
-            self._batches = iter(())  # workers that are kept may go on with another epoch
+            self._is_exhausted = True
             raise
         except BaseException as error:
             # torch would go on with the other workers, and leave out what this one had to do.
@@ -168,7 +169,7 @@ class EpochIterator:
 
     def _begin(self) -> None:
         self._failure: str | None = None
-        self._is_passed_on = False
+        self._is_passed_on = self._is_exhausted = False
         self._ahead: list[Any] = []  # the batch that was looked at, if any
         self._iteration = Turn(self._loader)
         prepared = self._loader._succeed(self)
