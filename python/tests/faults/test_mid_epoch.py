@@ -24,6 +24,7 @@ from lancedb.integrations.torch import (
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 WINDOWS = {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8}
+IN_ORDER = {"shuffle": False, **dict.fromkeys(("block_rows", "window_rows", "lanes"), "auto")}
 KINDS = pytest.mark.parametrize("kind", ["iterable", "mapped"])
 # Each that is spawned imports everything; what becomes of the others, the other methods show.
 WORKERS = {"forkserver": 2, "fork": 2, "spawn": 1}
@@ -251,7 +252,7 @@ def refuse_or_stay(columns):
 
 
 def test_an_error_of_one_worker_does_not_wait_for_the_others(wide_range):
-    loader = loader_of(wide_range, workers=3, transform=refuse_or_stay, shuffle=False)
+    loader = loader_of(wide_range, workers=3, transform=refuse_or_stay, **IN_ORDER)
     batches = iter(loader)
     workers = workers_of(batches)
     with pytest.raises(ValueError, match="not these"):
