@@ -187,10 +187,9 @@ def test_rows_that_fit_in_memory_are_advised_to_be_kept_there():
 @pytest.mark.parametrize("cache", [True, False, "auto"])
 def test_what_is_kept_already_or_cannot_be_is_not_advised(wide_range, cache, monkeypatch):
     dataset = LanceIterableTorchDataset(wide_range, shuffle=True, cache=cache)
-    assert (dataset._bytes_to_cache(0) is None) == (cache is not False)
-    assert (dataset._bytes_to_cache(2) is None) == (cache is True)
+    assert (dataset._bytes_to_cache() is None) == (cache is not False)
     monkeypatch.setattr("lancedb.integrations._torch.datasets.iterable.memory_bytes", lambda: 10)
-    assert dataset._bytes_to_cache(0) is None
+    assert dataset._bytes_to_cache() is None
 
 
 def test_bytes_read_and_bytes_out_of_memory_are_counted_apart(table):
