@@ -14,6 +14,7 @@ from lancedb.background_loop import LOOP
 from .arrow import take as gather
 from .convert import formats as convert
 from .table import fork_guard as forking
+from .table.blobs import BlobColumns, is_descriptor
 from .table.indices import distinct, normalize_indices
 
 _alive: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -121,13 +122,18 @@ def _take(permutation: Any, offsets: Any) -> pa.RecordBatch:
     skipped = permutation.offset or 0 if permutation.permutation_table is None else 0
     wanted = (offsets + skipped).tolist()
 
-    async def read() -> pa.RecordBatch:
-        return await permutation.reader.take_offsets(wanted, selection=permutation.selection)
-
-    batch = LOOP.run(read())
+    batch = LOOP.run(_read(permutation, wanted, permutation.selection))
+    if any(map(is_descriptor, batch.schema)):
+        table, columns = permutation.base_table, permutation.selection
+        blobs = BlobColumns(table, batch.schema, columns, "bytes")
+        batch = LOOP.run(blobs.filled(LOOP.run(_read(permutation, wanted, blobs.selection))))
     if batch.num_rows != len(offsets):
         raise RuntimeError(
             f"{len(offsets)} rows of table {permutation.base_table.name!r} were asked for and "
             f"{batch.num_rows} came back: rows were deleted since the permutation was made"
         )
     return batch
+
+
+async def _read(permutation: Any, offsets: list[int], columns: Any) -> pa.RecordBatch:
+    return await permutation.reader.take_offsets(offsets, selection=columns)

@@ -116,6 +116,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         is the same in either case.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
+    blobs : {"bytes", "descriptor"}, default "bytes"
+        What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
+        would, or the struct of kind, position and size that Lance stores.
     on_error : {"raise", "skip"} or callable, default "raise"
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
@@ -172,6 +175,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         pad_value: Any = 0,
         pad_to: Any = None,
         unwrap: bool = False,
+        blobs: Literal["bytes", "descriptor"] = "bytes",
         batch_size: int = 100,
         drop_last: bool = True,
         shuffle: bool | str = False,
@@ -199,6 +203,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 filter=filter,
                 version=version,
                 columns=columns,
+                blobs=blobs,
             ),
             format=format,
             transform=transform,

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lancedb.permutation import Permutation
@@ -94,6 +94,9 @@ class LanceTorchDataset(TableDataset, Dataset):
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it.
+    blobs : {"bytes", "descriptor"}, default "bytes"
+        What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
+        would, or the struct of kind, position and size that Lance stores.
     on_error : {"raise", "skip"} or callable, default "raise"
         What happens where `transform`, or the conversion to `format` before it, fails on single
         rows. "skip" leaves them out of their batch, which is that much shorter, logs a warning for
@@ -156,6 +159,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         pad_to: Any = None,
         cache: Cache = "auto",
         unwrap: bool = False,
+        blobs: Literal["bytes", "descriptor"] = "bytes",
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
     ):
@@ -171,6 +175,7 @@ class LanceTorchDataset(TableDataset, Dataset):
                 filter=filter,
                 version=version,
                 columns=columns,
+                blobs=blobs,
             ),
             format=format,
             transform=transform,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from lancedb.table import AsyncTable, Table
 
 from . import recipe as recipes
 from . import selection as selections
+from .blobs import BlobColumns, check_blobs
 from .handle import open_rows, read_schema
 from .reader import check_column, resolve_columns
 from .recipe import Recipe, Source
@@ -50,6 +52,7 @@ class Given:
     filter: str | None = None
     version: int | str | None = None
     columns: Columns = None
+    blobs: str = "bytes"
 
 
 def resolve(given: Given, timeout: float | None) -> View:
@@ -64,6 +67,7 @@ def resolve(given: Given, timeout: float | None) -> View:
         If no table is named, arguments contradict each other, or a name is unknown.
     """
     check_arguments(given)
+    check_blobs(given.blobs)
     permutation = given.table if isinstance(given.table, Permutation) else None
     recipe, table, chosen = _rows(given, permutation, timeout)
     with recipes.naming(recipe):
@@ -71,10 +75,10 @@ def resolve(given: Given, timeout: float | None) -> View:
     columns = _columns(known, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
     return View(
-        recipe=recipes.portable(recipe, table),
+        recipe=dataclasses.replace(recipes.portable(recipe, table), blobs=given.blobs),
         selection=chosen,
         columns=columns,
-        schema=recipe.in_time(lambda: _schema(table, columns)),
+        schema=recipe.in_time(lambda: _schema(table, columns, given.blobs)),
         format=format,
         transform=transform,
         batch_size=permutation.batch_size if permutation else None,
@@ -254,7 +258,7 @@ def _columns(known: pa.Schema, permutation: Permutation | None, columns: Columns
     return {name: permutation.selection.get(source, source) for name, source in chosen.items()}
 
 
-def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
+def _schema(table: Table, columns: Mapping[str, str], blobs: str) -> pa.Schema:
     try:
         schema = read_schema(table, open_rows(table), columns)
     except (ValueError, RuntimeError) as error:
@@ -263,7 +267,7 @@ def _schema(table: Table, columns: Mapping[str, str]) -> pa.Schema:
                 check_column(column, table.schema)
         raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error
     _refuse_empty_structs(schema)
-    return schema
+    return BlobColumns(table, schema, columns, blobs).schema
 
 
 def _refuse_empty_structs(schema: pa.Schema) -> None:

@@ -28,6 +28,7 @@ from ..arrow.fixed_width import row_bytes
 from ..arrow.large_rows import CountedRead
 from . import fork_guard as forking
 from . import io_uring as uring
+from .blobs import BlobColumns
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -107,10 +108,12 @@ class OwnHandle:
     def _open(self, recipe: Recipe) -> None:
         self._table = uring.open_table(recipe) or recipe.open()
         self._rows = open_rows(self._table)
-        self.schema = read_schema(self._table, self._rows, self._columns)
+        found = read_schema(self._table, self._rows, self._columns)
+        self._blobs = BlobColumns(self._table, found, self._columns, recipe.blobs)
+        self._columns, self.schema = self._blobs.selection, self._blobs.schema
         self.stored_columns = self._table.schema.names
         stored = _stored(self._table)
-        self.scans = stored.scans_are_fast
+        self.scans = stored.scans_are_fast and not self._blobs
         self.stored_rows, self.stored_bytes = stored.rows, stored.bytes
 
     def give_up(self) -> None:
@@ -152,7 +155,7 @@ class OwnHandle:
         """Rows of the table by ascending offset, in one call to lancedb."""
         if len(offsets) == 0:
             return empty_batch(self.schema)
-        batch = await self._call(offsets)
+        batch = await self._blobs.filled(await self._call(offsets))
         self._row_bytes = batch.nbytes / len(offsets)
         names = list(self._columns)
         # LanceDB Cloud's client asks for columns in alphabetical order.

@@ -152,6 +152,8 @@ class Recipe:
         Seconds to wait until it is open, and for each read; None for no limit.
     identity : Identity, optional
         What the pinned version is known by, if that could be found out.
+    blobs : str, default "bytes"
+        What is read of blob columns: "bytes", or "descriptor".
     """
 
     source: Source
@@ -160,6 +162,7 @@ class Recipe:
     version: int | None = None
     timeout: float | None = None
     identity: Identity | None = None
+    blobs: str = "bytes"
 
     def open(self) -> Table:
         """Open a handle of its own, pinned to the version, for this process; see `in_time`.
@@ -273,7 +276,9 @@ def pin(
 def portable(recipe: Recipe, table: Table) -> Recipe:
     """The recipe for any process: a ``memory://`` table, as `table` has it, travels by value."""
     if isinstance(recipe.source, HandleSource):
-        return Recipe(MemorySource(table.to_arrow()), recipe.name, timeout=recipe.timeout)
+        return Recipe(
+            MemorySource(table.to_arrow()), recipe.name, timeout=recipe.timeout, blobs=recipe.blobs
+        )
     return recipe
 
 

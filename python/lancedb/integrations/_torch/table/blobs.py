@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blob columns, read as the bytes that they stand for.
+
+Lance stores the values of a blob column beside the table, and a read gives descriptors: kind,
+position, size. The bytes of all rows of a read are fetched in one more call, by row id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+_ROW_ID = "_rowid"
+BLOBS = ("bytes", "descriptor")
+
+
+class BlobColumns:
+    """Which columns of a read are blobs, and their bytes.
+
+    Parameters
+    ----------
+    table : Table
+        Open, at the version that is read.
+    schema : pyarrow.Schema
+        As lancedb reads the columns, with descriptors.
+    columns : mapping of str to str
+        Output name -> column (or SQL expression) of the table.
+    blobs : str
+        "bytes" or "descriptor".
+
+    Raises
+    ------
+    ValueError
+        If the bytes of a column cannot be had.
+    """
+
+    def __init__(self, table: Any, schema: pa.Schema, columns: Mapping[str, str], blobs: str):
+        described = [field.name for field in schema if is_descriptor(field)]
+        self._table = table
+        self._names = {} if blobs == "descriptor" else {name: columns[name] for name in described}
+        for name, column in self._names.items():
+            _check(table, name, column)
+        self.selection = {**columns, **dict.fromkeys(self._names, _ROW_ID)}
+        self.schema = pa.schema([self._field(field) for field in schema], schema.metadata)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    async def filled(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch of `selection` with the bytes in place of row ids, on lancedb's own loop."""
+        for name, column in self._names.items():
+            place = batch.schema.get_field_index(name)
+            row_ids = batch.column(place).to_pylist()
+            values = await self._table._table.fetch_blobs(column, row_ids)
+            batch = batch.set_column(place, self.schema.field(name), values)
+        return batch
+
+    def _field(self, field: pa.Field) -> pa.Field:
+        if field.name not in self._names:
+            return field
+        return pa.field(field.name, pa.large_binary())
+
+
+def is_descriptor(field: pa.Field) -> bool:
+    """Whether a column as lancedb reads it describes blobs."""
+    marked = (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
+    kind = field.type
+    return marked and pa.types.is_struct(kind) and kind.get_field_index("position") >= 0
+
+
+def check_blobs(blobs: Any) -> str:
+    """`blobs`, one of those there are.
+
+    Raises
+    ------
+    ValueError
+        If there is no such way to read them.
+    """
+    if blobs not in BLOBS:
+        raise ValueError(f"blobs must be one of {', '.join(map(repr, BLOBS))}, not {blobs!r}")
+    return blobs
+
+
+def _check(table: Any, name: str, column: str) -> None:
+    known = getattr(table, "blob_columns", None)
+    columns = known() if known is not None else []
+    if column not in columns:
+        raise ValueError(
+            f"column {name!r} ({column}) is a blob whose bytes this lancedb cannot fetch: it is of "
+            "the older kind, or lancedb is older than its blobs. Write it anew as a "
+            "large_binary column or a lancedb.schema.blob, leave it out with columns=, or read "
+            "kind, position and size with blobs='descriptor'"
+        )
