@@ -139,3 +139,12 @@ def test_blobs_of_the_older_kind_are_refused_by_name(db, version):
     with pytest.raises(ValueError, match="column 'data' .* is a blob whose bytes"):
         LanceTorchDataset(table)
     assert LanceTorchDataset(table, blobs="descriptor")[0][0]["data"]["size"] == 1
+
+
+def test_a_blob_within_a_struct_is_refused_by_name(db):
+    schema = pa.schema([pa.field("s", pa.struct([pa.field("k", pa.int32()), blob("b")]))])
+    table = db.create_table("nested", schema=schema)
+    table.add([{"s": {"k": 1, "b": b"abc"}}])
+    with pytest.raises(ValueError, match="column 's' holds a blob"):
+        LanceTorchDataset(table)
+    assert LanceTorchDataset(table, columns={"k": "s.k"})[0] == [{"k": 1}]

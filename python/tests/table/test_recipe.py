@@ -386,3 +386,17 @@ def test_a_pickle_asks_for_the_rooms_own_classes_and_torchs_tensors_alone(table,
     assert loaded.load().num_rows == dataset.num_rows
     others = {name for name in loaded.names if not name.startswith("lancedb.integrations._torch.")}
     assert others <= OF_TORCH
+
+
+def test_a_transform_that_a_format_replaces_does_not_travel(table):
+    rows = Permutation.identity(table).with_transform(lambda batch: batch)
+    dataset = pickle.loads(pickle.dumps(LanceTorchDataset(rows, format="torch")))
+    assert dataset.__getitems__([3]).columns["id"].tolist() == [3]
+
+
+@pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDataset])
+def test_the_batch_size_of_a_permutation_holds_unless_another_is_given(table, kind):
+    rows = Permutation.identity(table).with_batch_size(7)
+    assert kind(rows).batch_size == 7
+    assert kind(rows, batch_size=9).batch_size == 9
+    assert kind(table).batch_size == 100

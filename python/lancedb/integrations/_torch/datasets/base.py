@@ -91,6 +91,8 @@ class TableDataset:
         self._view: View = resolve(given, seconds("read_timeout", read_timeout))
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
+        # What is not used need not be pickled, nor can it always be.
+        self._view = dataclasses.replace(self._view, transform=None)
         self._output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
         if self._output.makes_tensors:
             self._output.check(empty_batch(self._view.schema))

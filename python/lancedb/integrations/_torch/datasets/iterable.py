@@ -79,7 +79,7 @@ class LanceIterableTorchDataset(TableDataset, IterableDataset):
     table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
 filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_to : optional
         As for `LanceTorchDataset`.
-    batch_size : int, default 100
+    batch_size : int, default 100, or what a `Permutation` was given
         Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
     drop_last : bool, default True
         True leaves out the rows of an epoch that fill no full step of all ranks. False delivers
@@ -176,7 +176,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         pad_to: Any = None,
         unwrap: bool = False,
         blobs: Literal["bytes", "descriptor"] = "bytes",
-        batch_size: int = 100,
+        batch_size: int | None = None,
         drop_last: bool = True,
         shuffle: bool | str = False,
         seed: int = 0,

@@ -40,6 +40,8 @@ class BlobColumns:
         described = [field.name for field in schema if is_descriptor(field)]
         self._table = table
         self._names = {} if blobs == "descriptor" else {name: columns[name] for name in described}
+        if blobs != "descriptor":
+            _refuse_within(schema)
         for name, column in self._names.items():
             _check(table, name, column)
         self.selection = {**columns, **dict.fromkeys(self._names, _ROW_ID)}
@@ -81,6 +83,21 @@ def check_blobs(blobs: Any) -> str:
     if blobs not in BLOBS:
         raise ValueError(f"blobs must be one of {', '.join(map(repr, BLOBS))}, not {blobs!r}")
     return blobs
+
+
+def _refuse_within(schema: pa.Schema) -> None:
+    for field in schema:
+        if not is_descriptor(field) and _holds_descriptor(field.type):
+            raise ValueError(
+                f"column {field.name!r} holds a blob, whose bytes lancedb fetches for columns of "
+                "their own alone: name its other fields in columns=, or read kind, position and "
+                "size with blobs='descriptor'"
+            )
+
+
+def _holds_descriptor(kind: pa.DataType) -> bool:
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    return any(is_descriptor(each) or _holds_descriptor(each.type) for each in fields)
 
 
 def _check(table: Any, name: str, column: str) -> None:
