@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record batches reach another process as they are, in memory that is used again."""
 
+import contextlib
 import multiprocessing
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +41,23 @@ def test_what_stands_in_one_slot_is_left_alone_by_the_others():
     slots = BatchSlots()
     batches = [pa.record_batch({"x": [number] * (1 << number)}) for number in range(16)]
     places = [slots.put(number, batch) for number, batch in enumerate(batches)]
+    assert [slots.get(place, copy=False) for place in places] == batches
+
+
+def test_several_threads_put_batches_into_slots_of_their_own(monkeypatch):
+    batches = [pa.record_batch({"x": [number] * 10}) for number in range(8)]
+    slots, meet = BatchSlots(), threading.Barrier(8)
+    truncate = os.ftruncate
+
+    def together(file, size):
+        # Whoever is not kept out has chosen a place by now, and all of them the same one.
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meet.wait(0.05)
+        truncate(file, size)
+
+    monkeypatch.setattr(os, "ftruncate", together)
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(slots.put, range(8), batches))
     assert [slots.get(place, copy=False) for place in places] == batches
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A loader's own process reads, each row once; its workers convert and transform."""
 
+import logging
 import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -139,15 +141,20 @@ def test_an_epoch_that_is_left_early_leaves_nothing_for_the_next(table, persiste
     assert run(loader) == expected[3]
 
 
-def test_a_plain_loader_says_what_this_one_would_do_better(table, capfd):
+def test_a_plain_loader_says_what_this_one_would_do_better(table, tmp_path):
     for workers, said in ((2, False), (3, True)):
         dataset = LanceIterableTorchDataset(
             table, batch_size=64, shuffle=True, block_rows=8, window_rows=16, lanes=32
         )
         assert dataset.state_dict()["plan"]["chunk"] == 8  # so that 4 steps have all lanes
-        loader = DataLoader(
-            dataset, None, num_workers=workers, multiprocessing_context="forkserver"
-        )
-        next(iter(loader))
-        heard = capfd.readouterr().err
-        assert ("LanceDataLoader reads it once" in heard) == said, heard
+        log = tmp_path / str(workers)
+        options = {
+            "multiprocessing_context": "forkserver",
+            "worker_init_fn": partial(write_log, log),
+        }
+        next(iter(DataLoader(dataset, None, num_workers=workers, **options)))
+        assert ("LanceDataLoader reads it once" in log.read_text()) == said
+
+
+def write_log(path, worker):
+    logging.getLogger("lancedb.integrations.torch").addHandler(logging.FileHandler(path))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ class BatchSlots:
         self._file: int | None = os.memfd_create("lance-batches") if _has_memfd() else None
         self._size = 0
         self._slots: dict[int, _Slot] = {}
+        self._lock = threading.Lock()  # several threads put batches, each into slots of its own
 
     def __reduce__(self) -> Any:
         return _reopen, (None if self._file is None else DupFd(self._file),)
@@ -80,8 +82,9 @@ class BatchSlots:
         if old is not None:
             old.memory.madvise(mmap.MADV_REMOVE)
         size = -(-least * 5 // 4 // _PAGE) * _PAGE
-        offset, self._size = self._size, self._size + size
-        os.ftruncate(self._file, self._size)
+        with self._lock:
+            offset, self._size = self._size, self._size + size
+            os.ftruncate(self._file, self._size)
         slot = _Slot(offset, size, mmap.mmap(self._file, size, offset=offset))
         self._slots[number] = slot
         return slot
@@ -90,7 +93,7 @@ class BatchSlots:
 def _reopen(file: Any) -> BatchSlots:
     slots = BatchSlots.__new__(BatchSlots)
     slots._file = None if file is None else file.detach()
-    slots._size, slots._slots = 0, {}
+    slots._size, slots._slots, slots._lock = 0, {}, threading.Lock()
     return slots
 
 
