@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A blob column is bytes to its user, whoever reads it, in every format and order."""
 
+import pickle
+
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -148,3 +151,25 @@ def test_a_blob_within_a_struct_is_refused_by_name(db):
     with pytest.raises(ValueError, match="column 's' holds a blob"):
         LanceTorchDataset(table)
     assert LanceTorchDataset(table, columns={"k": "s.k"})[0] == [{"k": 1}]
+
+
+def test_a_table_in_memory_travels_with_its_blobs():
+    schema = pa.schema([blob("data"), pa.field("id", pa.int64())])
+    table = lancedb.connect("memory://").create_table("blobs", schema=schema)
+    table.add([{"id": n, "data": value(n)} for n in range(5)])
+    sent = pickle.loads(pickle.dumps(LanceTorchDataset(table)))
+    assert [row["data"] for row in sent[:]] == expected(range(5))
+
+
+def test_what_is_not_chosen_is_not_in_the_way(db):
+    older = pa.field("data", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    rows = pa.table({"data": [b"a"], "id": [1]}, schema=pa.schema([older, ("id", pa.int64())]))
+    options = {"new_table_data_storage_version": "2.0"}
+    table = db.create_table("older", rows, storage_options=options)
+    dataset = LanceIterableTorchDataset(table, columns=["id"], batch_size=1)
+    assert dataset.state_dict()["plan"]["fingerprint"]
+    assert list(LanceDataLoader(dataset)) == [[{"id": 1}]]
+
+
+def test_a_quoted_name_is_the_column(table):
+    assert LanceTorchDataset(table, columns={"x": "`data`"})[4] == [{"x": value(4)}]

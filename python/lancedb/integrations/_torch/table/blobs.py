@@ -39,7 +39,9 @@ class BlobColumns:
     def __init__(self, table: Any, schema: pa.Schema, columns: Mapping[str, str], blobs: str):
         described = [field.name for field in schema if is_descriptor(field)]
         self._table = table
-        self._names = {} if blobs == "descriptor" else {name: columns[name] for name in described}
+        if blobs == "descriptor":
+            described = []
+        self._names = {name: columns[name].strip("`") for name in described}
         if blobs != "descriptor":
             _refuse_within(schema)
         for name, column in self._names.items():
@@ -63,6 +65,18 @@ class BlobColumns:
         if field.name not in self._names:
             return field
         return pa.field(field.name, pa.large_binary())
+
+
+def rows_with_blobs(table: Any) -> pa.Table:
+    """All rows of a table, as they may be written into another one of its schema."""
+    blobs = [name for name in _blob_columns(table) if name in table.schema.names]
+    if not blobs:
+        return table.to_arrow()
+    others = [name for name in table.schema.names if name not in blobs]
+    rows = table.search().select(others).with_row_id(True).to_arrow()
+    for name in blobs:
+        rows = rows.append_column(name, table.fetch_blobs(name, rows[_ROW_ID].to_pylist()))
+    return rows.select(table.schema.names)
 
 
 def is_descriptor(field: pa.Field) -> bool:
@@ -101,12 +115,15 @@ def _holds_descriptor(kind: pa.DataType) -> bool:
 
 
 def _check(table: Any, name: str, column: str) -> None:
-    known = getattr(table, "blob_columns", None)
-    columns = known() if known is not None else []
-    if column not in columns:
+    if column not in _blob_columns(table):
         raise ValueError(
             f"column {name!r} ({column}) is a blob whose bytes this lancedb cannot fetch: it is of "
             "the older kind, or lancedb is older than its blobs. Write it anew as a "
             "large_binary column or a lancedb.schema.blob, leave it out with columns=, or read "
             "kind, position and size with blobs='descriptor'"
         )
+
+
+def _blob_columns(table: Any) -> list[str]:
+    known = getattr(table, "blob_columns", None)
+    return known() if known is not None else []

@@ -25,6 +25,7 @@ from lancedb.table import AsyncTable, LanceTable, Table
 from ..common.error_notes import add_note
 from ..common.pickling import name_of
 from ..common.timeout import within
+from .blobs import rows_with_blobs
 from .identity import Identity, Opened, identify, is_another, newest_version
 
 T = TypeVar("T")
@@ -106,9 +107,10 @@ class MemorySource:
     """Carries the rows of a ``memory://`` table by value: no other process can see it."""
 
     data: pa.Table = field(repr=False)
+    schema: pa.Schema = field(repr=False)
 
     def open(self, name: str, branch: str | None) -> Table:
-        return lancedb.connect("memory://").create_table(name, self.data)
+        return lancedb.connect("memory://").create_table(name, self.data, schema=self.schema)
 
     def describe(self) -> str:
         return "memory://"
@@ -277,7 +279,10 @@ def portable(recipe: Recipe, table: Table) -> Recipe:
     """The recipe for any process: a ``memory://`` table, as `table` has it, travels by value."""
     if isinstance(recipe.source, HandleSource):
         return Recipe(
-            MemorySource(table.to_arrow()), recipe.name, timeout=recipe.timeout, blobs=recipe.blobs
+            MemorySource(rows_with_blobs(table), table.schema),
+            recipe.name,
+            timeout=recipe.timeout,
+            blobs=recipe.blobs,
         )
     return recipe
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import NamedTuple
 
@@ -93,7 +94,7 @@ def _hides_large_rows(reader: Reader, average: int) -> bool:
     others = [name for name in reader.handle().stored_columns if name not in _plain_names(reader)]
     if not others:
         return True
-    few = Reader(reader.recipe, AllRows(rows), {name: name for name in others})
+    few = Reader(_described(reader.recipe), AllRows(rows), {name: name for name in others})
     spots = np.unique(np.linspace(0, rows - 1, 5).astype(np.int64)[1:-1])
     unread = few.read(spots).nbytes / max(1, len(spots))
     return stored > _HIDDEN_BYTES + 2 * (average + unread) * rows
@@ -109,7 +110,7 @@ def fingerprint(recipe: Recipe, selection: Selection) -> str:
     everything = all_rows(table)
     digest = hashlib.sha256(repr(table.schema.names).encode())
     if everything.num_rows:
-        reader = Reader(recipe, everything, {name: name for name in table.schema.names})
+        reader = Reader(_described(recipe), everything, {name: name for name in table.schema.names})
         ends = np.unique([0, everything.num_rows // 2, everything.num_rows - 1])
         rows = reader.read(ends)
         shown = pa.RecordBatch.from_arrays([*map(_cut, rows.columns)], rows.schema.names)
@@ -140,3 +141,8 @@ def _cut(column: pa.Array) -> pa.Array:
     if any(check(kind) for check in _LISTS):
         return pc.call_function("list_slice", [column], pc.ListSliceOptions(0, _SHOWN, 1, False))
     return column
+
+
+def _described(recipe: Recipe) -> Recipe:
+    """The recipe for reading all columns of some rows, of which blobs may be very large."""
+    return dataclasses.replace(recipe, blobs="descriptor")
