@@ -7,9 +7,10 @@ each column costs its own. A label or a caption beside a vector is soon worth it
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 from ..arrow.in_memory import Resident, TooLarge
 from ..arrow.large_rows import vary_in_size
 from ..frameworks.torch_loader import in_worker
-from ..table.reader import Reader
+from ..table.reader import Reader, Reading
 from ..table.recipe import is_in_object_store
 from ..table.sample import average_row_bytes, row_sizes
 from ..table.selection import Selection, places_in
@@ -58,31 +59,35 @@ class KeptColumns:
         self._bytes: Counter[str] = Counter()
         self._decided = cache is False
         self._held: _Held | None = None
-        self._loaded_bytes = 0  # that nobody has counted yet
+        self._counts: Counter[str] = Counter()
 
     def __reduce__(self) -> tuple:
         return KeptColumns, (self.cache,)
 
     def read(self, reader: Reader, rows: np.ndarray) -> pa.RecordBatch:
         """As `Reader.read`, out of memory as far as may be."""
+        return self.begin(reader, rows)()
+
+    def begin(self, reader: Reader, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
+        """Begin to read, as `read`; what is returned waits for the rows."""
         if not self._decided and self._is_due(reader):
             self._decide(reader)
-        if self._held is not None:
-            return self._held.read(rows)
-        batch = reader.read(rows)
+        held = self._held
+        finish = reader.begin(rows).in_order if held is None else held.begin(rows)
+        return functools.partial(self._finish, held, finish)
+
+    def _finish(self, held: _Held | None, finish: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
+        batch = finish()
+        cached = 0 if held is None else sum(batch[name].nbytes for name in held.names)
+        self._counts.update(bytes=batch.nbytes - cached, cached_bytes=cached)
         if not self._decided:
             self._note(batch)
         return batch
 
-    def bytes_of(self, batch: pa.RecordBatch) -> int:
-        """The bytes of a batch that came out of memory."""
-        held = self._held
-        return 0 if held is None else sum(batch[name].nbytes for name in held.names)
-
-    def bytes_loaded(self) -> int:
-        """The bytes that were read to be kept since this was asked last."""
-        loaded, self._loaded_bytes = self._loaded_bytes, 0
-        return loaded
+    def counts(self) -> Counter[str]:
+        """The ``bytes`` read, and the ``cached_bytes`` out of memory, since this was asked last."""
+        counts, self._counts = self._counts, Counter()
+        return counts
 
     def _note(self, batch: pa.RecordBatch) -> None:
         self._seen += batch.num_rows
@@ -97,7 +102,8 @@ class KeptColumns:
     def _decide(self, reader: Reader) -> None:
         try:
             self._held = self._loaded(reader)
-            self._loaded_bytes = 0 if self._held is None else self._held.bytes_loaded
+            if self._held is not None:
+                self._counts.update(bytes=self._held.bytes_loaded)
         except TooLarge:
             _log.debug("no columns are kept: the rows read first were much smaller than the others")
         except (RuntimeError, OSError, ValueError) as error:
@@ -164,8 +170,11 @@ class _Held:
             self.bytes_loaded += batch.nbytes
             yield batch
 
-    def read(self, rows: np.ndarray) -> pa.RecordBatch:
+    def begin(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
         reading = self._rest.open().begin(rows) if self._rest is not None else None
+        return functools.partial(self._finish, reading, rows)
+
+    def _finish(self, reading: Reading | None, rows: np.ndarray) -> pa.RecordBatch:
         kept = self._rows.take(places_in(self._held, self._selection, rows))
         if reading is None:
             return kept

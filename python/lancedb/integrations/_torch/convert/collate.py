@@ -9,15 +9,12 @@ registered there: a whole `RowBatch` collates to its columns at no cost, and loo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.data._utils import collate as torch_collate
 
 JoinLists = Callable[[list[Any], tuple[str, ...], Collection[str]], Any]
-
-_LOADERS = ("torch.utils.data", "torchdata.")
 
 
 class Row(dict):
@@ -149,6 +146,29 @@ def pick(column: Any, index: int) -> Any:
     return column[index] if is_column(column) else column
 
 
+def is_value_of(value: Any, column: Any, index: int) -> bool:
+    """Whether a row's value is still the one that `pick` gave; it may have changed in place."""
+    if isinstance(column, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == column.keys()
+            and all(is_value_of(value[name], column[name], index) for name in column)
+        )
+    if not isinstance(column, torch.Tensor):
+        return value is pick(column, index)
+    own = column[index]
+    return (
+        isinstance(value, torch.Tensor)
+        and value.data_ptr() == own.data_ptr()
+        and (value.shape, value.dtype, value.stride()) == (own.shape, own.dtype, own.stride())
+    )
+
+
+def is_dense_tensor(column: Any) -> bool:
+    """Whether a column is a tensor of rows of one shape."""
+    return isinstance(column, torch.Tensor) and not column.is_nested
+
+
 def is_column(value: Any) -> bool:
     """Whether something in a batch has a value for each row: a transform may add what has none."""
     return hasattr(value, "__getitem__") and not isinstance(value, (str, bytes))
@@ -206,26 +226,24 @@ def collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
     if isinstance(batch, RowBatch):
         return batch.columns
     if all(isinstance(row, Row) and row.keys() == batch[0].keys() for row in batch):
-        names = list(batch[0])
-        parts = [{name: cut(row.batch.columns[name], row.index) for name in names} for row in batch]
-        return join(parts, batch[0].batch.join_lists)
+        return {name: _collated(name, batch, collate_fn_map) for name in batch[0]}
     return torch_collate.collate([dict(row) for row in batch], collate_fn_map=collate_fn_map)
 
 
-def is_for_default_collate(caller: FrameType | None) -> bool:
-    """Whether the one who asks for rows is a loader that hands them to `default_collate`.
-
-    torch tells a dataset nothing of its loader; the frame of its fetcher knows it. A `Subset` may
-    stand between.
-    """
-    while caller is not None and caller.f_globals.get("__name__", "").startswith(_LOADERS):
-        if (
-            getattr(caller.f_locals.get("self"), "collate_fn", None)
-            is torch_collate.default_collate
-        ):
-            return True
-        caller = caller.f_back
-    return False
+def _collated(name: str, rows: list[Row], collate_fn_map: Any) -> Any:
+    """One column of loose rows: as their batches have it, or what its new values collate to."""
+    if not all(
+        name in row.batch.columns and is_value_of(row[name], row.batch.columns[name], row.index)
+        for row in rows
+    ):
+        values = [row[name] for row in rows]
+        return torch_collate.collate(values, collate_fn_map=collate_fn_map)
+    columns = [row.batch.columns[name] for row in rows]
+    first = columns[0]
+    if is_dense_tensor(first) and all(column is first for column in columns):
+        return first[torch.tensor([row.index for row in rows], device=first.device)]
+    parts = [cut(column, row.index) for row, column in zip(rows, columns, strict=True)]
+    return join(parts, rows[0].batch.join_lists, (name,), rows[0])
 
 
 def register() -> None:

@@ -20,6 +20,8 @@ from .collate import JoinLists, is_column, pick
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .ragged import join_lists
 
+_ABOUT_TENSORS = {"fill_null": "nulls", "ragged": "ragged"}
+
 
 @dataclass
 class Failed:
@@ -98,6 +100,25 @@ class Output:
         if self.transform is not None and not ragged.pads:
             return None
         return functools.partial(join_lists, ragged=ragged)
+
+    def described(self) -> dict[str, Any]:
+        """What decides how batches are made, by the names of a dataset's arguments."""
+        return {
+            "format": self.format,
+            "transform": self.transform,
+            "on_error": self.on_error,
+            **{name: getattr(self._convert, field) for name, field in _ABOUT_TENSORS.items()},
+        }
+
+    def makes_rows_alone(self, schema: pa.Schema) -> bool:
+        """Whether a row of a batch is what a batch of this row alone would hold.
+
+        A transform sees how many rows there are, padding is as long as the longest row, and what
+        lists in lists become depends on all of a batch.
+        """
+        if self.transform is not None or self.format not in ("python", "torch") or self.may_grow:
+            return False
+        return not any(map(convert.nests_lists, schema.types))
 
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         """The batch in its format, after the transform; a `Partial` if rows were left out."""

@@ -100,6 +100,13 @@ class TableDataset:
             batch_size = self._view.batch_size or self._default_batch_size
         self.batch_size = positive("batch_size", batch_size)
         self.unwrap = bool(unwrap)
+        self._begin()
+        if self.num_rows == 0:
+            rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
+            warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
+
+    def _begin(self) -> None:
+        """Begin with nothing opened, read or counted."""
         self._perm: Reader | None = None
         self._data: dict[str, Any] | None = None
         self._board: torch.Tensor | None = None
@@ -108,18 +115,17 @@ class TableDataset:
         self._ledger = Ledger()
         self._skipped = SkippedRows()
         forking.note_use()
-        if self.num_rows == 0:
-            rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
-            warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
         preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
+        mine = {"_perm": None, "_counts": None, "_counted": [], "_ledger": None}
+        return {**self.__dict__, "_view": self._sent_view(), **mine}
+
+    def _sent_view(self) -> View:
         if isinstance(self._view.recipe.source, FactorySource):
             check_sendable("connection_factory", self._view.recipe.source.factory)
-        view = dataclasses.replace(self._view, schema=None)
-        mine = {"_perm": None, "_counts": None, "_counted": [], "_ledger": None}
-        return {**self.__dict__, "_view": view, **mine}
+        return dataclasses.replace(self._view, schema=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -251,14 +257,18 @@ class TableDataset:
         """The batch, once what was left out of it is counted, listed and reported."""
         if not isinstance(batch, Partial):
             return batch
-        offsets = self._view.selection.offsets(rows)
+        offsets = self._offsets(rows)
         self._stats().add(skipped=len(batch.bad))
         self._skipped.report(batch, offsets, self._output.on_error, process_number())
         return batch.batch
 
+    def _offsets(self, rows: np.ndarray) -> np.ndarray:
+        """Where some rows stand in the table version that is read."""
+        return self._view.selection.offsets(rows)
+
     def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
         """Have an error's traceback say which rows of which table it came from."""
-        offsets = self._view.selection.offsets(rows[:8]).tolist()
+        offsets = self._offsets(rows[:8]).tolist()
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
 

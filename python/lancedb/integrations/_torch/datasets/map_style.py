@@ -3,24 +3,36 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
+import pyarrow as pa
 from lancedb.permutation import Permutation
 from lancedb.table import Table
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from ..arrow.take import take
 from ..cache.columns import Cache, KeptColumns, check_cache
-from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch, is_for_default_collate
+from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch
 from ..convert.on_error import OnError
 from ..convert.transform import count_rows, first_row
+from ..frameworks.row_requests import (
+    is_for_default_collate,
+    is_for_default_convert,
+    is_row_of_another,
+    rows_to_come,
+)
 from ..table.arguments import Given
 from ..table.indices import normalize_indices
 from .base import READ_TIMEOUT, TableDataset
+from .joined import by_part, check_alike, described, read_joined
+from .rows_ahead import RowsAhead
 
 
 class LanceTorchDataset(TableDataset, Dataset):
@@ -121,6 +133,16 @@ class LanceTorchDataset(TableDataset, Dataset):
     RuntimeError
         If the storage or the server fails; the message names the table.
 
+    Notes
+    -----
+    ``dataset_a + dataset_b`` are the rows of both, and a `LanceTorchDataset`: batches are read as
+    whole ones, and resumed by `LanceDataLoader`. Both must have the same columns and the same
+    `format`, `transform`, `fill_null`, `ragged`, `unwrap` and `on_error`; each has the table,
+    version, rows and cache that it was made with. `skipped_rows` then lists indices.
+
+    Torch's ``ConcatDataset`` and datasets of your own ask for one row at a time. In a `DataLoader`
+    the rows of a batch are read when the first of them is asked for, up to 16 MB ahead.
+
     Examples
     --------
     >>> import lancedb
@@ -135,6 +157,9 @@ class LanceTorchDataset(TableDataset, Dataset):
     torch.Size([32])
     >>> LanceTorchDataset(table)[3]
     [{'x': 3.0, 'y': 1}]
+    >>> odd = LanceTorchDataset(table, columns=["x"], filter="y = 1", format="torch")
+    >>> len(dataset + odd)
+    100
     """
 
     def __init__(
@@ -189,6 +214,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             read_timeout=read_timeout,
         )
         self._kept = KeptColumns(check_cache(cache))
+        self._ahead = RowsAhead()
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -214,10 +240,22 @@ class LanceTorchDataset(TableDataset, Dataset):
         TypeError
             If an index is not a whole number.
         """
+        caller = sys._getframe(1)
         if not _is_one(index):
-            return self.__getitems__(index)
-        batch = self.__getitems__([index])
-        return self._only_row(batch) if self.unwrap else batch
+            batch = self.__getitems__(index)
+            are_rows = isinstance(batch, (Sequence, np.ndarray))
+            collates = are_rows and is_for_default_convert(caller)
+            return default_collate(cast(Any, batch)) if collates else batch
+        row = int(normalize_indices([index], len(self))[0])
+        ahead, place = self._ahead.find(row, len(self), lambda: rows_to_come(caller), self._read)
+        alone = self.unwrap or is_row_of_another(caller)
+        if alone and self._output.makes_rows_alone(ahead.batch.schema):
+            if ahead.rows is None:
+                ahead.rows = self._rows_of(ahead.batch)
+            if ahead.rows:
+                return ahead.rows[place]
+        batch = self._made(take(ahead.batch, np.array([place])), np.array([row]))
+        return self._only_row(batch) if alone else batch
 
     def __getitems__(self, indices: Any) -> Any:
         """The rows at these indices as one batch, in that order; duplicates are kept.
@@ -247,13 +285,18 @@ class LanceTorchDataset(TableDataset, Dataset):
             If the storage fails; the message names table, version and rows.
         """
         rows = normalize_indices(indices, len(self))
-        batch = self._read(rows)
-        if self.format != "torch":
-            return self._whole(batch, len(rows), sys._getframe(1))
-        changed = count_rows(batch) if self._output.transform else None
-        if changed == 0 and len(rows):
-            return NoRows(batch, 0)
-        return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
+        batch = self._made(self._read(rows), rows)
+        return batch if self.format == "torch" else self._whole(batch, len(rows), sys._getframe(1))
+
+    def __add__(self, other: Any) -> Any:
+        """The rows of both as one dataset, which reads whole batches; see `Notes`."""
+        if not isinstance(other, LanceTorchDataset):
+            return super().__add__(other)
+        return JoinedTorchDataset([*self._parts, *other._parts])
+
+    @property
+    def _parts(self) -> list[LanceTorchDataset]:
+        return [self]
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
         """The batch, or what `default_collate` makes it of if it would take it for no rows."""
@@ -261,18 +304,42 @@ class LanceTorchDataset(TableDataset, Dataset):
             return batch
         return WholeBatch(batch, count)
 
-    def _read(self, rows: np.ndarray) -> Any:
+    def _read(self, rows: np.ndarray) -> pa.RecordBatch:
         stats = self._stats()
         with stats.timed("reading"):
-            batch = self._kept.read(self._reader(), rows)
-        cached = self._kept.bytes_of(batch)
-        read = batch.nbytes - cached + self._kept.bytes_loaded()
-        stats.add(rows=batch.num_rows, bytes=read, cached_bytes=cached)
+            batch = self._begin_read(rows)()
+        stats.add(rows=batch.num_rows, **self._counts())
+        return batch
+
+    def _begin_read(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
+        return self._kept.begin(self._reader(), rows)
+
+    def _counts(self) -> Counter[str]:
+        return self._kept.counts()
+
+    def _rows_of(self, batch: pa.RecordBatch) -> Sequence[Any]:
+        """The rows of a batch; none if they cannot all be made, so that each says what is wrong."""
         try:
-            return self._without_bad(self._output(batch, stats), rows)
+            rows = self._output(batch, self._stats())
+        except (ValueError, TypeError, ArithmeticError):
+            return ()
+        if self.format != "torch":
+            return rows
+        return RowBatch(rows, batch.num_rows, self._output.join_lists)
+
+    def _made(self, read: pa.RecordBatch, rows: np.ndarray) -> Any:
+        """What was read in its format, after the transform."""
+        try:
+            batch = self._without_bad(self._output(read, self._stats()), rows)
         except Exception as error:
             self._note(error, "making a batch", rows)
             raise
+        if self.format != "torch":
+            return batch
+        changed = count_rows(batch) if self._output.transform else None
+        if changed == 0 and len(rows):
+            return NoRows(batch, 0)
+        return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
 
     def __iter__(self) -> Iterator[Any]:
         """Walk the rows in order, in full batches of ``batch_size`` rows.
@@ -297,6 +364,105 @@ class LanceTorchDataset(TableDataset, Dataset):
             )
         row = first_row(batch, self.format)
         return row.value if isinstance(row, OpaqueRow) else row
+
+
+class JoinedTorchDataset(LanceTorchDataset):
+    """Datasets one after the other, as ``a + b`` makes of them.
+
+    It is a `LanceTorchDataset` in every respect. Rows of all parts are read side by side, and one
+    batch is made of them: it is padded to one length, and given to `transform` once.
+
+    Parameters
+    ----------
+    parts : list of LanceTorchDataset
+        With the same columns, format, transform and other arguments of the output.
+
+    Raises
+    ------
+    ValueError
+        If they differ; the message names in what.
+    """
+
+    def __init__(self, parts: list[LanceTorchDataset]):
+        first = parts[0]
+        for other in parts[1:]:
+            check_alike("columns", _types_of(first), _types_of(other))
+            check_alike("arguments", _arguments_of(first), _arguments_of(other))
+        self._joined = parts
+        self._output, self.unwrap, self.batch_size = first._output, first.unwrap, first.batch_size
+        self._ahead = RowsAhead()
+        self._begin()
+
+    @property
+    def _parts(self) -> list[LanceTorchDataset]:
+        return self._joined
+
+    @property
+    def table_name(self) -> str:
+        """The tables' names."""
+        return " + ".join(part.table_name for part in self._joined)
+
+    @property
+    def version(self) -> Any:
+        """The version of each table, as a tuple."""
+        return tuple(part.version for part in self._joined)
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are in all parts."""
+        return sum(part.num_rows for part in self._joined)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the rows, before `format` and `transform`."""
+        return self._joined[0].schema
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, as the batches have them."""
+        return self._joined[0].column_names
+
+    @property
+    def cache(self) -> Cache:
+        """Whether columns are kept in memory; that of the first part."""
+        return self._joined[0].cache
+
+    def describe_data(self) -> dict[str, Any]:
+        """Which rows of which table versions these are, for a state."""
+        return described([part.describe_data() for part in self._joined])
+
+    def _described(self) -> list[str]:
+        return [*map(repr, self._joined), f"rows={self.num_rows}"]
+
+    def _sent_view(self) -> Any:
+        return None  # each part sends its own
+
+    def _begin_read(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
+        lengths = [part.num_rows for part in self._joined]
+
+        def begin(part: int, own: np.ndarray) -> Callable[[], pa.RecordBatch]:
+            return self._joined[part]._begin_read(own)
+
+        return functools.partial(read_joined, rows, lengths, begin)
+
+    def _counts(self) -> Counter[str]:
+        return sum((part._counts() for part in self._joined), Counter())
+
+    def _offsets(self, rows: np.ndarray) -> np.ndarray:
+        return rows  # there is no one table in which they stand
+
+    def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
+        lengths = [part.num_rows for part in self._joined]
+        for number, at in by_part(rows, lengths):
+            self._joined[number]._note(error, doing, rows[at] - sum(lengths[:number]))
+
+
+def _types_of(dataset: LanceTorchDataset) -> dict[str, Any]:
+    return {field.name: field.type for field in dataset.schema}
+
+
+def _arguments_of(dataset: LanceTorchDataset) -> dict[str, Any]:
+    return {**dataset._output.described(), "unwrap": dataset.unwrap}
 
 
 def _is_one(index: Any) -> bool:

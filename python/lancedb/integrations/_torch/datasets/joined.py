@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of several datasets as one sequence: first those of the first, then of the second."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow.take import take
+
+
+def by_part(rows: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """For each part that has some of the rows: its number, and where in `rows` they stand.
+
+    Examples
+    --------
+    >>> [(part, at.tolist()) for part, at in by_part(np.array([5, 0, 9]), [4, 2, 10])]
+    [(0, [1]), (1, [0]), (2, [2])]
+    """
+    part = np.searchsorted(np.cumsum(lengths), rows, side="right")
+    for number in np.unique(part).tolist():
+        yield number, np.flatnonzero(part == number)
+
+
+def read_joined(
+    rows: np.ndarray,
+    lengths: Sequence[int],
+    begin: Callable[[int, np.ndarray], Callable[[], pa.RecordBatch]],
+) -> pa.RecordBatch:
+    """Rows of all parts as one batch, in the order asked for; the parts are read side by side.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray of int64
+        In ``[0, sum(lengths))``; none at all are read of the first part.
+    lengths : sequence of int
+        How many rows each part has.
+    begin : callable
+        Begins to read rows of a part, and returns what waits for them.
+    """
+    starts = np.cumsum([0, *lengths])
+    places = list(by_part(rows, lengths)) or [(0, np.arange(0))]
+    reads = [begin(part, rows[at] - starts[part]) for part, at in places]
+    batches = [finish() for finish in reads]
+    if len(batches) == 1:
+        return batches[0]
+    schema = batches[0].schema
+    alike = [pa.RecordBatch.from_arrays(each.columns, schema=schema) for each in batches]
+    order = np.argsort(np.concatenate([at for _, at in places]))
+    return take(_concatenated(alike), order)
+
+
+def _concatenated(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch of all rows; the dictionaries of a column may differ."""
+    columns = [pa.concat_arrays(list(parts)) for parts in zip(*batches, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=batches[0].schema)
+
+
+def check_alike(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise a ValueError that shows where two datasets differ that are to be joined."""
+    differences = [
+        f"{name} is {ours.get(name, '(not there)')} in one and "
+        f"{theirs.get(name, '(not there)')} in the other"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
+    if not differences and list(ours) != list(theirs):
+        differences = [f"the order is {list(ours)} in one and {list(theirs)} in the other"]
+    if differences:
+        raise ValueError(
+            f"datasets are joined with + only if their {what} are the same: "
+            f"{'; '.join(differences)}. Make both with the same arguments (columns= can rename, "
+            "cast and order), or use torch.utils.data.ConcatDataset, which reads row by row"
+        )
+
+
+def described(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Which data all parts are, as `describe_data` says it of one."""
+    names = ("table", "branch", "version", "selection")
+    fingerprints = "".join(str(part["fingerprint"]) for part in parts)
+    digest = hashlib.sha256(fingerprints.encode()).hexdigest()[:32]
+    return {name: [part[name] for part in parts] for name in names} | {"fingerprint": digest}
