@@ -26,7 +26,11 @@ class Stats:
     """
 
     def __init__(self, board: torch.Tensor | None = None, row: int = 0):
-        self._board = torch.zeros(1, len(FIELDS), dtype=torch.float64) if board is None else board
+        self._board = (
+            torch.zeros(1, len(FIELDS), dtype=torch.float64, device="cpu")
+            if board is None
+            else board
+        )
         self._totals = self._board[min(row, len(self._board) - 1)].numpy()
         self._lock = threading.Lock()
 
@@ -82,4 +86,4 @@ def summed(counted: list[Stats]) -> dict[str, Any]:
 
 def shared_board(processes: int) -> torch.Tensor:
     """A board of zeros in shared memory with a row for each process."""
-    return shared(torch.zeros(processes, len(FIELDS), dtype=torch.float64))
+    return shared(torch.zeros(processes, len(FIELDS), dtype=torch.float64, device="cpu"))

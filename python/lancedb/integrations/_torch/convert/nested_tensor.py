@@ -69,7 +69,10 @@ def _made_at_once(values: torch.Tensor, offsets: torch.Tensor, ends: Ends) -> to
     """As `_made_by_torch` in a third of the time: as torch's operations make their results."""
     from torch.nested._internal.nested_tensor import NestedTensor
 
-    known = {name: torch.zeros(end, 0) for name, end in zip(_ENDS, ends or (), strict=False)}
+    known = {
+        name: torch.zeros(end, 0, dtype=torch.float32, device="cpu")
+        for name, end in zip(_ENDS, ends or (), strict=False)
+    }
     if "torch._dynamo" in sys.modules:
         # Somebody compiles models: the constructor tells the compiler that both lengths vary.
         return NestedTensor(values, offsets, _metadata_cache=known)
@@ -96,7 +99,11 @@ def _can_be_told_lengths() -> bool:
 @functools.cache
 def _can_be_made_at_once() -> bool:
     """Whether this torch's class is as expected, which is no part of its public interface."""
-    values, offsets, ends = torch.arange(5), torch.tensor([0, 2, 5]), (2, 3)
+    values, offsets, ends = (
+        torch.arange(5, device="cpu"),
+        torch.tensor([0, 2, 5], device="cpu"),
+        (2, 3),
+    )
     try:
         made: Any = _made_at_once(values, offsets, ends)
         its_values, its_offsets, its_ends = _parts(made) or (None, None, None)

@@ -156,4 +156,4 @@ class SkippedRows:
 
 
 def _empty_board(processes: int) -> torch.Tensor:
-    return torch.zeros(processes, 1 + LISTED, dtype=torch.int64)
+    return torch.zeros(processes, 1 + LISTED, dtype=torch.int64, device="cpu")

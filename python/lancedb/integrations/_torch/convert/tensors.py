@@ -168,7 +168,11 @@ def elements(array: pa.Array, field: pa.Field, name: str, nulls: NullPolicy) -> 
 def bfloat16(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
     """A bfloat16 tensor of Lance's two-byte storage."""
     raw = fixed_bytes(array, name, nulls, fill=b"\0\0")
-    values = raw.reshape(-1).view(torch.bfloat16) if len(raw) else torch.empty(0).bfloat16()
+    values = (
+        raw.reshape(-1).view(torch.bfloat16)
+        if len(raw)
+        else torch.empty(0, dtype=torch.bfloat16, device="cpu")
+    )
     if array.null_count:
         values = values.clone()
         valid = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
@@ -186,7 +190,7 @@ def fixed_bytes(
     array = nulls.filled(array, name)
     data = array.buffers()[1]
     if data is None or width == 0 or len(array) == 0:
-        return torch.zeros(len(array), width, dtype=torch.uint8)
+        return torch.zeros(len(array), width, dtype=torch.uint8, device="cpu")
     count, offset = len(array) * width, array.offset * width
     flat = pa.Array.from_buffers(pa.uint8(), count, [None, data], 0, offset)
     return torch.from_dlpack(flat).reshape(len(array), width)

@@ -67,7 +67,7 @@ def _missing(reason: str) -> None:
 
 def _rebuild(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     if not data:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     # The copy is what makes the tensor writable.
     return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
 

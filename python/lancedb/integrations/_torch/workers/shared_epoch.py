@@ -37,7 +37,8 @@ class EpochClock:
     """
 
     def __init__(self) -> None:
-        self._numbers = shared(torch.zeros(_COUNTS + 1 + MAX_WORKERS, dtype=torch.int64))
+        size = _COUNTS + 1 + MAX_WORKERS
+        self._numbers = shared(torch.zeros(size, dtype=torch.int64, device="cpu"))
         self._process = os.getpid()
 
     def __setstate__(self, state: dict) -> None:
@@ -118,7 +119,7 @@ class EpochClock:
         numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
         self._shared[_EPOCH] = at.epoch
         self._shared[_POSITION] = at.position
-        self._shared[_LAYOUT:_WORKERS] = torch.tensor(numbers)
+        self._shared[_LAYOUT:_WORKERS] = torch.tensor(numbers, device="cpu")
 
     def _sign_in(self, process: int, workers: int) -> None:
         others = int(self._shared[_WORKERS]) not in (0, workers)
