@@ -254,7 +254,17 @@ def test_one_row_that_cannot_be_made_does_not_stop_the_others(db):
     assert "rows [1]" in getattr(failed[0], "__notes__", ["rows [1]"])[0]
 
 
-def test_padded_rows_of_other_lengths_are_refused_with_a_way_to_join_them(two):
-    a, b = joined(two, columns=["tokens"], ragged="pad")
-    with pytest.raises(ValueError, match=r"dataset_a \+ dataset_b"):
-        next(iter(DataLoader(ConcatDataset([a, b]), 4)))
+def test_padded_rows_one_by_one_are_padded_alike(two):
+    a, b = joined(two, columns=["id", "tokens"], ragged="pad", pad_value=-1)
+    loader = DataLoader(ConcatDataset([a, b]), sampler=[1, 304, 3], batch_size=3)
+    [batch] = loader
+    assert batch["tokens"].tolist() == [[0, -1, -1, -1], [0, 1, 2, 3], [0, 1, 2, -1]]
+    assert batch["tokens_length"].tolist() == [1, 4, 3]
+
+
+@pytest.mark.parametrize("argument", [{"pad_value": -1}, {"pad_to": 8}, {"ragged": "mask"}])
+def test_datasets_that_are_padded_otherwise_are_not_joined(two, argument):
+    a, _ = joined(two, ragged="pad")
+    _, b = joined(two, **{"ragged": "pad", **argument})
+    with pytest.raises(ValueError, match=f"{next(iter(argument))}"):
+        a + b

@@ -336,10 +336,12 @@ def _holds_lists(kind: pa.DataType) -> bool:
 
 def nests_lists(kind: pa.DataType) -> bool:
     """Whether lists of different lengths are in other lists, somewhere in a type."""
+    from .tensors import is_list
+
     if isinstance(kind, pa.BaseExtensionType):
         return nests_lists(kind.storage_type)
     children = [kind.field(number).type for number in range(kind.num_fields)]
-    is_outer = _is_list(kind) or pa.types.is_fixed_size_list(kind)
+    is_outer = is_list(kind) or pa.types.is_fixed_size_list(kind)
     return (is_outer and any(map(_holds_lists, children))) or any(map(nests_lists, children))
 
 

@@ -20,8 +20,6 @@ from .collate import JoinLists, is_column, pick
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .ragged import join_lists
 
-_ABOUT_TENSORS = {"fill_null": "nulls", "ragged": "ragged"}
-
 
 @dataclass
 class Failed:
@@ -103,11 +101,15 @@ class Output:
 
     def described(self) -> dict[str, Any]:
         """What decides how batches are made, by the names of a dataset's arguments."""
+        ragged = self._convert.ragged
         return {
             "format": self.format,
             "transform": self.transform,
             "on_error": self.on_error,
-            **{name: getattr(self._convert, field) for name, field in _ABOUT_TENSORS.items()},
+            "fill_null": self._convert.nulls.fill_null,
+            "ragged": ragged.mode,
+            "pad_value": ragged.pad_value,
+            "pad_to": ragged.pad_to,
         }
 
     def makes_rows_alone(self, schema: pa.Schema) -> bool:
