@@ -118,7 +118,7 @@ class Output:
         A transform sees how many rows there are, padding is as long as the longest row, and what
         lists in lists become depends on all of a batch.
         """
-        if self.transform is not None or self.format not in ("python", "torch") or self.may_grow:
+        if self.transform is not None or self.format not in ("python", "torch") or self.pads:
             return False
         return not any(map(convert.nests_lists, schema.types))
 

@@ -100,12 +100,12 @@ class TableDataset:
             batch_size = self._view.batch_size or self._default_batch_size
         self.batch_size = positive("batch_size", batch_size)
         self.unwrap = bool(unwrap)
-        self._begin()
+        self._begin_use()
         if self.num_rows == 0:
             rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
             warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
 
-    def _begin(self) -> None:
+    def _begin_use(self) -> None:
         """Begin with nothing opened, read or counted."""
         self._perm: Reader | None = None
         self._data: dict[str, Any] | None = None

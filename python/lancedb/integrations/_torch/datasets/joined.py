@@ -79,7 +79,7 @@ def check_alike(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -
 
 
 def described(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Which data all parts are, as `describe_data` says it of one."""
+    """Which data all parts are, as `_describe_data` says it of one."""
     names = ("table", "branch", "version", "selection")
     fingerprints = "".join(str(part["fingerprint"]) for part in parts)
     digest = hashlib.sha256(fingerprints.encode()).hexdigest()[:32]

@@ -308,13 +308,13 @@ class LanceTorchDataset(TableDataset, Dataset):
         stats = self._stats()
         with stats.timed("reading"):
             batch = self._begin_read(rows)()
-        stats.add(rows=batch.num_rows, **self._counts())
+        stats.add(rows=batch.num_rows, **self._bytes_counted())
         return batch
 
     def _begin_read(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
         return self._kept.begin(self._reader(), rows)
 
-    def _counts(self) -> Counter[str]:
+    def _bytes_counted(self) -> Counter[str]:
         return self._kept.counts()
 
     def _rows_of(self, batch: pa.RecordBatch) -> Sequence[Any]:
@@ -391,7 +391,7 @@ class JoinedTorchDataset(LanceTorchDataset):
         self._joined = parts
         self._output, self.unwrap, self.batch_size = first._output, first.unwrap, first.batch_size
         self._ahead = RowsAhead()
-        self._begin()
+        self._begin_use()
 
     @property
     def _parts(self) -> list[LanceTorchDataset]:
@@ -427,9 +427,9 @@ class JoinedTorchDataset(LanceTorchDataset):
         """Whether columns are kept in memory; that of the first part."""
         return self._joined[0].cache
 
-    def describe_data(self) -> dict[str, Any]:
+    def _describe_data(self) -> dict[str, Any]:
         """Which rows of which table versions these are, for a state."""
-        return described([part.describe_data() for part in self._joined])
+        return described([part._describe_data() for part in self._joined])
 
     def _described(self) -> list[str]:
         return [*map(repr, self._joined), f"rows={self.num_rows}"]
@@ -445,8 +445,8 @@ class JoinedTorchDataset(LanceTorchDataset):
 
         return functools.partial(read_joined, rows, lengths, begin)
 
-    def _counts(self) -> Counter[str]:
-        return sum((part._counts() for part in self._joined), Counter())
+    def _bytes_counted(self) -> Counter[str]:
+        return sum((part._bytes_counted() for part in self._joined), Counter())
 
     def _offsets(self, rows: np.ndarray) -> np.ndarray:
         return rows  # there is no one table in which they stand
