@@ -194,8 +194,8 @@ def test_a_worker_killed_between_epochs_is_replaced(wide_range, kind, stop, meth
         wide_range, kind, WORKERS[method], persistent_workers=True, multiprocessing_context=method
     )
     batches = iter(loader)
-    stop(batches)
     victim = workers_of(batches)[-1]
+    stop(batches)
     del batches
     kill(victim)
     assert run(loader) == epochs[1]
