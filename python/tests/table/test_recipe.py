@@ -400,3 +400,13 @@ def test_the_batch_size_of_a_permutation_holds_unless_another_is_given(table, ki
     assert kind(rows).batch_size == 7
     assert kind(rows, batch_size=9).batch_size == 9
     assert kind(table).batch_size == 100
+
+
+@pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDataset])
+def test_a_table_in_the_legacy_file_version_says_how_to_rewrite_it(db, kind):
+    options = {"new_table_data_storage_version": "legacy"}
+    table = db.create_table("legacy", rows_of(200), storage_options=options)
+    with pytest.raises(RuntimeError, match=r"legacy file version.*create_table"):
+        next(iter(kind(table)))
+    rewritten = db.create_table("new", table.to_arrow())
+    assert len(LanceTorchDataset(rewritten)[:]) == 200

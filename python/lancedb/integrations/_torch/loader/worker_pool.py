@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets.cursor import EpochTracker
 from ..workers.processes import WorkerProcesses
+from ..workers.start import spared_from_handled_signals
 from ..workers.watchdog import describe_worker, first_ended, kill_workers
 from .adapters import Adapter, IterableAdapter, MappedAdapter
 from .in_process import InProcess, draw_seed
@@ -65,6 +66,10 @@ class WorkerPool:
 
     def start(self, tracker: EpochTracker) -> Iterator[Any]:
         """The batches of an epoch from where a tracker begins."""
+        with spared_from_handled_signals():
+            return self._start(tracker)
+
+    def _start(self, tracker: EpochTracker) -> Iterator[Any]:
         if not tracker.has_more():
             return iter(())  # as where an epoch that has ended is named: no worker is needed
         if isinstance(self._adapter, MappedAdapter):

@@ -185,6 +185,11 @@ class Reading:
                 "; its files are gone: the table was dropped, or this version was cleaned up "
                 "(a tag keeps a version: table.tags.create('training', version))"
             )
+        if "v1 files" in reason:
+            reason = "it is in Lance's legacy file version, whose rows cannot be read by offset"
+            hint = (
+                "; write its rows into another table: db.create_table(new_name, table.to_arrow())"
+            )
         ends = f" (offsets {self._offsets[0]} to {self._offsets[-1]})" if len(self._offsets) else ""
         return (
             f"reading {len(self._offsets)} rows{ends} of {self._recipe.describe()} "

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,8 @@ from ..common.pickling import check_sendable, name_of
 
 _READS = "lancedb.integrations._torch.loader.worker_preload"
 _CONVERTS = "lancedb_torch_worker.preload"
+# What schedulers send to all processes of a job as a warning; torch uses none of them.
+_WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGHUP")
 
 
 def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str, Any]:
@@ -31,6 +35,25 @@ def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str
         if "<" in name_of(options.get(name)):  # a lambda, or defined in a function
             check_sendable(name, options[name])
     return {"multiprocessing_context": default_start_method()}
+
+
+@contextlib.contextmanager
+def spared_from_handled_signals() -> Iterator[None]:
+    """Have processes that are started meanwhile not die of signals that this process handles.
+
+    A forked process has the handlers of its parent, and any other would end: what is blocked where
+    a process is started is blocked in it, and in all that a fork server forks off.
+    """
+    there = [getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)]
+    handled = {each for each in there if callable(signal.getsignal(each))}
+    if not handled:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def default_start_method() -> str:
