@@ -211,7 +211,7 @@ def test_a_fill_that_would_become_another_value_is_refused(value, kind):
         (pa.scalar(1.5), pa.float16(), 1.5),
         (decimal.Decimal(2), pa.int8(), 2),
         (bytearray(b"ab"), pa.binary(2), list(b"ab")),
-        (memoryview(b"ab"), pa.binary(2), list(b"ab")),
+        pytest.param(memoryview(b"ab"), pa.binary(2), list(b"ab"), id="memoryview"),
         (uuid.UUID(int=5), pa.uuid(), [0] * 15 + [5]),
     ],
     ids=str,
