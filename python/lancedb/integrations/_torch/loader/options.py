@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
+from ..workers.processes import as_it_is
+
 
 def refuse_out_of_order(options: Mapping[str, Any]) -> None:
     """Raise a ValueError if batches would come in another order than they are counted in."""
@@ -54,11 +56,6 @@ def for_whole_batches(options: Mapping[str, Any], **owned: Any) -> dict[str, Any
         )
     # torch's default would look at every value of a batch for numpy arrays to convert.
     return {**options, "batch_size": None, "collate_fn": as_it_is if collate is None else collate}
-
-
-def as_it_is(batch: Any) -> Any:
-    """The collate function for batches that are whole already."""
-    return batch
 
 
 def refuse_sampler(options: Mapping[str, Any]) -> None:
