@@ -126,7 +126,8 @@ def _take(permutation: Any, offsets: Any) -> pa.RecordBatch:
     if any(map(is_descriptor, batch.schema)):
         table, columns = permutation.base_table, permutation.selection
         blobs = BlobColumns(table, batch.schema, columns, "bytes")
-        batch = LOOP.run(blobs.filled(LOOP.run(_read(permutation, wanted, blobs.selection))))
+        row_ids = LOOP.run(_read(permutation, wanted, blobs.row_ids))
+        batch = LOOP.run(blobs.filled(batch, row_ids))
     if batch.num_rows != len(offsets):
         raise RuntimeError(
             f"{len(offsets)} rows of table {permutation.base_table.name!r} were asked for and "

@@ -42,7 +42,7 @@ class Adapter(Protocol):
 
     def announce(self) -> None: ...
 
-    def bytes_to_cache(self, workers: int) -> int | None: ...
+    def bytes_to_cache(self) -> int | None: ...
 
     def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]: ...
 
@@ -112,7 +112,7 @@ class IterableAdapter:
         own = EpochTracker(tracker.at, tracker.order)
         return self._dataset._batches(own, self.cursor.layout, EpochCursor())
 
-    def bytes_to_cache(self, workers: int) -> int | None:
+    def bytes_to_cache(self) -> int | None:
         """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
         return self._dataset._bytes_to_cache()
 
@@ -179,7 +179,7 @@ class MappedAdapter:
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)
 
-    def bytes_to_cache(self, workers: int) -> int | None:
+    def bytes_to_cache(self) -> int | None:
         """None: it keeps what is worth it by itself."""
         return None
 

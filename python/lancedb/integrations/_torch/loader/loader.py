@@ -548,7 +548,7 @@ class LanceDataLoader(DataLoader):
             self._adapter.order_name,
             self.num_workers,
             transform_threads=getattr(self.dataset, "transform_threads", None),
-            cache_bytes=self._adapter.bytes_to_cache(self.num_workers),
+            cache_bytes=self._adapter.bytes_to_cache(),
         )
         remedy = advice.rpartition(": ")[2] if advice is not None else None
         if advice is not None and remedy not in self._hints:

@@ -37,27 +37,37 @@ class BlobColumns:
     """
 
     def __init__(self, table: Any, schema: pa.Schema, columns: Mapping[str, str], blobs: str):
-        described = [field.name for field in schema if is_descriptor(field)]
         self._table = table
-        if blobs == "descriptor":
-            described = []
-        self._names = {name: columns[name].strip("`") for name in described}
-        if blobs != "descriptor":
+        self._names: dict[str, str] = {}
+        if blobs == "bytes":
             _refuse_within(schema)
+            described = [field.name for field in schema if is_descriptor(field)]
+            self._names = {name: columns[name].strip("`") for name in described}
         for name, column in self._names.items():
             _check(table, name, column)
-        self.selection = {**columns, **dict.fromkeys(self._names, _ROW_ID)}
+        self.row_ids = dict.fromkeys(self._names, _ROW_ID)
+        self.selection = {**columns, **self.row_ids}
         self.schema = pa.schema([self._field(field) for field in schema], schema.metadata)
 
     def __bool__(self) -> bool:
         return bool(self._names)
 
-    async def filled(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch of `selection` with the bytes in place of row ids, on lancedb's own loop."""
+    async def filled(
+        self, batch: pa.RecordBatch, row_ids: pa.RecordBatch | None = None
+    ) -> pa.RecordBatch:
+        """A batch with the bytes in their columns, made on lancedb's own loop.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch
+            Of `selection`, or of other values in the blobs' columns if `row_ids` are given.
+        row_ids : pyarrow.RecordBatch, optional
+            The columns of `row_ids` for the same rows.
+        """
         for name, column in self._names.items():
+            ids = (batch if row_ids is None else row_ids).column(name).to_pylist()
+            values = await self._table._table.fetch_blobs(column, ids)
             place = batch.schema.get_field_index(name)
-            row_ids = batch.column(place).to_pylist()
-            values = await self._table._table.fetch_blobs(column, row_ids)
             batch = batch.set_column(place, self.schema.field(name), values)
         return batch
 
