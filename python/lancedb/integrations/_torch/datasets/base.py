@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import reprlib
 import threading
@@ -32,8 +31,6 @@ from ..table.sample import fingerprint
 from ..workers.ipc import send_small_tensors_whole
 from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
-
-_log = logging.getLogger("lancedb.integrations.torch")
 
 # How long a dataset waits unless it is told otherwise. Longer than what lancedb sits out by itself,
 # and well below the ten minutes after which the other ranks of a distributed run give up.

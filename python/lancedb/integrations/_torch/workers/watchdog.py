@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from torch.utils.data._utils import signal_handling
 
 _NOTICED_WITHIN = 2.0
-_LOOKED_EVERY = 0.001
 
 
 class Death(NamedTuple):
