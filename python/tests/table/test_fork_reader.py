@@ -133,12 +133,12 @@ def test_one_that_takes_too_long_is_ended_and_replaced(reader):
 
 
 def test_one_killed_in_mid_epoch_is_an_error_and_a_resume_is_exact(wide_range):
-    dataset = LanceIterableTorchDataset(
-        wide_range, columns=["id"], format="torch", batch_size=100, shuffle="global", readahead=1
-    )
-    whole = [batch["id"].tolist() for batch in LanceDataLoader(dataset)]
+    # Workers read by themselves over this dataset alone.
+    dataset = LanceTorchDataset(wide_range, columns=["id"], format="torch", cache=False)
+    order = {"batch_size": 100, "shuffle": True}
+    whole = [batch["id"].tolist() for batch in LanceDataLoader(dataset, **order)]
     options = {"multiprocessing_context": "fork", "persistent_workers": True}
-    loader = LanceDataLoader(dataset, num_workers=1, **options)
+    loader = LanceDataLoader(dataset, num_workers=1, **order, **options)
     loader.set_epoch(0)
     got, batches = [], iter(loader)
     got.append(next(batches)["id"].tolist())

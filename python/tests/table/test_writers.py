@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another process writes in every way there is while four workers read: no epoch sees any of it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ class Writer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])},  # where conftest is
         )
         self.written = []
         self._begun = 0
