@@ -8,10 +8,36 @@ with more. Linux has files without a name beside it, which only the memory itsel
 from __future__ import annotations
 
 import os
+from multiprocessing.context import get_spawning_popen
+from typing import Any
 
+import numpy as np
 import torch
 
 SHM = "/dev/shm"
+
+
+class SharedArray:
+    """An array that processes which are started map, and do not copy.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Not changed from then on.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self._tensor = torch.from_numpy(array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is not None:  # for a process that is being started
+            self._tensor = shared(self._tensor)
+        return self.__dict__
+
+    @property
+    def array(self) -> np.ndarray:
+        """The array, or one over the memory that it shares."""
+        return self._tensor.numpy()
 
 
 def shared(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from lancedb.permutation import Permutation
@@ -41,15 +41,19 @@ from ..order.steps import Steps
 from ..pipeline.prefetch import ReadAhead, Stream
 from ..table.arguments import Given
 from ..table.recipe import is_in_object_store
+from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
 from ..workers.batch_slots import BatchSlots
 from ..workers.epoch_feed import RecordBatches
-from ..workers.rank import SentRank, resolve_rank
+from ..workers.rank import SentRank, rank_in, resolve_rank
 from ..workers.shared_epoch import EpochClock
 from ..workers.worker_dataset import WorkerDataset
 from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, RankOrder
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
@@ -93,6 +97,17 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     rank, world_size : int, optional
         This process's number, from 0 on, and how many there are: both or neither. Default: from
         `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
+    mesh : torch.distributed.device_mesh.DeviceMesh, optional
+        A mesh of one dimension, in place of `rank` and `world_size`: ``mesh["dp"]`` of a mesh of
+        data and tensor parallel ranks, so that those of one tensor group have the same batches,
+        and the same state.
+    sample_weights : str, optional
+        A column, or an SQL expression: each row is drawn in proportion to it, as often in an epoch
+        as is expected of it, rounded down or up. None is negative. `weighted.py` says how.
+    balance_by : str, optional
+        A column: each of its values is drawn as often as any other. In place of `sample_weights`.
+    epoch_rows : int, optional
+        Rows of an epoch, with `sample_weights` or `balance_by`. Default: as many as there are.
     block_rows, window_rows, lanes : int or "auto", default "auto"
         The layout of ``shuffle=True``: rows of a run that is read together, rows of one lane's
         window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
@@ -128,7 +143,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     Raises
     ------
     ValueError
-        As for `LanceTorchDataset`, for a batch size or layout that cannot be, and, with
+        As for `LanceTorchDataset`, for a batch size or layout that cannot be, for weights that are
+        negative, not finite or all zero, and, with
         ``drop_last=False``, if there are fewer rows than ranks.
     TypeError, FileNotFoundError, RuntimeError
         As for `LanceTorchDataset`.
@@ -182,6 +198,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
+        mesh: DeviceMesh | None = None,
+        sample_weights: str | None = None,
+        balance_by: str | None = None,
+        epoch_rows: int | None = None,
         block_rows: Auto = "auto",
         window_rows: Auto = "auto",
         lanes: Auto = "auto",
@@ -224,7 +244,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self.readahead = positive("readahead", readahead)
         self.transform_threads = positive("transform_threads", transform_threads, or_zero=True)
         self.cache = check_cache(cache)
-        self._given_rank = (rank, world_size)
+        if mesh is not None and (rank is not None or world_size is not None):
+            raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
+        self._given_rank = (rank, world_size) if mesh is None else rank_in(mesh)
         self._sent_rank: SentRank | None = None
         sizes = row_sizes(self._new_reader())
         self._are_skewed = sizes.are_skewed
@@ -240,6 +262,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             self._view = dataclasses.replace(
                 self._view, selection=in_stored_order(self._view.selection)
             )
+        self._order = self._weighted(sample_weights, balance_by, epoch_rows)
         self._describe_data()
         self._clock = EpochClock()
         self._cursor = EpochCursor(self._clock)
@@ -286,6 +309,28 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             "permutation_table, which lancedb.permutation.permutation_builder(table) makes"
         )
 
+    def _weighted(
+        self, sample_weights: str | None, balance_by: str | None, epoch_rows: int | None
+    ) -> Order:
+        """The order over points that draw rows, if rows are to be drawn."""
+        given = {"sample_weights": sample_weights, "balance_by": balance_by}
+        drawn_by = {name: value for name, value in given.items() if value is not None}
+        if len(drawn_by) == 2:
+            raise ValueError("give sample_weights or balance_by, not both")
+        if not drawn_by:
+            if epoch_rows is not None:
+                raise ValueError(
+                    f"epoch_rows={epoch_rows} is for rows that are drawn: give sample_weights or "
+                    "balance_by, too"
+                )
+            return self._order
+        points = self.num_rows if epoch_rows is None else positive("epoch_rows", epoch_rows)
+        weights = read_weights(self._view.recipe, self._view.selection, **given)
+        if not len(weights):
+            return self._order  # which has no batch
+        draws = RowWeights(weights, points)
+        return dataclasses.replace(self._order, rows=points, draws=draws, drawn_by=drawn_by)
+
     @property
     def shuffle(self) -> str:
         """ "none", "block" or "global"."""
@@ -298,7 +343,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     def _steps(self, start: int = 0) -> Steps:
         """The global steps of an epoch from a position on."""
         world_size = self.rank_and_world_size()[1]
-        return Steps(self.num_rows, self.batch_size, world_size, self.drop_last, start)
+        return Steps(self._order.rows, self.batch_size, world_size, self.drop_last, start)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning.

@@ -28,8 +28,9 @@ here they are too small for that.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -58,6 +59,14 @@ _MOST_HALVINGS = 3
 _MOST_BLOCKS_LISTED = 1 << 16
 
 
+class Draws(Protocol):
+    """Rows in place of what is ordered, which then are points; see `weighted.py`."""
+
+    def rows(self, points: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """The row that each of some points draws."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """The order of one epoch's rows.
@@ -74,6 +83,8 @@ class Plan:
     block_rows, window_rows, lanes, chunk : int
         Rows of a block and of one lane's window from a while on, number of lanes, rows taken of a
         lane in turn.
+    draws : Draws, optional
+        Which rows stand at the places that are ordered; None for each one once.
 
     Examples
     --------
@@ -90,6 +101,7 @@ class Plan:
     window_rows: int = 1
     lanes: int = 1
     chunk: int = 1
+    draws: Draws | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.shuffle not in SHUFFLES:
@@ -163,6 +175,14 @@ class Plan:
         numpy.ndarray of int64
             Offsets in the base order.
         """
+        return self._drawn(self._window_places(window))
+
+    def _drawn(self, places: np.ndarray) -> np.ndarray:
+        if self.draws is None:
+            return places
+        return self.draws.rows(places, self.seed, self.epoch)
+
+    def _window_places(self, window: int) -> np.ndarray:
         lane, start, stop = self._window_span(window)
         if lane == self.lanes:
             return self._tail_rows_at(np.arange(start, stop))
@@ -242,7 +262,9 @@ class Plan:
         numpy.ndarray of int64
             Offsets in the base order.
         """
-        positions = np.asarray(positions, np.int64)
+        return self._drawn(self._places_at(np.asarray(positions, np.int64)))
+
+    def _places_at(self, positions: np.ndarray) -> np.ndarray:
         if self.shuffle == "none":
             return positions
         if not self.has_windows:
@@ -254,7 +276,7 @@ class Plan:
         by_window = np.argsort(windows, kind="stable")[: len(windows) - np.count_nonzero(tail)]
         starts = np.flatnonzero(np.diff(windows[by_window], prepend=-1))
         for here in np.split(by_window, starts[1:]) if len(by_window) else ():
-            rows[here] = self.window_rows_of(int(windows[here[0]]))[indices[here]]
+            rows[here] = self._window_places(int(windows[here[0]]))[indices[here]]
         return rows
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

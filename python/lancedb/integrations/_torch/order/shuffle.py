@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .epoch_order import Plan
+from .epoch_order import Draws, Plan
 from .layout import Layout, auto_layout
 
 _SHUFFLES = {False: "none", None: "none", "none": "none", True: "block", "block": "block"}
@@ -38,6 +38,10 @@ class Order:
         ``block_rows``, ``window_rows`` and ``lanes`` as the user gave them.
     adopted : Layout, optional
         The layout of a loaded state, which then wins.
+    draws : Draws, optional
+        Which rows are drawn in proportion to weights. `rows` then is how many in an epoch.
+    drawn_by : mapping
+        The argument that decides it, for states.
     """
 
     rows: int
@@ -46,6 +50,8 @@ class Order:
     seed: int
     asked: Mapping[str, Any] = field(default_factory=dict)
     adopted: Layout | None = None
+    draws: Draws | None = field(default=None, compare=False, repr=False)
+    drawn_by: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shuffle", _shuffle_name(self.shuffle))
@@ -88,6 +94,7 @@ class Order:
             seed=self.seed,
             epoch=epoch,
             shuffle=self.shuffle,
+            draws=self.draws,
             **dataclasses.asdict(self.layout(global_batch)),
         )
 
@@ -101,11 +108,14 @@ class Order:
             "rows": self.rows,
             "seed": self.seed,
             "shuffle": self.shuffle,
+            **self.drawn_by,
             **dataclasses.asdict(self.layout(global_batch)),
         }
 
     def __repr__(self) -> str:
-        return f"shuffle={self.shuffle!r}, seed={self.seed}"
+        drawn = "".join(f", {name}={value!r}" for name, value in self.drawn_by.items())
+        drawn += f", epoch_rows={self.rows}" if drawn else ""
+        return f"shuffle={self.shuffle!r}, seed={self.seed}{drawn}"
 
 
 def _shuffle_name(shuffle: Any) -> str:

@@ -16,6 +16,8 @@ import numpy as np
 FORMAT_VERSION = 3
 # The order's own parameters follow the state; everything else must be what it was.
 ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
+# What stands in a state only where it is used.
+OPTIONAL = ("sample_weights", "balance_by")
 _MOST = 2**62
 # No table has as many rows, and products of two of the layout's numbers stay below 2**63.
 _MOST_IN_LAYOUT = 2**50
@@ -147,6 +149,11 @@ def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> No
         f"{name} was {_shown(theirs.get(name, '(missing)'))} and is {ours[name]!r}"
         for name in ours
         if name not in ADOPTED and (name not in theirs or _differs(theirs[name], ours[name]))
+    ]
+    differences += [
+        f"{name} was {_shown(theirs[name])}"
+        for name in OPTIONAL
+        if name not in ours and name in theirs
     ]
     if differences:
         raise ValueError(

@@ -14,15 +14,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from multiprocessing.context import get_spawning_popen
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 from lancedb.table import Table
 
-from ..common.shared_memory import shared
+from ..common.shared_memory import SharedArray
 
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
@@ -74,36 +72,31 @@ class AllRows:
 
 
 class ChosenRows:
-    """Rows by offset, in one tensor: processes that are started map it, and do not copy it."""
+    """Rows by offset, in one array: processes that are started map it, and do not copy it."""
 
     def __init__(self, offsets: np.ndarray, description: str):
-        self._tensor = torch.from_numpy(np.array(offsets, dtype=np.int64))
+        self._offsets = SharedArray(np.array(offsets, dtype=np.int64))
         self._description = description
-
-    def __getstate__(self) -> dict[str, Any]:
-        if get_spawning_popen() is not None:  # for a process that is being started
-            self._tensor = shared(self._tensor)
-        return self.__dict__
 
     @property
     def num_rows(self) -> int:
-        return len(self._tensor)
+        return len(self._offsets.array)
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
-        return self._tensor.numpy()[rows]
+        return self._offsets.array[rows]
 
     def stretch(self) -> AllRows | None:
-        if not len(self._tensor):
+        offsets = self._offsets.array
+        if not len(offsets):
             return None
-        start, last = (int(end) for end in self._tensor.aminmax())
-        rows = last + 1 - start
+        start, rows = int(offsets.min()), int(np.ptp(offsets)) + 1
         return AllRows(rows, start) if self.num_rows >= rows * _DENSE else None
 
     def describe(self) -> str:
         return self._description
 
     def digest(self) -> bytes:
-        return hashlib.sha256(self._tensor.numpy().data).digest()
+        return hashlib.sha256(self._offsets.array.data).digest()
 
 
 def places_in(held: Selection, selection: Selection, rows: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed
@@ -65,6 +65,32 @@ def resolve_rank(
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size), not rank={rank} of {world_size}")
     return int(rank), int(world_size)
+
+
+def rank_in(mesh: Any) -> tuple[int, int]:
+    """This process's rank in a one-dimensional device mesh, and the mesh's size.
+
+    Raises
+    ------
+    TypeError
+        If `mesh` is no device mesh.
+    ValueError
+        If it has several dimensions, or this process is not in it.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if not isinstance(mesh, DeviceMesh):
+        raise TypeError(f"mesh must be a torch DeviceMesh, not {type(mesh).__name__}")
+    if mesh.ndim != 1:
+        names = mesh.mesh_dim_names
+        example = f"mesh[{names[0]!r}]" if names else "mesh of a mesh made with mesh_dim_names"
+        raise ValueError(
+            f"mesh has {mesh.ndim} dimensions: pass the one over which rows are divided, such as "
+            f"{example}. Ranks that differ in the others only get the same batches"
+        )
+    if mesh.get_coordinate() is None:
+        raise ValueError("this process is not in mesh, and so has no rank in it")
+    return mesh.get_local_rank(), mesh.size()
 
 
 def _of_environment() -> tuple[int, int] | None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each of four ranks runs: two of data times two of tensor parallelism."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from torch.distributed.device_mesh import init_device_mesh
+
+
+def refusal(**arguments):
+    """What is said to a dataset of some arguments."""
+    try:
+        LanceIterableTorchDataset(uri=sys.argv[1], table_name="many", **arguments)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    dataset = LanceIterableTorchDataset(
+        uri=sys.argv[1],
+        table_name="many",
+        columns=["id"],
+        format="torch",
+        batch_size=500,
+        shuffle=True,
+        mesh=mesh["dp"],
+    )
+    loader = LanceDataLoader(dataset, num_workers=1)
+    record = {
+        "steps": [batch["id"].tolist() for batch in loader],
+        "state": loader.state_dict(),
+        "coordinate": mesh.get_coordinate(),
+        "refused": [refusal(mesh=mesh), refusal(mesh=mesh["dp"], rank=0, world_size=2)],
+    }
+    (Path(sys.argv[2]) / f"rank{dist.get_rank()}.json").write_text(json.dumps(record))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
