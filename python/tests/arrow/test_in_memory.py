@@ -176,5 +176,5 @@ def test_a_column_too_large_for_one_array_is_kept_in_pieces(monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["yes", 2, None])
 def test_what_is_no_answer_is_refused(table, wrong):
-    with pytest.raises(ValueError, match="cache must be True, False or 'auto', not"):
+    with pytest.raises(ValueError, match="cache must be one of True, False, 'auto', not"):
         dataset_of(table, wrong)

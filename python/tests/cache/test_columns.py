@@ -202,5 +202,5 @@ def test_the_narrowest_columns_that_fit_are_chosen(widths, room):
 
 @pytest.mark.parametrize("wrong", ["yes", 2, None])
 def test_what_is_no_answer_is_refused(table, wrong):
-    with pytest.raises(ValueError, match="cache must be True, False or 'auto', not"):
+    with pytest.raises(ValueError, match="cache must be one of True, False, 'auto', not"):
         dataset_of(table, wrong)

@@ -251,9 +251,9 @@ def test_batches_made_together_may_be_changed_and_saved_apart():
 def test_an_unknown_format_names_the_near_one_and_all():
     with pytest.raises(ValueError, match="unknown format 'toch': did you mean 'torch'"):
         make_converter("toch")
-    with pytest.raises(ValueError, match=", ".join(FORMATS)):
+    with pytest.raises(ValueError, match=", ".join(map(repr, FORMATS))):
         make_converter("xyz")
-    with pytest.raises(ValueError, match="ragged must be one of jagged, pad, mask, list"):
+    with pytest.raises(ValueError, match="ragged must be one of 'jagged', 'pad', 'mask', 'list'"):
         make_converter("torch", ragged="square")
 
 

@@ -202,7 +202,7 @@ def test_a_list_that_is_too_long_names_its_length_and_all_that_there_are(table):
 
 @pytest.mark.parametrize("pad_to", [0, -1, 1.5, True, "8", [], [0], [1.5], {"c": 0}], ids=str)
 def test_what_is_no_length_is_refused(pad_to):
-    with pytest.raises(ValueError, match="pad_to must be a whole number above 0"):
+    with pytest.raises(ValueError, match="pad_to"):
         make_converter("torch", ragged="pad", pad_to=pad_to)
 
 

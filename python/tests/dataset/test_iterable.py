@@ -403,13 +403,19 @@ def test_stats_add_up(wide_range):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shuffle": "random"}, "shuffle must be False, True, 'block' or 'global', not 'random'"),
-        ({"block_rows": 0}, "block_rows must be 'auto' or a whole number above 0"),
+        (
+            {"shuffle": "random"},
+            "shuffle must be one of .*, 'global', not 'random'",
+        ),
+        ({"block_rows": 0}, "block_rows must be 'auto' or a whole number from 1 on"),
         ({"window_rows": "big"}, "window_rows must be 'auto'"),
         ({"lanes": 1.5}, "lanes must be 'auto'"),
-        ({"readahead": 0}, "readahead must be a positive whole number"),
-        ({"transform_threads": -1}, "transform_threads must be 0 or a positive whole number"),
-        ({"transform_threads": None}, "transform_threads must be 0 or a positive .*, not None"),
+        ({"readahead": 0}, "readahead must be a whole number from 1 on"),
+        ({"transform_threads": -1}, "transform_threads must be a whole number from 0 on"),
+        (
+            {"transform_threads": None},
+            "transform_threads must be a whole .*, not None",
+        ),
     ],
     ids=str,
 )

@@ -140,8 +140,8 @@ def test_a_stop_iteration_of_ones_own_does_not_pass_for_the_end(table, make, wor
     ("options", "error", "message"),
     [
         ({"in_order": False}, ValueError, "in_order=False hands batches out as they come"),
-        ({"workers": "2"}, ValueError, "num_workers must be 0 or a positive whole number, not '2'"),
-        ({"workers": 1.0}, ValueError, r"num_workers must be 0 or a positive .*, not 1\.0"),
+        ({"workers": "2"}, ValueError, "num_workers must be a whole number from 0 on, not '2'"),
+        ({"workers": 1.0}, ValueError, r"num_workers must be a whole number .*, not 1\.0"),
         ({"workers": 1, "collate_fn": lambda b: b}, TypeError, "collate_fn .*cannot be sent"),
         ({"workers": 1, "worker_init_fn": lambda n: None}, TypeError, "worker_init_fn .*cannot be"),
     ],

@@ -109,5 +109,5 @@ def test_what_is_given_wins(rows, given_sizes):
 @pytest.mark.parametrize("name", ["block_rows", "window_rows", "lanes"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "many", None])
 def test_what_is_no_size_is_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be 'auto' or a whole number above 0"):
+    with pytest.raises(ValueError, match=f"{name} must be 'auto' or a whole number from 1 on"):
         auto_layout(1000, 524, 256, "block", **{name: value})

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ..arrow.in_memory import Resident, TooLarge
 from ..arrow.large_rows import vary_in_size
+from ..common.checks import one_of
 from ..frameworks.torch_loader import in_worker
 from ..table.reader import Reader, Reading
 from ..table.recipe import is_in_object_store
@@ -38,9 +39,7 @@ _READ_FIRST = 1 / 32
 
 def check_cache(cache: Any) -> Cache:
     """`cache`; ValueError if it is none of what it may be."""
-    if cache not in (True, False, "auto"):
-        raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
-    return "auto" if isinstance(cache, str) else bool(cache)
+    return one_of("cache", cache, (True, False, "auto"))
 
 
 class KeptColumns:

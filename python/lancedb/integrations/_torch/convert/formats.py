@@ -6,7 +6,6 @@ torch is imported when a tensor is first made, so that the other formats do with
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..arrow.take import slices
+from ..common.checks import did_you_mean
 from .nulls import NullPolicy, field_paths
 from .padding import RaggedPolicy
 
@@ -99,9 +99,7 @@ def make_converter(
     {'x': tensor([1, 2]), 's': ['a', 'b']}
     """
     if format not in FORMATS:
-        near = difflib.get_close_matches(str(format), FORMATS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown format {format!r}: {hint}there are {', '.join(FORMATS)}")
+        raise ValueError(f"unknown format {format!r}: {did_you_mean(format, FORMATS)}")
     if fill_null is not None and not FORMATS[format].makes_tensors:
         raise ValueError(
             f"fill_null is for tensors, and format={format!r} makes none: leave it out, use "

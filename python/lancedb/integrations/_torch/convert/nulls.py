@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..common.checks import did_you_mean
 from .scalars import fitting_scalar
 
 
@@ -121,10 +121,7 @@ def named_fields(argument: str, names: Sequence[str], schema: pa.Schema) -> dict
     known = dict(path for field in schema for path in field_paths(field)) if names else {}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=3)
-            hint = (
-                f"did you mean {' or '.join(map(repr, near))}?" if near else f"not in {list(known)}"
-            )
+            hint = did_you_mean(name, known)
             raise ValueError(f"{argument} names an unknown column {name!r}: {hint}")
     return {name: known[name] for name in names}
 

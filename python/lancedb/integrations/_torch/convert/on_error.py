@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from ..arrow import take as gather
+from ..common.checks import one_of
 from ..common.shared_memory import shared
 
 _log = logging.getLogger("lancedb.integrations.torch")
@@ -31,12 +32,10 @@ class Partial(NamedTuple):
 
 def check_policy(on_error: Any) -> OnError:
     """`on_error` if it is one; ValueError otherwise."""
-    if on_error in ("raise", "skip") or callable(on_error):
+    if callable(on_error):
         return on_error
-    raise ValueError(
-        "on_error must be 'raise', 'skip', or a callable that takes the exception and the row's "
-        f"offset, not {on_error!r}"
-    )
+    or_else = ", or a callable that takes the exception and the row's offset"
+    return one_of("on_error", on_error, ("raise", "skip"), or_else=or_else)
 
 
 def make_what_can_be(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ..common.checks import one_of, whole_number
 from .nulls import named_fields
 from .scalars import plain_value
 
@@ -50,8 +51,7 @@ class RaggedPolicy:
     _lengths: Mapping[str | None, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"ragged must be one of {', '.join(MODES)}, not {self.mode!r}")
+        one_of("ragged", self.mode, MODES)
         values = {name: _number(value) for name, value in _by_name(self.pad_value).items()}
         lengths = {name: _lengths(to) for name, to in _by_name(self.pad_to).items()}
         object.__setattr__(self, "_values", values)
@@ -153,15 +153,10 @@ def _number(value: Any) -> int | float:
 def _lengths(to: Any) -> int | tuple[int, ...] | None:
     if to is None:
         return None
-    one = isinstance(to, int | np.integer)
-    lengths = [to] if one else list(to) if isinstance(to, Sequence | np.ndarray) else []
-    whole = (isinstance(each, int | np.integer) and not isinstance(each, bool) for each in lengths)
-    if not lengths or not all(whole) or min(lengths) < 1:
-        raise ValueError(
-            "pad_to must be a whole number above 0, of which lengths become a multiple, a sequence "
-            f"of such lengths, or a dict of column name to either, not {to!r}"
-        )
-    return int(to) if one else tuple(sorted({int(each) for each in lengths}))
+    if not isinstance(to, Sequence | np.ndarray) or isinstance(to, str) or not len(to):
+        or_else = "a sequence of lengths, a dict of column name to either, or "
+        return whole_number("pad_to", to, 1, or_else=or_else)
+    return tuple(sorted({whole_number("a length of pad_to", each, 1) for each in to}))
 
 
 def _fits(value: Any, dtype: torch.dtype) -> bool:

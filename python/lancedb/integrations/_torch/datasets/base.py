@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..common.checks import whole_number
 from ..common.counters import Ledger, Stats, shared_board, summed
 from ..common.error_notes import add_note
 from ..common.pickling import check_sendable
@@ -95,12 +96,12 @@ class TableDataset:
             self._output.check(empty_batch(self._view.schema))
         if batch_size is None:
             batch_size = self._view.batch_size or self._default_batch_size
-        self.batch_size = positive("batch_size", batch_size)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.unwrap = bool(unwrap)
         self._begin_use()
         if self.num_rows == 0:
             rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
-            warnings.warn(f"this dataset is empty: {rows}", stacklevel=3)
+            warnings.warn(f"this dataset is empty: {rows}", stacklevel=4)
 
     def _begin_use(self) -> None:
         """Begin with nothing opened, read or counted."""
@@ -270,15 +271,6 @@ class TableDataset:
         add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
 
 
-def positive(name: str, value: Any, *, or_zero: bool = False) -> int:
-    """`value` as an int; ValueError naming the argument unless it is a whole number above 0."""
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_whole or value < (0 if or_zero else 1):
-        zero = "0 or " if or_zero else ""
-        raise ValueError(f"{name} must be {zero}a positive whole number, not {value!r}")
-    return int(value)
-
-
 def seconds(name: str, value: Any) -> float | None:
     """`value` as a float, or None; ValueError naming the argument unless time can be so long."""
     if value is None:
@@ -291,13 +283,13 @@ def seconds(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def warn_if_no_step(steps: Steps) -> None:
+def warn_if_no_step(steps: Steps, stacklevel: int) -> None:
     """Warn, where a dataset or a loader is made, that its epochs have rows and no batch."""
     if steps.rows and steps.num_steps == 0:
         warnings.warn(
             f"{steps.rows} rows are fewer than one step of {steps.world_size} x "
             f"{steps.batch_size}: drop_last=True leaves all of them out",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

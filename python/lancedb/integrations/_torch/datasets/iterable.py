@@ -22,6 +22,7 @@ from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..cache.columns import Cache, check_cache
 from ..cache.tables import Everything, Room
+from ..common.checks import whole_number
 from ..common.machine import memory_bytes
 from ..convert.on_error import OnError, Partial
 from ..convert.transform import Output, only_row
@@ -49,8 +50,9 @@ from ..workers.epoch_feed import RecordBatches
 from ..workers.rank import SentRank, rank_in, resolve_rank
 from ..workers.shared_epoch import EpochClock
 from ..workers.worker_dataset import WorkerDataset
-from .base import READ_TIMEOUT, TableDataset, positive, warn_if_no_step
+from .base import READ_TIMEOUT, TableDataset, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, RankOrder
+from .keywords import explain_unknown
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -171,6 +173,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     _limits = Limits()
 
+    @explain_unknown
     def __init__(
         self,
         table: Table | Permutation | None = None,
@@ -241,8 +244,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
             )
         self.drop_last = bool(drop_last)
-        self.readahead = positive("readahead", readahead)
-        self.transform_threads = positive("transform_threads", transform_threads, or_zero=True)
+        self.readahead = whole_number("readahead", readahead, 1)
+        self.transform_threads = whole_number("transform_threads", transform_threads, 0)
         self.cache = check_cache(cache)
         if mesh is not None and (rank is not None or world_size is not None):
             raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
@@ -271,7 +274,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._room = Room()
         self._is_advised = False
-        warn_if_no_step(self._steps())
+        warn_if_no_step(self._steps(), stacklevel=4)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_foreign_loader()
@@ -324,7 +327,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                     "balance_by, too"
                 )
             return self._order
-        points = self.num_rows if epoch_rows is None else positive("epoch_rows", epoch_rows)
+        points = self.num_rows if epoch_rows is None else whole_number("epoch_rows", epoch_rows, 1)
         weights = read_weights(self._view.recipe, self._view.selection, **given)
         if not len(weights):
             return self._order  # which has no batch

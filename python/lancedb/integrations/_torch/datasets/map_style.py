@@ -32,6 +32,7 @@ from ..table.arguments import Given
 from ..table.indices import normalize_indices
 from .base import READ_TIMEOUT, TableDataset
 from .joined import by_part, check_alike, described, read_joined
+from .keywords import explain_unknown
 from .rows_ahead import RowsAhead
 
 
@@ -162,6 +163,7 @@ class LanceTorchDataset(TableDataset, Dataset):
     100
     """
 
+    @explain_unknown
     def __init__(
         self,
         table: Table | Permutation | None = None,

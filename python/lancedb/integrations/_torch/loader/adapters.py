@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..datasets.base import positive
+from ..common.checks import whole_number
 from ..datasets.cursor import EpochCursor, EpochTracker, RankOrder
 from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.map_style import LanceTorchDataset
@@ -137,7 +137,9 @@ class MappedAdapter:
                 f"shuffle={shuffle!r} is for LanceIterableTorchDataset: LanceTorchDataset is read "
                 "row by row, and shuffled as a whole with shuffle=True"
             )
-        size = dataset.batch_size if batch_size is None else positive("batch_size", batch_size)
+        size = (
+            dataset.batch_size if batch_size is None else whole_number("batch_size", batch_size, 1)
+        )
         order = Order(
             rows=dataset.num_rows,
             row_bytes=1,

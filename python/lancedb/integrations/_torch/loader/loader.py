@@ -11,10 +11,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..common.checks import whole_number
 from ..common.counters import SECONDS
-from ..datasets.base import positive, warn_if_no_step, warn_if_rows_are_left_out
+from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
 from ..datasets.cursor import EpochTracker
 from ..datasets.iterable import LanceIterableTorchDataset
+from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
 from ..frameworks.accelerate import makes_batches_of
 from ..frameworks.lightning import (
@@ -125,7 +127,8 @@ class LanceDataLoader(DataLoader):
         **dataloader_kwargs: Any,
     ):
         options = dict(dataloader_kwargs)
-        num_workers = positive("num_workers", num_workers, or_zero=True)
+        refuse_unknown("LanceDataLoader", options, LanceDataLoader.__init__)
+        num_workers = whole_number("num_workers", num_workers, 0)
         refuse_out_of_order(options)
         if num_workers:
             options |= start_options(
@@ -141,7 +144,7 @@ class LanceDataLoader(DataLoader):
             refuse_sampler(options)
             drop_last = options.pop("drop_last", False)
             adapter = MappedAdapter(dataset, batch_size, shuffle, seed or 0, drop_last)
-            warn_if_no_step(adapter.steps())
+            warn_if_no_step(adapter.steps(), stacklevel=3)
             self._adapter = adapter
             options["batch_sampler"] = adapter.sampler
         else:

@@ -34,6 +34,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..common.checks import one_of, whole_number
 from .index_shuffle import derive_key, permute, shuffled
 from .stratified import spread
 from .window_slices import Pieces, divided
@@ -104,11 +105,10 @@ class Plan:
     draws: Draws | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.shuffle not in SHUFFLES:
-            raise ValueError(f"shuffle must be one of {SHUFFLES}, not {self.shuffle!r}")
+        one_of("shuffle", self.shuffle, SHUFFLES)
         for name, low in _LEAST.items():
             # A numpy integer would overflow where an int does not.
-            object.__setattr__(self, name, _whole(name, getattr(self, name), low))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), low))
         if self.window_rows % self.block_rows:
             raise ValueError(
                 f"window_rows={self.window_rows} must be a multiple of "
@@ -414,11 +414,3 @@ def _share(fractions: np.ndarray, size: int) -> np.ndarray:
     middle = high * size_low + (low * size_low >> half)
     carry = (low * size_high + (middle & low_bits)) >> half
     return (high * size_high + (middle >> half) + carry).astype(np.int64)
-
-
-def _whole(name: str, value: int, low: int | None) -> int:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or (low is not None and value < low):
-        wanted = "a whole number" if low is None else f"a whole number from {low} on"
-        raise ValueError(f"{name} must be {wanted}, not {value!r}")
-    return int(value)

@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
+from ..common.checks import whole_number
 
 Auto = int | Literal["auto"]
 
@@ -80,9 +80,9 @@ def auto_layout(
     >>> auto_layout(1_000, 524, 256, "block")
     Layout(block_rows=1, window_rows=1000, lanes=1, chunk=1)
     """
-    block_rows = _whole("block_rows", block_rows)
-    window_rows = _whole("window_rows", window_rows)
-    lanes = _whole("lanes", lanes)
+    block_rows = _auto_or_whole("block_rows", block_rows)
+    window_rows = _auto_or_whole("window_rows", window_rows)
+    lanes = _auto_or_whole("lanes", lanes)
     if shuffle != "block":
         return Layout(1, 1, 1, 1)
     most_rows = max(WINDOWS_ROWS, _STEPS_IN_WINDOWS * LEAST_BLOCK_ROWS * global_batch)
@@ -167,9 +167,5 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _whole(name: str, value: Auto) -> Auto:
-    if value == "auto":
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be 'auto' or a whole number above 0, not {value!r}")
-    return int(value)
+def _auto_or_whole(name: str, value: Auto) -> Auto:
+    return "auto" if value == "auto" else whole_number(name, value, 1, or_else="'auto' or ")

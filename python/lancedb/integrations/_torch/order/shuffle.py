@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from ..common.checks import one_of, whole_number
 from .epoch_order import Draws, Plan
 from .layout import Layout, auto_layout
 
-_SHUFFLES = {False: "none", None: "none", "none": "none", True: "block", "block": "block"}
+_SHUFFLES = {False: "none", True: "block", "block": "block", "global": "global"}
 _READ_BYTES = 8 << 20
 _READ_ROWS = 16_384
 _JOB_BYTES = 4 << 20
@@ -55,9 +54,8 @@ class Order:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shuffle", _shuffle_name(self.shuffle))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
-            raise TypeError(f"seed must be a whole number, not {self.seed!r}")
-        object.__setattr__(self, "seed", int(self.seed))  # numpy's is not JSON
+        seed = whole_number("seed", self.seed, error=TypeError)  # numpy's is not JSON
+        object.__setattr__(self, "seed", seed)
         self.layout(global_batch=1)  # raises for sizes that cannot be
         for name, value in self.asked.items():
             if value != "auto" and self.shuffle != "block":
@@ -119,9 +117,6 @@ class Order:
 
 
 def _shuffle_name(shuffle: Any) -> str:
-    try:
-        return {**_SHUFFLES, "global": "global"}[shuffle]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"shuffle must be False, True, 'block' or 'global', not {shuffle!r}"
-        ) from None
+    if shuffle is None or (isinstance(shuffle, str) and shuffle == "none"):
+        return "none"
+    return _SHUFFLES[one_of("shuffle", shuffle, tuple(_SHUFFLES))]

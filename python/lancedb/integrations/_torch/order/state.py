@@ -7,11 +7,10 @@ the same on every rank, and loading one runs no code.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
+from ..common.checks import is_whole, shown, whole_number
 
 FORMAT_VERSION = 3
 # The order's own parameters follow the state; everything else must be what it was.
@@ -52,10 +51,9 @@ class Position(NamedTuple):
 
 def start_of(epoch: Any, name: str = "epoch") -> Position:
     """Where an epoch begins; ValueError unless `epoch` is a whole number from 0 on."""
-    whole = isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool)
-    if not whole or not 0 <= epoch <= _MOST:
-        raise ValueError(f"{name} must be a whole number from 0 on, not {_shown(epoch)}")
-    return Position(int(epoch))
+    if is_whole(epoch) and epoch > _MOST:
+        raise ValueError(f"{name} must be a whole number up to {_MOST}, not {shown(epoch)}")
+    return Position(whole_number(name, epoch, 0))
 
 
 def make_state(at: Position, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def steps_of_worker(state: Any, worker: int, workers: int) -> int:
     ours = {"id": worker, "of": workers}
     if not isinstance(theirs, Mapping) or any(_differs(theirs.get(n), ours[n]) for n in ours):
         raise ValueError(
-            f"this state is of one worker ({_shown(theirs)}) and this is worker {worker} of "
+            f"this state is of one worker ({shown(theirs)}) and this is worker {worker} of "
             f"{workers}: take states of LanceDataLoader to change the number of workers"
         )
     return _whole(theirs, "steps", 0, _MOST)
@@ -123,7 +121,7 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
         raise ValueError(f"state lacks {', '.join(missing)}: it is no state of this loader")
     if _differs(state["format_version"], FORMAT_VERSION):
         raise ValueError(
-            f"state has format_version {_shown(state['format_version'])}, and this version of "
+            f"state has format_version {shown(state['format_version'])}, and this version of "
             f"lancedb-torch reads {FORMAT_VERSION}; load it with the version that wrote it"
         )
     theirs = state["plan"]
@@ -146,7 +144,7 @@ def _ended(state: Mapping[str, Any], epoch: int, position: int) -> int | None:
 
 def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     differences = [
-        f"{name} was {_shown(theirs.get(name, '(missing)'))} and is {ours[name]!r}"
+        f"{name} was {shown(theirs.get(name, '(missing)'))} and is {ours[name]!r}"
         for name in ours
         if name not in ADOPTED and (name not in theirs or _differs(theirs[name], ours[name]))
     ]
@@ -164,23 +162,9 @@ def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> No
 
 
 def _whole(values: Mapping[str, Any], name: str, low: int, high: int) -> int:
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(
-            f"state is damaged: {name} must be a whole number from {low} to {high}, is "
-            f"{_shown(value)}"
-        )
-    return value
+    return whole_number(f"state is damaged: {name}", values.get(name), low, high)
 
 
 def _differs(value: Any, own: Any) -> bool:
     """Whether `value` is not `own`; one of another type, such as a tensor, is not compared."""
     return type(value) is not type(own) or value != own
-
-
-def _shown(value: Any) -> str:
-    """`value` for a message: cut short, as it may be nested deeply or be of megabytes."""
-    try:
-        return repr(value) if isinstance(value, str) and len(value) < 100 else reprlib.repr(value)
-    except ValueError:  # a number of more digits than Python prints
-        return f"a {type(value).__name__} too long to print"

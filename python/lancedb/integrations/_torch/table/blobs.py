@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..common.checks import one_of
+
 _ROW_ID = "_rowid"
 BLOBS = ("bytes", "descriptor")
 
@@ -104,9 +106,7 @@ def check_blobs(blobs: Any) -> str:
     ValueError
         If there is no such way to read them.
     """
-    if blobs not in BLOBS:
-        raise ValueError(f"blobs must be one of {', '.join(map(repr, BLOBS))}, not {blobs!r}")
-    return blobs
+    return one_of("blobs", blobs, BLOBS)
 
 
 def _refuse_within(schema: pa.Schema) -> None:

@@ -8,7 +8,6 @@ and again after a fork; it never travels.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from ..arrow import take as gather
 from ..arrow.large_rows import CountedRead
+from ..common.checks import did_you_mean
 from . import fork_guard as forking
 from .fork_reader import Delegate
 from .handle import Handle, OwnHandle
@@ -245,6 +245,4 @@ def check_column(name: Any, schema: pa.Schema) -> None:
     head, _, rest = name.partition(".")
     if rest and head in schema.names and pa.types.is_struct(schema.field(head).type):
         return check_column(rest, pa.schema(list(schema.field(head).type)))
-    near = difflib.get_close_matches(name, schema.names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {schema.names}"
-    raise ValueError(f"unknown column {name!r}: {hint}")
+    raise ValueError(f"unknown column {name!r}: {did_you_mean(name, schema.names)}")

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
-import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import lancedb
-import numpy as np
 import pyarrow as pa
 from lancedb.table import AsyncTable, LanceTable, Table
 
+from ..common.checks import did_you_mean, is_whole, whole_number
 from ..common.error_notes import add_note
 from ..common.pickling import name_of
 from ..common.timeout import within
@@ -250,12 +248,9 @@ def pin(
     ValueError
         If there is no such table, version or tag.
     """
-    if isinstance(version, np.integer):
-        version = int(version)
-    if version is not None and (isinstance(version, bool) or not isinstance(version, (int, str))):
-        raise TypeError(f"version must be a number or a tag, not {version!r}")
-    if isinstance(version, int) and version < 1:
-        raise ValueError(f"version must be a number from 1 on, or a tag, not {version}")
+    if version is not None and not isinstance(version, str):
+        error = ValueError if is_whole(version) else TypeError
+        version = whole_number("version", version, 1, or_else="a tag, or ", error=error)
     newest = Recipe(source, name, branch, timeout=timeout)
 
     def find() -> Recipe:
@@ -351,12 +346,9 @@ def _no_such_table(db: Any, name: str, namespace: tuple[str, ...]) -> str:
         known = db.list_tables(**options, limit=1000).tables
     except Exception:  # the names are a courtesy: listing them may not be allowed
         return message
-    near = difflib.get_close_matches(name.removesuffix(".lance"), known, n=3)
     if str(uri).rstrip("/").endswith(".lance"):
         return f"{message}: that is a table's own folder, and uri names the one around it"
-    if near:
-        return f"{message}: did you mean {' or '.join(map(repr, near))}?"
-    return f"{message}: it has {reprlib.repr(known)}"
+    return f"{message}: {did_you_mean(name.removesuffix('.lance'), known)}"
 
 
 def checkout(table: Table, name: str, version: int | str) -> None:

@@ -8,7 +8,6 @@ table is resolved to offsets once, where the dataset is made.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb.table import Table
 
+from ..common.checks import did_you_mean, whole_number
 from ..common.shared_memory import SharedArray
 
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
@@ -170,8 +170,7 @@ def split_index(permutation: Table, split: int | str | None) -> int:
         raise ValueError(f"unknown split {split!r}: {_known_splits(split, names)}")
     if split is None:
         return 0
-    if isinstance(split, bool) or not isinstance(split, (int, np.integer)):
-        raise TypeError(f"split must be a name or a number, not {split!r}")
+    split = whole_number("split", split, or_else="a name or ", error=TypeError)
     if split < 0 or not permutation.count_rows(f"split_id = {int(split)}"):
         named = f", and its splits are {', '.join(map(repr, names))}" if names else ""
         raise ValueError(f"the permutation table has no rows in split {int(split)}{named}")
@@ -281,6 +280,4 @@ def _check_parentheses(filter: str) -> None:
 def _known_splits(split: str, names: list[str]) -> str:
     if not names:
         return "the permutation table's splits have no names, give a number"
-    near = difflib.get_close_matches(split, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}the permutation table has {', '.join(map(repr, names))}"
+    return did_you_mean(split, names)

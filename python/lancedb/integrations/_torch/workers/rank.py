@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch.distributed
 
+from ..common.checks import whole_number
 from ..frameworks.torch_loader import in_worker
 
 
@@ -53,18 +53,17 @@ def resolve_rank(
     """
     if (rank is None) != (world_size is None):
         raise ValueError("rank and world_size belong together: give both, or neither")
-    for name, number in (("rank", rank), ("world_size", world_size)):
-        if isinstance(number, bool) or not isinstance(number, (int, np.integer, type(None))):
-            raise TypeError(f"{name} must be a whole number, not {number!r}")
     if rank is None or world_size is None:
         if sent is not None and sent.is_mine:
             return sent.rank, sent.world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return _of_environment() or ((0, 1) if sent is None else (sent.rank, sent.world_size))
-    if world_size < 1 or not 0 <= rank < world_size:
+    rank = whole_number("rank", rank, error=TypeError)
+    world_size = whole_number("world_size", world_size, error=TypeError)
+    if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size), not rank={rank} of {world_size}")
-    return int(rank), int(world_size)
+    return rank, world_size
 
 
 def rank_in(mesh: Any) -> tuple[int, int]:

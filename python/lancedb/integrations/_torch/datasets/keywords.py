@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keywords that a constructor does not know: which one was meant, or whose it is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import lancedb
+from torch.utils.data import DataLoader
+
+from ..common.checks import did_you_mean
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+# The arguments of each public dataset, by the names of the classes.
+_DATASETS: dict[str, frozenset[str]] = {}
+
+# What other libraries call it.
+_CALLED = {
+    "where": "filter",
+    "path": "uri",
+    "db": "uri",
+    "storage": "connect_kwargs",
+    "output_format": "format",
+    "fields": "columns",
+}
+
+
+def explain_unknown(init: Init) -> Init:
+    """Have a dataset's ``__init__`` say of a keyword that it does not have where it belongs.
+
+    The signature stays what it is to editors and to `inspect`.
+    """
+    owner = init.__qualname__.partition(".")[0]
+    names = _DATASETS[owner] = names_of(init)
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in names:
+                raise TypeError(unexpected(owner, name, _advice(owner, name)))
+        if len(args) > 1:
+            raise TypeError(
+                f"{owner}() takes one argument by position, the table, and was given {len(args)}: "
+                "pass the others by name, such as uri= and table_name="
+            )
+        init(self, *args, **kwargs)
+
+    return cast(Init, checked)
+
+
+def refuse_unknown(owner: str, options: Mapping[str, Any], own: Callable[..., Any]) -> None:
+    """Raise a TypeError for what neither our loader nor torch's has, saying where it belongs."""
+    torchs = names_of(DataLoader.__init__)
+    for name in options:
+        if torchs and name not in torchs:
+            takers = _takers(name)
+            of_datasets = f"it belongs to the dataset: give it to {takers}" if takers else ""
+            known = sorted((torchs | names_of(own)) - {"dataset"})
+            raise TypeError(unexpected(owner, name, of_datasets or did_you_mean(name, known)))
+
+
+def names_of(function: Callable[..., Any]) -> frozenset[str]:
+    """The parameters of a function that have a name."""
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(each.name for each in parameters if each.kind not in variable) - {"self"}
+
+
+def unexpected(owner: str, name: str, advice: str) -> str:
+    """Python's own words for it, and what to do."""
+    return f"{owner}() got an unexpected keyword argument {name!r}: {advice}"
+
+
+def _advice(owner: str, name: str) -> str:
+    loaders = name in names_of(DataLoader.__init__) or name == "seed"
+    takers = _takers(name)
+    if takers:
+        of_loader = ", or of LanceDataLoader(dataset, ...)" if loaders else ""
+        return f"it is an argument of {takers}{of_loader}"
+    if loaders:
+        return f"it belongs to the loader: LanceDataLoader(dataset, {name}=...)"
+    if name in names_of(lancedb.connect):
+        return (
+            f'pass connect_kwargs={{"{name}": ...}} together with uri= and table_name=; or open '
+            f"the table with lancedb.connect(uri, {name}=...).open_table(name), and pass that"
+        )
+    if _CALLED.get(name) in _DATASETS[owner]:
+        return f"did you mean {_CALLED[name]!r}?"
+    return did_you_mean(name, sorted(_DATASETS[owner]), f"help({owner}) says which there are")
+
+
+def _takers(name: str) -> str:
+    """The public datasets that have an argument, in words."""
+    return " or ".join(sorted((each for each in _DATASETS if name in _DATASETS[each]), key=len))

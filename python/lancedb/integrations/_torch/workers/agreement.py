@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that differ between ranks: noticed by what each wrote into the process group's store.
+
+Ranks with other seeds, filters or batch sizes would repeat and lose rows in silence. Nothing waits
+for anybody here, as no rank can know which others iterate: who comes first writes down what it was
+made with, and who comes later compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.distributed
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FRAMES = 6
+_LONGEST = 300  # of a value that is compared as it is
+
+# How many were made at each place of the program in this process.
+_made: Counter[str] = Counter()
+
+
+class Agreement:
+    """What tells a dataset or loader of one rank apart from others, for all ranks alike.
+
+    That is the line of the program which makes it, those which called that, and how many were made
+    there before: a rank that makes more than others, elsewhere, disturbs nothing.
+    """
+
+    def __init__(self) -> None:
+        place = _place()
+        _made[place] += 1
+        self._key = f"lance/{place}/{_made[place]}"
+        self._is_checked = False
+
+    def check(self, world_size: int, describe: Callable[[], Mapping[str, Any]]) -> None:
+        """Compare once with what another rank was made with, if one has come here before.
+
+        Parameters
+        ----------
+        world_size : int
+            Over how many ranks the rows are sharded.
+        describe : callable
+            What has to be equal, by the names of arguments; JSON-serialisable.
+
+        Raises
+        ------
+        ValueError
+            If something differs; the message names each such thing, and both values.
+        """
+        if self._is_checked or world_size < 2:
+            return
+        store = _store(world_size)
+        if store is None:
+            return
+        self._is_checked = True
+        mine = {name: _short(value) for name, value in describe().items()}
+        rank = torch.distributed.get_rank()
+        theirs = _first(store, self._key, {"rank": rank, "is": mine})
+        differences = [
+            f"{name} is {theirs['is'].get(name)} on rank {theirs['rank']} and {mine[name]} here"
+            for name in mine
+            if theirs["is"].get(name) != mine[name]
+        ]
+        if differences:
+            raise ValueError(
+                f"rank {rank} reads with other arguments than the other ranks, so that rows would "
+                f"be repeated and lost: {'; '.join(differences)}. Give every rank the same (a "
+                "version= where the table is written to), or its own rank= and world_size="
+            )
+
+
+def _first(store: Any, key: str, mine: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the first rank that came here wrote; a store that cannot say so is not heeded."""
+    try:
+        return json.loads(store.compare_set(key, "", json.dumps(mine)))
+    except Exception:  # of the store of whoever made the process group
+        return mine
+
+
+def _store(world_size: int) -> Any:
+    """The store of a process group of so many ranks; None if there is none, or none is known."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return None
+    if distributed.get_world_size() != world_size:
+        return None
+    module = getattr(distributed, "distributed_c10d", None)
+    default = getattr(module, "_get_default_store", None)
+    try:
+        return default() if default is not None else None
+    except Exception:  # as where a backend has no store
+        return None
+
+
+def _place() -> str:
+    """A digest of the lines that lead to a constructor, without those of this package."""
+    frame, lines = sys._getframe(1), []
+    while frame is not None and len(lines) < _FRAMES:
+        path = frame.f_code.co_filename
+        if not path.startswith(_HERE):
+            lines.append(f"{os.path.basename(path)}:{frame.f_lineno}")
+        frame = frame.f_back
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _short(value: Any) -> Any:
+    """A value as JSON has it; of a long one its beginning, and a digest of all of it."""
+    text = json.dumps(value, default=repr)
+    if len(text) <= _LONGEST:
+        return json.loads(text)
+    return f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"

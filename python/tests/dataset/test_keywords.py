@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unknown keywords of the public constructors say where they belong; signatures stay."""
+
+import inspect
+import warnings
+
+import lancedb
+import pytest
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+)
+
+DATASETS = [LanceTorchDataset, LanceIterableTorchDataset]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return lancedb.connect("memory://").create_table("t", [{"x": x} for x in range(10)])
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+@pytest.mark.parametrize(
+    ("keyword", "advice"),
+    [
+        ("storage_options", r'pass connect_kwargs=\{"storage_options": \.\.\.\} together with uri='),
+        ("api_key", r'pass connect_kwargs=\{"api_key": \.\.\.\}'),
+        ("num_workers", r"belongs to the loader: LanceDataLoader\(dataset, num_workers="),
+        ("pin_memory", r"belongs to the loader: LanceDataLoader\(dataset, pin_memory="),
+        ("collate_fn", "belongs to the loader"),
+        ("batchsize", "did you mean 'batch_size'"),
+        ("colums", "did you mean 'columns'"),
+        ("where", "did you mean 'filter'"),
+        ("zzz", r"help\(Lance.*Dataset\) says which there are"),
+    ],
+)
+def test_an_unknown_keyword_of_a_dataset_says_where_it_belongs(table, kind, keyword, advice):
+    words = rf"{kind.__name__}\(\) got an unexpected keyword argument '{keyword}': .*{advice}"
+    with pytest.raises(TypeError, match=words) as caught:
+        kind(table, **{keyword: "a secret"})
+    assert "a secret" not in str(caught.value)
+
+
+def test_what_the_other_dataset_or_the_loader_has_is_said_of_the_map_style_one(table):
+    either = r"argument of LanceIterableTorchDataset, or of LanceDataLoader\(dataset"
+    for keyword in ("shuffle", "drop_last"):
+        with pytest.raises(TypeError, match=either):
+            LanceTorchDataset(table, **{keyword: True})
+    with pytest.raises(TypeError, match="argument of LanceIterableTorchDataset$"):
+        LanceTorchDataset(table, window_rows=8)
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_two_arguments_by_position_are_refused_with_what_to_do(kind):
+    with pytest.raises(TypeError, match="takes one argument by position, the table, and was given"):
+        kind("data", "points")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "advice"),
+    [
+        ("columns", "belongs to the dataset: give it to LanceTorchDataset or LanceIterable"),
+        ("window_rows", "belongs to the dataset: give it to LanceIterableTorchDataset$"),
+        ("workers", "did you mean 'num_workers'"),
+        ("sede", "did you mean 'seed'"),
+    ],
+)
+@pytest.mark.parametrize("kind", DATASETS)
+def test_an_unknown_keyword_of_the_loader_says_where_it_belongs(table, kind, keyword, advice):
+    words = rf"LanceDataLoader\(\) got an unexpected keyword argument '{keyword}': .*{advice}"
+    with pytest.raises(TypeError, match=words):
+        LanceDataLoader(kind(table, batch_size=2), **{keyword: 1})
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_signatures_are_what_editors_and_inspect_are_to_see(kind):
+    shown = inspect.signature(kind).parameters
+    assert next(iter(shown)) == "table"
+    assert {"uri", "connect_kwargs", "format", "read_timeout"} <= set(shown)
+    assert all(each.kind is not each.VAR_KEYWORD for each in shown.values())
+
+
+def test_a_subclass_with_arguments_of_its_own_is_made_as_ever(table):
+    class Mine(LanceTorchDataset):
+        def __init__(self, *args, scale, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.scale = scale
+
+    assert Mine(table, scale=2).scale == 2
+    with pytest.raises(TypeError, match="unexpected keyword argument 'scael'"):
+        Mine(table, scale=2, scael=3)
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_a_warning_of_a_constructor_names_the_line_that_calls_it(table, kind):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kind(table, filter="x > 100")
+        LanceIterableTorchDataset(table, batch_size=100)
+        LanceDataLoader(LanceTorchDataset(table), batch_size=100, drop_last=True)
+    assert [each.filename for each in caught] == [__file__] * 3
