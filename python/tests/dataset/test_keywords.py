@@ -24,7 +24,10 @@ def table():
 @pytest.mark.parametrize(
     ("keyword", "advice"),
     [
-        ("storage_options", r'pass connect_kwargs=\{"storage_options": \.\.\.\} together with uri='),
+        (
+            "storage_options",
+            r'pass connect_kwargs=\{"storage_options": \.\.\.\} together with uri=',
+        ),
         ("api_key", r'pass connect_kwargs=\{"api_key": \.\.\.\}'),
         ("num_workers", r"belongs to the loader: LanceDataLoader\(dataset, num_workers="),
         ("pin_memory", r"belongs to the loader: LanceDataLoader\(dataset, pin_memory="),

@@ -91,7 +91,7 @@ def test_a_table_lost_in_mid_epoch_is_named_with_its_version_and_rows(
     assert f"table 'many', version {version}" in said
     assert "reading " in said
     assert "offsets " in said
-    assert "files are gone: the table was dropped, or this version was cleaned up" in said
+    assert "files are gone: the table was dropped, or dropped and made anew" in said
     assert "table.tags.create('training', version)" in said
     assert got == whole[: len(got)]
     assert loader.state_dict()["position"] == 100 * len(got)

@@ -63,6 +63,18 @@ def by_factory(s3, tmp_path, monkeypatch):
 WAYS = [by_storage_options, by_environment, by_factory]
 
 
+def test_plain_http_that_is_not_allowed_is_an_error_that_says_how(s3):
+    options = {name: value for name, value in s3.storage_options.items() if name != "allow_http"}
+    with pytest.raises(RuntimeError) as caught:
+        LanceTorchDataset(uri=URI, table_name="points", connect_kwargs={"storage_options": options})
+    said = str(caught.value)
+    assert f"the store's endpoint {s3.endpoint} is not https" in said
+    assert 'connect_kwargs={"storage_options": {"allow_http": "true", ...}}' in said
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "BadScheme" not in shown
+    assert len(said) < 400
+
+
 def test_map_style_in_a_spawned_worker(s3, tmp_path, monkeypatch):
     some = range(0, ROWS, 20)
     ways = [

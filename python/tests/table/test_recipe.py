@@ -222,9 +222,7 @@ def test_a_version_given_with_a_permutation_table_has_to_be_the_one_that_it_is_o
         with pytest.raises(ValueError, match=f"version={version!r} contradicts .* of version 3;"):
             LanceTorchDataset(table, permutation_table=order, version=version)
     for version, error in (("no_tag", ValueError), (999, ValueError), (1.5, TypeError)):
-        with pytest.raises(
-            error, match="no such tag|does not exist|must be a tag, or a whole"
-        ):
+        with pytest.raises(error, match="no such tag|does not exist|must be a tag, or a whole"):
             LanceTorchDataset(table, permutation_table=order, version=version)
 
 

@@ -18,6 +18,7 @@ from ..common.pickling import check_sendable, name_of
 from . import formats as convert
 from .collate import JoinLists, is_column, pick
 from .on_error import OnError, Trial, check_policy, make_what_can_be
+from .one_row import note_if_written_for_one_row
 from .ragged import join_lists
 
 
@@ -181,7 +182,11 @@ class Output:
     def _transform(self, value: Any, stats: Stats) -> Any:
         assert self.transform is not None
         with stats.timed("transforming"):
-            made = self.transform(value)
+            try:
+                made = self.transform(value)
+            except Exception as error:
+                note_if_written_for_one_row(error, value)
+                raise
         if made is None:
             name = name_of(self.transform)
             warnings.warn(f"transform {name} returned None, and that is the batch", stacklevel=2)

@@ -32,6 +32,7 @@ from ..table.sample import fingerprint
 from ..workers.ipc import send_small_tensors_whole
 from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
+from .cursor import RankOrder
 
 # How long a dataset waits unless it is told otherwise. Longer than what lancedb sits out by itself,
 # and well below the ten minutes after which the other ranks of a distributed run give up.
@@ -177,6 +178,16 @@ class TableDataset:
                 "fingerprint": fingerprint(recipe, selection),
             }
         return self._data
+
+    def _arguments(self, order: RankOrder, layout: Any) -> dict[str, Any]:
+        """What every rank has to be given alike."""
+        return {
+            "batch_size": order.steps.batch_size,
+            "drop_last": order.steps.drop_last,
+            "columns": self.column_names,
+            "format": self.format,
+            **order.describe(layout),
+        }
 
     def _share_counts(self, processes: int) -> None:
         """Count in shared memory, worker w in row w + 1, so that all can be summed."""

@@ -45,6 +45,7 @@ from ..table.recipe import is_in_object_store
 from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
+from ..workers.agreement import Agreement
 from ..workers.batch_slots import BatchSlots
 from ..workers.epoch_feed import RecordBatches
 from ..workers.rank import SentRank, rank_in, resolve_rank
@@ -274,6 +275,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._room = Room()
         self._is_advised = False
+        self._agreement = Agreement()
         warn_if_no_step(self._steps(), stacklevel=4)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -396,7 +398,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         yield from self._begin(cursor)
 
     def _begin(self, cursor: EpochCursor) -> Iterator[Any]:
-        tracker = cursor.begin(self._epoch_order())
+        order = self._epoch_order()
+        self._agreement.check(order.steps.world_size, lambda: self._arguments(order, cursor.layout))
+        tracker = cursor.begin(order)
         for _ in range(self._skip):
             tracker.advance()
         self._skip = 0

@@ -28,6 +28,7 @@ from ..frameworks.lightning import (
 )
 from ..frameworks.ray import refuse_state_ahead, runs_ahead
 from ..order.state import start_of, steps_of_worker
+from ..workers.agreement import Agreement
 from ..workers.start import start_options
 from . import opentelemetry as otel
 from .adapters import Adapter, IterableAdapter, MappedAdapter
@@ -161,6 +162,7 @@ class LanceDataLoader(DataLoader):
         self._is_ahead = False  # whether batches are asked for before they are used
         self._is_restored = False
         self._hints: set[str | None] = set()
+        self._agreement = Agreement()
         self._total = Pace()
         super().__init__(dataset, num_workers=num_workers, **options)
         self._pool = WorkerPool(self, self._adapter)
@@ -536,9 +538,13 @@ class LanceDataLoader(DataLoader):
     def _begin(self) -> tuple[EpochTracker, Meters]:
         """Begin where the next epoch was said to begin."""
         self._cursor.take_back()
-        tracker = self._cursor.begin(self._adapter.order())
-        self.dataset._count_for(self)  # type: ignore[attr-defined]
-        self._meters = Meters(self.dataset._stats_for(self))  # type: ignore[attr-defined]
+        order = self._adapter.order()
+        dataset: Any = self.dataset
+        layout = self._cursor.layout
+        self._agreement.check(order.steps.world_size, lambda: dataset._arguments(order, layout))
+        tracker = self._cursor.begin(order)
+        dataset._count_for(self)
+        self._meters = Meters(dataset._stats_for(self))
         return tracker, self._meters
 
     def _advise(self, meters: Meters) -> None:

@@ -182,8 +182,9 @@ class Reading:
         hint = ""
         if "not found" in reason.lower():
             hint = (
-                "; its files are gone: the table was dropped, or this version was cleaned up "
-                "(a tag keeps a version: table.tags.create('training', version))"
+                "; its files are gone: the table was dropped, or dropped and made anew (then make "
+                "the dataset anew, too), or this version was cleaned up (a tag keeps a version: "
+                "table.tags.create('training', version))"
             )
         if "v1 files" in reason:
             reason = "it is in Lance's legacy file version, whose rows cannot be read by offset"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,7 @@ from .identity import Identity, Opened, identify, is_another, newest_version
 T = TypeVar("T")
 
 _MAIN = "main"  # what lancedb calls the branch that handles call None
+_HTTP = re.compile(r"http://[^/@\s)]+(?=[/\s)])")
 _MADE_ANEW = (
     "is not the table that the dataset was made from: that one was dropped, and another of the "
     "same name was created in its place. Make the dataset anew to read the new rows. (Created "
@@ -226,12 +228,25 @@ def naming(recipe: Recipe) -> Iterator[None]:
             raise
         if isinstance(error, (TypeError, FileNotFoundError)):
             raise
-        message = redact(str(error), getattr(recipe.source, "uri", ""))
+        message = redact(_plain(str(error)), getattr(recipe.source, "uri", ""))
         open_about_it = message == str(error)
         if repr(recipe.name) in message and open_about_it:
             raise
         cause = error if open_about_it else None
         raise RuntimeError(f"opening {recipe.describe()} failed: {message}") from cause
+
+
+def _plain(message: str) -> str:
+    """Somebody's message, or what to do, where that is known and the message does not say it."""
+    if "BadScheme" not in message:
+        return message
+    address = _HTTP.search(message)
+    return (
+        f"the store's endpoint{f' {address[0]}' if address else ''} is not https, and plain http "
+        'has to be allowed: connect_kwargs={"storage_options": {"allow_http": "true", ...}}, or '
+        'lancedb.connect(uri, storage_options={"allow_http": "true", ...}), or AWS_ALLOW_HTTP=true '
+        "in the environment"
+    )
 
 
 def pin(
