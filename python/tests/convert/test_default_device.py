@@ -32,3 +32,27 @@ def test_batches_are_on_the_cpu(table, elsewhere, kind, ragged):
     assert batch["id"].tolist() == list(range(100))
     assert (batch["vec"].device.type, batch["vec"].dtype) == ("cpu", torch.float32)
     assert [row.device.type for row in batch["tokens"]] == ["cpu"] * 100
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDataset])
+def test_loaders_start_and_draw_the_same_from_their_generator(table, elsewhere, kind, workers):
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    dataset = kind(table, columns=["id"], format="torch", batch_size=100)
+    loader = LanceDataLoader(dataset, num_workers=workers, generator=generator)
+    assert sorted(id for batch in loader for id in batch["id"].tolist()) == list(range(1000))
+    expected = torch.Generator(device="cpu").manual_seed(0)
+    torch.empty((), dtype=torch.int64, device="cpu").random_(generator=expected)
+    assert torch.equal(generator.get_state(), expected.get_state())
+
+
+def test_deterministic_algorithms_change_nothing(table):
+    columns = ["id", "vec", "tokens"]
+    torch.use_deterministic_algorithms(True)
+    try:
+        for ragged in ("jagged", "pad"):
+            options = {"columns": columns, "format": "torch", "batch_size": 100, "ragged": ragged}
+            loader = LanceDataLoader(LanceIterableTorchDataset(table, shuffle=True, **options))
+            assert sorted(id for each in loader for id in each["id"].tolist()) == list(range(1000))
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -159,7 +159,10 @@ def test_a_repr_says_how_rows_are_drawn(rated):
         ({"balance_by": "vec"}, "balance_by='vec' is of type fixed_size_list"),
         ({"balance_by": "kind", "sample_weights": "quality"}, "not both"),
         ({"epoch_rows": 10}, "epoch_rows=10 is for rows that are drawn"),
-        ({"sample_weights": "quality", "epoch_rows": 0}, "epoch_rows must be a whole number from 1"),
+        (
+            {"sample_weights": "quality", "epoch_rows": 0},
+            "epoch_rows must be a whole number from 1",
+        ),
     ],
 )
 def test_what_are_no_weights_is_refused_where_the_dataset_is_made(rated, arguments, message):

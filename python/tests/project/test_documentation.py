@@ -229,8 +229,9 @@ def test_every_parameter_is_in_the_docstring(name):
     takes = inspect.signature(PUBLIC[name]).parameters.values()
     stars = {inspect.Parameter.VAR_KEYWORD: "**"}
     names = {stars.get(each.kind, "") + each.name for each in takes} - {"self"}
-    section = inspect.getdoc(PUBLIC[name]).partition("Parameters\n----------\n")[2]
-    heads = re.findall(r"^([\w*][^:\n]*)", section.partition("\n\n")[0], re.MULTILINE)
+    text = inspect.getdoc(PUBLIC[name])
+    sections = re.findall(r"^(?:Other )?Parameters\n-+\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^([\w*][^:\n]*)", "\n".join(sections), re.MULTILINE)
     assert {each.strip() for head in heads for each in head.split(",")} == names
 
 

@@ -111,13 +111,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         A column: each of its values is drawn as often as any other. In place of `sample_weights`.
     epoch_rows : int, optional
         Rows of an epoch, with `sample_weights` or `balance_by`. Default: as many as there are.
-    block_rows, window_rows, lanes : int or "auto", default "auto"
-        The layout of ``shuffle=True``: rows of a run that is read together, rows of one lane's
-        window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
-        bytes of a row and the rows of a step.
-    readahead : int, default 2
-        Reads under way beyond the one whose rows come next, of up to 8 MB each; of a table in an
-        object store four times as many, as an answer takes time.
     transform_threads : int, default 0
         Threads in which `transform` runs ahead of the training step. 0: none; it is called in the
         thread that iterates when its batch is asked for, as torch's own loader does, while reading,
@@ -140,6 +133,16 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     on_error : {"raise", "skip"} or callable, default "raise"
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
+
+    Other Parameters
+    ----------------
+    block_rows, window_rows, lanes : int or "auto", default "auto"
+        The layout of ``shuffle=True``: rows of a run that is read together, rows of one lane's
+        window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
+        bytes of a row and the rows of a step.
+    readahead : int, default 2
+        Reads under way beyond the one whose rows come next, of up to 8 MB each; of a table in an
+        object store four times as many, as an answer takes time.
     read_timeout : float, default 120
         As for `LanceTorchDataset`: seconds to wait until the table is open, and for each read.
 

@@ -118,6 +118,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         position or number of steps changes, and a batch of which no row is left is empty: what
         `transform` makes of no rows or, if it cannot, an empty one in `format`. Each batch that
         fails is tried again in halves, so `transform` must be able to work on fewer rows.
+
+    Other Parameters
+    ----------------
     read_timeout : float, default 120
         Seconds to wait until the table is open, and for each read, in which lancedb may try again
         as often as it likes: then a RuntimeError names the table and the rows. None for no limit.

@@ -8,6 +8,7 @@ batch takes 16 microseconds that way and 3 without.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,4 +49,15 @@ def draw_seed(generator: torch.Generator | None) -> None:
 
     So what a model draws from then on is the same with any number of workers.
     """
-    torch.empty((), dtype=torch.int64).random_(generator=generator)
+    torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator)
+
+
+def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
+    """A context in which torch's iterators make the tensors that they need for themselves.
+
+    torch makes them on the program's default device, on which they may have no value, or for which
+    the loader's generator is not.
+    """
+    if torch.get_default_device().type == "cpu":
+        return contextlib.nullcontext()
+    return torch.device("cpu")

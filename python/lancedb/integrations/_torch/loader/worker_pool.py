@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from ..datasets.cursor import EpochTracker
 from ..workers.processes import WorkerProcesses
-from ..workers.start import spared_from_handled_signals
+from ..workers.start import spared_from_handled_signals, without_a_main_that_is_no_file
 from ..workers.watchdog import describe_worker, first_ended, kill_workers
 from .adapters import Adapter, IterableAdapter, MappedAdapter
-from .in_process import InProcess, draw_seed
+from .in_process import InProcess, draw_seed, on_the_cpu
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
@@ -66,7 +66,7 @@ class WorkerPool:
 
     def start(self, tracker: EpochTracker) -> Iterator[Any]:
         """The batches of an epoch from where a tracker begins."""
-        with spared_from_handled_signals():
+        with spared_from_handled_signals(), without_a_main_that_is_no_file(), on_the_cpu():
             return self._start(tracker)
 
     def _start(self, tracker: EpochTracker) -> Iterator[Any]:

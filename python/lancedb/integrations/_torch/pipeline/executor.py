@@ -120,7 +120,7 @@ class InThreads:
 
     def _submit(self, tasks: list[_Task]) -> None:
         for task in tasks:
-            task.future = self._pool.submit(self._modes.run, task.make)
+            task.future = submit(self._pool, self._modes.run, task.make)
 
     def _make(self, part: pa.RecordBatch) -> Any:
         return self._complete(*self._convert(part, [part.num_rows]))
@@ -157,6 +157,20 @@ class _Task:
         """What comes of it, made here unless another thread was asked to; raises what it raised."""
         future, self.future = self.future, None
         return self.make() if future is None else future.result()
+
+
+def submit(pool: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Future[Any]:
+    """As the pool's own, which takes no more once the program's main thread has ended."""
+    try:
+        return pool.submit(call, *args)
+    except RuntimeError as error:
+        if threading.main_thread().is_alive():
+            raise
+        raise RuntimeError(
+            "the program's main thread has ended, after which Python starts no more work in other "
+            "threads, and reading ahead needs that: have the main thread wait, by join(), for the "
+            "one that iterates"
+        ) from error
 
 
 def wait_for(pool: ThreadPoolExecutor) -> None:

@@ -32,7 +32,7 @@ from ..order.epoch_order import Plan
 from ..order.read_schedule import Group, Span, Step, schedule
 from ..order.window_slices import Pieces
 from ..table.reader import Reader
-from .executor import Finish, finish_of, wait_for
+from .executor import Finish, finish_of, submit, wait_for
 from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
 
 _JOBS_AHEAD = 2
@@ -150,7 +150,7 @@ class Stream:
             sizes = [job.result().size if _is_done(job) else self._last_size for job in self._jobs]
             if sizes and sum(sizes) + self._last_size > self._most_ahead:
                 return
-            self._jobs.append(self._making.submit(self._make_job))
+            self._jobs.append(submit(self._making, self._make_job))
 
     def cancel(self) -> None:
         """Give up every read; whoever waits for a batch, in any thread, waits no longer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,24 @@ def spared_from_handled_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def without_a_main_that_is_no_file() -> Iterator[None]:
+    """Have processes that are started meanwhile not look for a program that came on stdin.
+
+    Its file is called ``<stdin>``, which workers would try to run.
+    """
+    main = vars(sys.modules["__main__"])
+    path = main.get("__file__")
+    if path is None or main.get("__spec__") is not None or os.path.exists(path):
+        yield
+        return
+    del main["__file__"]
+    try:
+        yield
+    finally:
+        main["__file__"] = path
 
 
 def default_start_method() -> str:
