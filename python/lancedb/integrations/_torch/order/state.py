@@ -149,7 +149,7 @@ def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> No
         if name not in ADOPTED and (name not in theirs or _differs(theirs[name], ours[name]))
     ]
     differences += [
-        f"{name} was {_shown(theirs[name])}"
+        f"{name} was {shown(theirs[name])}"
         for name in OPTIONAL
         if name not in ours and name in theirs
     ]
