@@ -26,6 +26,7 @@ from .handle import Handle, OwnHandle
 from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
+from .sql import names_in_backticks
 
 
 class Reader:
@@ -234,7 +235,10 @@ def resolve_columns(
             raise TypeError(
                 f"columns must map names to SQL expressions, not {name!r} to {column!r}"
             )
-    return dict(columns)
+    return {
+        name: column if column in known else names_in_backticks(column)
+        for name, column in columns.items()
+    }
 
 
 def check_column(name: Any, schema: pa.Schema) -> None:

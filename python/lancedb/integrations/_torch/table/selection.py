@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,15 +20,13 @@ from lancedb.table import Table
 
 from ..common.checks import did_you_mean, whole_number
 from ..common.shared_memory import SharedArray
+from .sql import check_condition, how_to_quote
 
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
 _LOOKUP_ROWS = 65_536
 # The part of a stretch of the table that has to be chosen for all of it to be kept in memory.
 _DENSE = 1 / 4
-
-# Strings, quoted names and comments of SQL, in which a parenthesis is a character.
-_NO_CODE = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 
 class Selection(Protocol):
@@ -257,24 +254,17 @@ def _look_up(table: Table, ids: np.ndarray) -> Iterable[tuple[np.ndarray, np.nda
 def _matching_offsets(table: Table, filter: str) -> np.ndarray:
     if not isinstance(filter, str) or not filter.strip():
         raise ValueError(f"filter must be an SQL condition such as 'label < 5', not {filter!r}")
-    _check_parentheses(filter)
+    names = table.schema.names
+    check_condition(filter, names)
     # lancedb drops what follows the first expression; a comment ends with its line.
     whole = f"({filter}\n)" if "--" in filter else f"({filter})"
     query: Any = table.search().where(whole).select(["_rowoffset"])
     try:
         found = query.limit(max(table.count_rows(), 1)).to_arrow()
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"filter {filter!r} cannot be evaluated: {error}") from error
+        hint = how_to_quote(filter, names)
+        raise ValueError(f"filter {filter!r} cannot be evaluated: {hint}{error}") from error
     return np.sort(found["_rowoffset"].to_numpy().astype(np.int64))
-
-
-def _check_parentheses(filter: str) -> None:
-    """Raise if one is closed that is not open, which would end the expression before its end."""
-    bare, opened = _NO_CODE.sub(" ", filter), 0
-    for character in bare:
-        opened += {"(": 1, ")": -1}.get(character, 0)
-        if opened < 0:
-            raise ValueError(f"filter {filter!r} cannot be evaluated: it closes a ')' too many")
 
 
 def _known_splits(split: str, names: list[str]) -> str:
