@@ -2,6 +2,7 @@
 """Every Arrow type becomes the tensor, or the Python values, that the type table says."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,37 @@ from conversions import DTYPES, column, example_of
 from lancedb.integrations._torch.convert.formats import (
     FORMATS,
     make_converter,
+    torch_batches,
     torch_columns,
 )
+from lancedb.integrations._torch.convert.nulls import NullPolicy
+from lancedb.integrations._torch.convert.padding import RaggedPolicy
+
+# -- batches ---------------------------------------------------------------------------------
+
+
+class CountedSchema:
+    """A schema that counts how often all its names are made, which takes a time for each."""
+
+    def __init__(self, schema):
+        self.schema, self.made = schema, 0
+
+    def __iter__(self):
+        return iter(self.schema)
+
+    @property
+    def names(self):
+        self.made += 1
+        return self.schema.names
+
+
+@pytest.mark.parametrize("convert", [torch_columns, torch_batches])
+def test_the_time_of_a_conversion_grows_with_the_columns_and_not_with_their_square(convert):
+    wide = pa.record_batch({f"c{number}": [number, 0] for number in range(50)})
+    batch = SimpleNamespace(schema=CountedSchema(wide.schema), columns=wide.columns)
+    convert(batch, *([[1, 1], NullPolicy(), RaggedPolicy()] if convert is torch_batches else []))
+    assert batch.schema.made == 1
+
 
 # -- numbers ---------------------------------------------------------------------------------
 

@@ -128,8 +128,9 @@ def torch_columns(
         If numbers are null and `nulls` says nothing for them, or do not fit a tensor.
     """
     out: dict[str, Any] = {}
+    names = batch.schema.names  # made anew each time that it is asked for
     for of, column in zip(batch.schema, _columns_of(batch), strict=True):
-        _put(out, of, column, (), batch.schema.names, nulls, ragged)
+        _put(out, of, column, (), names, nulls, ragged)
     return out
 
 
@@ -146,20 +147,21 @@ def torch_batches(
 
     edges = [0, *itertools.accumulate(counts)]
     outs: list[dict[str, Any]] = [{} for _ in counts]
+    names = batch.schema.names
     for of, column in zip(batch.schema, _columns_of(batch), strict=True):
         if is_ragged(of.type):
             made = list_batches(column, edges, of.name, nulls, ragged)
             for out, (values, added) in zip(outs, made, strict=True):
-                _put_lists(out, of.name, values, added, batch.schema.names, ragged)
+                _put_lists(out, of.name, values, added, names, ragged)
         elif not _holds_lists(of.type):
             whole: dict[str, Any] = {}
-            _put(whole, of, column, (), batch.schema.names, nulls, ragged)
+            _put(whole, of, column, (), names, nulls, ragged)
             for out, part in zip(outs, _cuts(whole[of.name], edges), strict=True):
                 out[of.name] = part
         else:
             for out, start, count in zip(outs, edges, counts, strict=False):
                 part = column.slice(start, count)
-                _put(out, of, part, (), batch.schema.names, nulls, ragged)
+                _put(out, of, part, (), names, nulls, ragged)
     return outs
 
 
