@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from conftest import record_reads
 from lancedb.integrations._torch.table import sample
-from lancedb.integrations.torch import LanceIterableTorchDataset
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 
 def row_bytes(table):
@@ -59,3 +59,10 @@ def test_of_large_values_the_beginnings_tell_tables_apart(db, monkeypatch, kind,
         table = db.create_table(name, pa.table({"x": column}))
         prints.append(LanceIterableTorchDataset(table)._describe_data()["fingerprint"])
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.filterwarnings("error", "ignore:this dataset is empty")
+def test_a_table_without_rows_is_sampled_in_silence(db):
+    empty = db.create_table("empty", schema=pa.schema([("text", pa.string())]))
+    loader = LanceDataLoader(LanceIterableTorchDataset(empty, format="torch", shuffle=True))
+    assert list(loader) == []

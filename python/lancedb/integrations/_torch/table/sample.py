@@ -61,7 +61,7 @@ def row_sizes(reader: Reader) -> RowSizes:
     if all rows were like those of the sample.
     """
     average, sizes = _sampled(reader)
-    if not vary_in_size(reader.schema):
+    if not len(sizes) or not vary_in_size(reader.schema):
         return RowSizes(average, False)
     largest = int(sizes.max(initial=0))
     outlier = largest > _MUCH_MORE * max(1.0, float(np.median(sizes))) and largest > _HIDDEN_ROW
