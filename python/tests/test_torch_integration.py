@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from conftest import record_reads
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -57,6 +58,16 @@ def test_one_index_is_a_batch_of_one_row_and_the_row_itself_with_unwrap(table):
     row = {"label": 3, "text": "row 3"}
     assert LanceTorchDataset(table, columns=["label", "text"])[3] == [row]
     assert LanceTorchDataset(table, columns=["label", "text"], unwrap=True)[3] == row
+
+
+def test_iterating_unwrapped_rows_gives_each_of_them(table, monkeypatch):
+    sizes = record_reads(monkeypatch, lambda reader, rows: len(rows))
+    dataset = LanceTorchDataset(table, columns=["id"], unwrap=True, batch_size=60)
+    rows = list(dataset)
+    assert rows == [{"id": i} for i in range(len(dataset))]
+    assert len(sizes) < len(rows) / 20  # read together
+    labels = [row["label"] for row in LanceTorchDataset(table, format="torch", unwrap=True)]
+    assert torch.stack(labels).tolist() == [i % 7 for i in range(len(dataset))]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         from the first read on.
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
-        ``ConcatDataset`` and ``StackDataset`` want it.
+        ``ConcatDataset`` and ``StackDataset`` want it. ``iter(dataset)`` then gives every row.
     blobs : {"bytes", "descriptor"}, default "bytes"
         What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
         would, or the struct of kind, position and size that Lance stores.
@@ -252,8 +252,13 @@ class LanceTorchDataset(TableDataset, Dataset):
             collates = are_rows and is_for_default_convert(caller)
             return default_collate(cast(Any, batch)) if collates else batch
         row = int(normalize_indices([index], len(self))[0])
-        ahead, place = self._ahead.find(row, len(self), lambda: rows_to_come(caller), self._read)
-        alone = self.unwrap or is_row_of_another(caller)
+        return self._one(
+            row, self.unwrap or is_row_of_another(caller), lambda: rows_to_come(caller)
+        )
+
+    def _one(self, row: int, alone: bool, to_come: Callable[[], Any]) -> Any:
+        """One row, alone or as a batch, read with those that will be asked for."""
+        ahead, place = self._ahead.find(row, len(self), to_come, self._read)
         if alone and self._output.makes_rows_alone(ahead.batch.schema):
             if ahead.rows is None:
                 ahead.rows = self._rows_of(ahead.batch)
@@ -347,10 +352,14 @@ class LanceTorchDataset(TableDataset, Dataset):
         return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
 
     def __iter__(self) -> Iterator[Any]:
-        """Walk the rows in order, in full batches of ``batch_size`` rows.
+        """Walk the rows in order, in full batches of ``batch_size`` rows; one by one with `unwrap`.
 
-        What is left over and fills no batch is left out: a `DataLoader` delivers that, too.
+        What is left over and fills no batch is left out: a `DataLoader` delivers that, too. Single
+        rows come all of them, as ``dataset[0]``, ``dataset[1]`` and so on.
         """
+        if self.unwrap:
+            yield from map(self._next_row, range(len(self)))
+            return
         if 0 < len(self) < self.batch_size:
             warnings.warn(
                 f"{len(self)} rows are fewer than one batch of {self.batch_size}, and "
@@ -359,6 +368,9 @@ class LanceTorchDataset(TableDataset, Dataset):
             )
         for start in range(0, len(self) - self.batch_size + 1, self.batch_size):
             yield self.__getitems__(range(start, start + self.batch_size))
+
+    def _next_row(self, row: int) -> Any:
+        return self._one(row, True, lambda: range(row, min(row + self.batch_size, len(self))))
 
     def _only_row(self, batch: Any) -> Any:
         rows = count_rows(batch) if self._output.transform is not None else 1
