@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ..arrow.take import slices
 from ..common.checks import did_you_mean
+from .exact import check_exact
 from .nulls import NullPolicy, field_paths
 from .padding import RaggedPolicy
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+# Formats in which whole numbers may become floats; the others keep each column's type.
+_PROMOTING = ("numpy", "pandas", "torch_row", "torch_col")
 _NO_NULLS = NullPolicy()
 _JAGGED = RaggedPolicy()
 
@@ -36,7 +39,10 @@ class Converter:
     ragged: RaggedPolicy = field(default_factory=RaggedPolicy)
 
     def __call__(self, batch: pa.RecordBatch) -> Any:
-        return FORMATS[self.format].convert(batch, self.nulls, self.ragged)
+        made = FORMATS[self.format].convert(batch, self.nulls, self.ragged)
+        if self.format in _PROMOTING:
+            check_exact(batch, self.format, made)
+        return made
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Raise if the format cannot carry the columns of an empty batch, or one's `fill_null`."""
