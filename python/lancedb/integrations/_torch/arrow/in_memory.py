@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from . import take as gather
 from .buffer_pool import new_rows
+from .dictionaries import own_bytes
 from .fixed_width import from_raw, raw_rows, row_bytes
 
 _READ_BYTES = 8 << 20
@@ -78,7 +79,7 @@ class Resident:
         columns: list[_Column] = []
         size = 0
         for batch in batches:
-            size += batch.nbytes
+            size += own_bytes(batch)
             if self._most_bytes is not None and size > _SLACK * self._most_bytes:
                 self.is_too_large = True
                 raise TooLarge
@@ -143,11 +144,11 @@ class _PiecesOfRows:
 
 def _grouped(chunks: list[pa.Array]) -> Iterator[list[pa.Array]]:
     """Consecutive chunks in groups that Arrow can concatenate."""
-    group, size = [chunks[0]], chunks[0].nbytes
+    group, size = [chunks[0]], own_bytes(chunks[0])
     for chunk in chunks[1:]:
-        if size + chunk.nbytes > _PIECE_BYTES:
+        if size + own_bytes(chunk) > _PIECE_BYTES:
             yield group
             group, size = [], 0
         group.append(chunk)
-        size += chunk.nbytes
+        size += own_bytes(chunk)
     yield group

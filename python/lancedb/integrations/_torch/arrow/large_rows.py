@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import take as gather
+from .dictionaries import own_bytes
 from .fixed_width import row_bytes
 from .variable_width import value_bytes
 
@@ -120,14 +121,14 @@ class CountedRead:
         self._rows += batch.num_rows
         if self._slack is not None:
             allowed = self._large.share(self._rows) + self._slack - self._bytes
-            if batch.nbytes > allowed:
+            if own_bytes(batch) > allowed:
                 sizes = sizes_of_rows(batch)
                 largest = int(sizes.max(initial=0))
                 self._large.note(largest, batch.num_rows)
                 out = _too_many(sizes, allowed)
                 left_out[out] = offsets[out]
                 batch = _without(batch, out)
-            self._bytes += batch.nbytes
+            self._bytes += own_bytes(batch)
             fields = [*batch.schema, pa.field(LEFT_OUT, pa.int64())]
             schema = pa.schema(fields, batch.schema.metadata)
             batch = pa.RecordBatch.from_arrays([*batch.columns, pa.array(left_out)], schema=schema)

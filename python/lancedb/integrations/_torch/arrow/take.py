@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from .dictionaries import with_codes
 from .fixed_width import from_raw, raw_rows, room_for
 from .variable_width import ViewRows, view_rows
 
@@ -41,11 +42,13 @@ class Rows(Protocol):
         ...
 
 
-def rows_of(column: pa.Array) -> FixedRows | ViewRows | ArrowRows:
+def rows_of(column: pa.Array) -> FixedRows | ViewRows | DictionaryRows | ArrowRows:
     """The rows of a column in the form that is taken fastest."""
     raw = raw_rows(column)
     if raw is not None:
         return FixedRows(column.type, raw)
+    if isinstance(column, pa.DictionaryArray):
+        return DictionaryRows(column)
     if _nests_fixed_lists(column.type):
         # Arrow takes wrong values out of a slice of nested fixed-size lists (seen in pyarrow 26);
         # concatenation copies the slice to an array of its own.
@@ -73,6 +76,23 @@ class ArrowRows:
     held = take
 
 
+class DictionaryRows:
+    """Rows that refer to a dictionary: Arrow's own take looks at all of it each time."""
+
+    def __init__(self, column: pa.DictionaryArray):
+        self._column = column.slice(0, 0)
+        self.dictionary = column.dictionary
+        self._codes = rows_of(column.indices)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def take(self, indices: np.ndarray) -> pa.Array:
+        return with_codes(self._column, self._codes.take(indices), self.dictionary)
+
+    held = take
+
+
 class FixedRows:
     """Rows of one width, without nulls."""
 
@@ -87,6 +107,9 @@ class FixedRows:
         data, out = room_for(len(indices), self.bytes.dtype.itemsize)
         self.bytes.take(indices, 0, out, "clip")
         return from_raw(self._kind, len(indices), data)
+
+
+Kept = ArrowRows | DictionaryRows | ViewRows
 
 
 def _nests_fixed_lists(kind: pa.DataType) -> bool:

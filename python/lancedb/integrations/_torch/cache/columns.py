@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.dictionaries import own_bytes
 from ..arrow.in_memory import Resident, TooLarge
 from ..arrow.large_rows import vary_in_size
 from ..common.checks import one_of
@@ -77,8 +78,8 @@ class KeptColumns:
 
     def _finish(self, held: _Held | None, finish: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
         batch = finish()
-        cached = 0 if held is None else sum(batch[name].nbytes for name in held.names)
-        self._counts.update(bytes=batch.nbytes - cached, cached_bytes=cached)
+        cached = 0 if held is None else sum(own_bytes(batch[name]) for name in held.names)
+        self._counts.update(bytes=own_bytes(batch) - cached, cached_bytes=cached)
         if not self._decided:
             self._note(batch)
         return batch
@@ -91,7 +92,7 @@ class KeptColumns:
     def _note(self, batch: pa.RecordBatch) -> None:
         self._seen += batch.num_rows
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            self._bytes[name] += column.nbytes
+            self._bytes[name] += own_bytes(column)
 
     def _is_due(self, reader: Reader) -> bool:
         if self.cache is True:
@@ -166,7 +167,7 @@ class _Held:
     def _counted(self, reader: Reader, parts: Iterator[np.ndarray]) -> Iterator[pa.RecordBatch]:
         for part in parts:
             batch = reader.read(part)
-            self.bytes_loaded += batch.nbytes
+            self.bytes_loaded += own_bytes(batch)
             yield batch
 
     def begin(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:

@@ -53,6 +53,7 @@ _ELSEWHERE = {
     "rename_column": "pass columns={new: old} where it is made",
     "with_format": "pass format= where it is made",
     "set_format": "pass format= where it is made",
+    "categories": "pass dictionary='codes' where it is made",
     "batch": "pass batch_size= where it is made",
     "shard": "ranks and workers are sharded already; rank= and world_size= say otherwise",
     "split": "pass split= and permutation_table= where it is made",
@@ -108,6 +109,7 @@ class TableDataset:
         """Begin with nothing opened, read or counted."""
         self._perm: Reader | None = None
         self._data: dict[str, Any] | None = None
+        self._categories: dict[str, list[Any]] | None = None
         self._board: torch.Tensor | None = None
         self._counts: tuple[int, Stats] | None = None
         self._counted: list[Stats] = []
@@ -118,7 +120,13 @@ class TableDataset:
     def __getstate__(self) -> dict[str, Any]:
         preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
-        mine = {"_perm": None, "_counts": None, "_counted": [], "_ledger": None}
+        mine = {
+            "_perm": None,
+            "_categories": None,
+            "_counts": None,
+            "_counted": [],
+            "_ledger": None,
+        }
         return {**self.__dict__, "_view": self._sent_view(), **mine}
 
     def _sent_view(self) -> View:
@@ -165,6 +173,50 @@ class TableDataset:
     def column_names(self) -> list[str]:
         """The names of the columns, as the batches have them."""
         return list(self._view.columns)
+
+    @property
+    def categories(self) -> dict[str, list[Any]]:
+        """The values of each dictionary column in the order of their codes.
+
+        With ``dictionary="codes"``: all values that rows of the table version have, sorted, so that
+        codes are the same in every process and for every filter and split. A version with other
+        values has other codes: keep the categories beside a model that was trained with them.
+
+        Returns
+        -------
+        dict of str to list
+            Column name -> values: ``categories["label"][code]`` is the value of a code.
+
+        Raises
+        ------
+        AttributeError
+            With ``dictionary="values"``.
+
+        Examples
+        --------
+        >>> import lancedb
+        >>> labels = pa.array(["cat", "dog", "cat"]).dictionary_encode()
+        >>> db = lancedb.connect("memory://")
+        >>> table = db.create_table("pets", pa.table({"label": labels}))
+        >>> from lancedb.integrations.torch import LanceTorchDataset
+        >>> dataset = LanceTorchDataset(table, format="torch", dictionary="codes")
+        >>> dataset.__getitems__([0, 1, 2]).columns["label"]
+        tensor([0, 1, 0])
+        >>> dataset.categories
+        {'label': ['cat', 'dog']}
+        """
+        recipe = self._view.recipe
+        known = recipe.categories
+        if known is None:
+            raise AttributeError("categories")  # what to do about it is said by __getattr__
+        if self._categories is None:
+            values = recipe.in_time(lambda: known.of(recipe.open()))
+            self._categories = {
+                name: values[column].to_pylist()
+                for name, column in self._view.columns.items()
+                if column in values
+            }
+        return self._categories
 
     def _describe_data(self) -> dict[str, Any]:
         """Which rows of which table version these are, for a state; found out once."""

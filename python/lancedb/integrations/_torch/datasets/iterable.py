@@ -130,6 +130,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     blobs : {"bytes", "descriptor"}, default "bytes"
         What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
         would, or the struct of kind, position and size that Lance stores.
+    dictionary : {"values", "codes"}, default "values"
+        What a dictionary column gives: its values, or int64 codes that mean the same in every
+        batch, process and rank; ``categories`` has the values in the order of their codes. For
+        codes the column is read once where the dataset is made.
     on_error : {"raise", "skip"} or callable, default "raise"
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
@@ -199,6 +203,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         pad_to: Any = None,
         unwrap: bool = False,
         blobs: Literal["bytes", "descriptor"] = "bytes",
+        dictionary: Literal["values", "codes"] = "values",
         batch_size: int | None = None,
         drop_last: bool = True,
         shuffle: bool | str = False,
@@ -231,6 +236,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 version=version,
                 columns=columns,
                 blobs=blobs,
+                dictionary=dictionary,
             ),
             format=format,
             transform=transform,

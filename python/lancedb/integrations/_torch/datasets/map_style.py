@@ -110,6 +110,10 @@ class LanceTorchDataset(TableDataset, Dataset):
     blobs : {"bytes", "descriptor"}, default "bytes"
         What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
         would, or the struct of kind, position and size that Lance stores.
+    dictionary : {"values", "codes"}, default "values"
+        What a dictionary column gives: its values, or int64 codes that mean the same in every
+        batch, process and rank; ``categories`` has the values in the order of their codes. For
+        codes the column is read once where the dataset is made.
     on_error : {"raise", "skip"} or callable, default "raise"
         What happens where `transform`, or the conversion to `format` before it, fails on single
         rows. "skip" leaves them out of their batch, which is that much shorter, logs a warning for
@@ -190,6 +194,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         cache: Cache = "auto",
         unwrap: bool = False,
         blobs: Literal["bytes", "descriptor"] = "bytes",
+        dictionary: Literal["values", "codes"] = "values",
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
     ):
@@ -206,6 +211,7 @@ class LanceTorchDataset(TableDataset, Dataset):
                 version=version,
                 columns=columns,
                 blobs=blobs,
+                dictionary=dictionary,
             ),
             format=format,
             transform=transform,
@@ -440,6 +446,11 @@ class JoinedTorchDataset(LanceTorchDataset):
         return self._joined[0].column_names
 
     @property
+    def categories(self) -> dict[str, list[Any]]:
+        """The values of each dictionary column in the order of their codes, the same in all."""
+        return self._joined[0].categories
+
+    @property
     def cache(self) -> Cache:
         """Whether columns are kept in memory; that of the first part."""
         return self._joined[0].cache
@@ -479,7 +490,9 @@ def _types_of(dataset: LanceTorchDataset) -> dict[str, Any]:
 
 
 def _arguments_of(dataset: LanceTorchDataset) -> dict[str, Any]:
-    return {**dataset._output.described(), "unwrap": dataset.unwrap}
+    has_codes = dataset._parts[0]._view.recipe.categories is not None
+    categories = {"categories": dataset.categories} if has_codes else {}
+    return {**dataset._output.described(), "unwrap": dataset.unwrap, **categories}
 
 
 def _is_one(index: Any) -> bool:

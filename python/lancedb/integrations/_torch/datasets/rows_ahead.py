@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.dictionaries import own_bytes
+
 # Of rows that are read ahead of being asked for; they are held until others are.
 _MOST_BYTES = 16 << 20
 _FIRST_ROWS = 16
@@ -83,7 +85,7 @@ class RowsAhead:
             return ahead, place
         wanted = self._wanted(index, length, to_come())
         ahead = Ahead(wanted, read(np.array(wanted)))
-        self._row_bytes = ahead.batch.nbytes / len(wanted)
+        self._row_bytes = own_bytes(ahead.batch) / len(wanted)
         self._last = ahead if len(wanted) > 1 else None
         self._read += len(wanted) - 1
         return ahead, ahead.take(index) or 0

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from ..arrow import take as gather
 from ..arrow.buffer_pool import WindowMemory
+from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import LargeRows, Limits, left_out, may_lack
 from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
@@ -194,7 +195,7 @@ class Stream:
         return self._finished(self._reads.complete(batch), counts)
 
     def _finished(self, batch: pa.RecordBatch, counts: list[int]) -> _Job:
-        size = batch.nbytes
+        size = own_bytes(batch)
         source = "cached_bytes" if self._is_cached else "bytes"
         self._stats.add(rows=batch.num_rows, **{source: size})
         made = self._finish.begin(batch, counts)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..arrow import take as gather
 from ..arrow.buffer_pool import WindowMemory
+from ..arrow.dictionaries import with_codes
 from ..arrow.fixed_width import from_raw, room_for, row_bytes
 from ..arrow.variable_width import ViewRows, concatenated
 from ..order.window_slices import Pieces, divided, runs
@@ -38,7 +39,7 @@ class ReadRows:
         # All of a batch that lancedb has handed out lives as long as any column of it.
         self._holds_batch = 2 * views >= batch.nbytes
 
-    def kept(self, column: gather.ArrowRows | ViewRows, order: np.ndarray) -> pa.Array:
+    def kept(self, column: gather.Kept, order: np.ndarray) -> pa.Array:
         """The values of one of the columns at `order`, or views of them."""
         return column.held(order) if self._holds_batch else column.take(order)
 
@@ -62,6 +63,8 @@ class Window:
     ----------
     starts : numpy.ndarray of int64
         Where in the memory each segment starts; none if no column is there.
+    dictionaries : dict of int to pyarrow.Array
+        The dictionary of each column that has one.
     """
 
     def __init__(self, rows: ReadRows, order: np.ndarray, memory: WindowMemory):
@@ -84,6 +87,11 @@ class Window:
                 else:
                     self._arrays[number].append(rows.kept(each, picked))
         self.starts = np.array(self._segments, np.int64) * memory.segment_rows
+        self.dictionaries = {
+            number: each.dictionary
+            for number, each in enumerate(rows.columns)
+            if isinstance(each, gather.DictionaryRows)
+        }
 
     def _copy(self, column: int, rows: gather.FixedRows, order: np.ndarray) -> None:
         """Copy the last segment's rows of a column into the memory."""
@@ -104,6 +112,20 @@ class Window:
         rows = self.memory.rows(column, row_bytes(kind))[self.starts[number] :]
         rows = rows[: self.memory.segment_rows]
         return from_raw(kind, len(rows), pa.py_buffer(rows))
+
+    def adopt(self, column: int, dictionary: pa.Array) -> None:
+        """Have a column refer to a dictionary that continues its own one, if this one does."""
+        own = self.dictionaries[column]
+        if own is dictionary:
+            return
+        if own.equals(dictionary) or own.equals(dictionary.slice(0, len(own))):
+            self.dictionaries[column] = dictionary
+            self._arrays[column] = [
+                with_codes(each, each.indices, dictionary)
+                if isinstance(each, pa.DictionaryArray)
+                else each
+                for each in self._arrays[column]
+            ]
 
     def hand_out(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
@@ -165,6 +187,8 @@ def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> _P
 
 
 def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, column: int) -> pa.Array:
+    if column in windows[0].dictionaries:
+        _share_dictionary(windows, column)
     size = windows[0].memory.segment_rows
     of_piece, begins, ends = divided(pieces.begins, pieces.begins + pieces.counts, size)
     numbers, within = np.divmod(begins, size)
@@ -174,6 +198,14 @@ def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, colum
         for owner, number, begin, count in zip(*(part.tolist() for part in parts), strict=True)
     ]
     return concatenated(windows[0].schema.field(column).type, slices)
+
+
+def _share_dictionary(windows: Sequence[Window], column: int) -> None:
+    """Have windows refer to the longest dictionary, which the others grew into: Arrow would merge
+    them for each batch."""
+    longest = max((window.dictionaries[column] for window in windows), key=len)
+    for window in windows:
+        window.adopt(column, longest)
 
 
 def _picked(window: Window, column: int, places: _Places) -> pa.Array:

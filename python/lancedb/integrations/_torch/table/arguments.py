@@ -17,6 +17,7 @@ from lancedb.table import AsyncTable, Table
 from . import recipe as recipes
 from . import selection as selections
 from .blobs import BlobColumns, check_blobs
+from .dictionaries import categories_of, check_dictionary, coded
 from .handle import open_rows, read_schema
 from .reader import check_column, resolve_columns
 from .recipe import Recipe, Source
@@ -53,6 +54,7 @@ class Given:
     version: int | str | None = None
     columns: Columns = None
     blobs: str = "bytes"
+    dictionary: str = "values"
 
 
 def resolve(given: Given, timeout: float | None) -> View:
@@ -68,17 +70,23 @@ def resolve(given: Given, timeout: float | None) -> View:
     """
     check_arguments(given)
     check_blobs(given.blobs)
+    check_dictionary(given.dictionary)
     permutation = given.table if isinstance(given.table, Permutation) else None
     recipe, table, chosen = _rows(given, permutation, timeout)
     with recipes.naming(recipe):
         known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
     columns = _columns(known, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
+    schema = recipe.in_time(lambda: _schema(table, columns, given.blobs))
+    categories = None
+    if given.dictionary == "codes":
+        categories, schema = categories_of(table, schema, columns), coded(schema)
+    sent = recipes.portable(recipe, table)
     return View(
-        recipe=dataclasses.replace(recipes.portable(recipe, table), blobs=given.blobs),
+        recipe=dataclasses.replace(sent, blobs=given.blobs, categories=categories),
         selection=chosen,
         columns=columns,
-        schema=recipe.in_time(lambda: _schema(table, columns, given.blobs)),
+        schema=schema,
         format=format,
         transform=transform,
         batch_size=permutation.batch_size if permutation else None,

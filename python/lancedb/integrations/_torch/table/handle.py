@@ -24,11 +24,13 @@ from lancedb.remote.table import RemoteTable
 from lancedb.table import Table
 
 from ..arrow import take as gather
+from ..arrow.dictionaries import own_bytes
 from ..arrow.fixed_width import row_bytes
 from ..arrow.large_rows import CountedRead
 from . import fork_guard as forking
 from . import io_uring as uring
 from .blobs import BlobColumns
+from .dictionaries import DictionaryColumns
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -110,7 +112,11 @@ class OwnHandle:
         self._rows = open_rows(self._table)
         found = read_schema(self._table, self._rows, self._columns)
         self._blobs = BlobColumns(self._table, found, self._columns, recipe.blobs)
-        self._columns, self.schema = self._blobs.selection, self._blobs.schema
+        self._columns = self._blobs.selection
+        self._dictionaries = DictionaryColumns(
+            self._table, self._blobs.schema, self._columns, recipe.categories
+        )
+        self.schema = self._dictionaries.schema
         self.stored_columns = self._table.schema.names
         stored = _stored(self._table)
         self.scans = stored.scans_are_fast and not self._blobs
@@ -155,8 +161,8 @@ class OwnHandle:
         """Rows of the table by ascending offset, in one call to lancedb."""
         if len(offsets) == 0:
             return empty_batch(self.schema)
-        batch = await self._blobs.filled(await self._call(offsets))
-        self._row_bytes = batch.nbytes / len(offsets)
+        batch = self._dictionaries.encoded(await self._blobs.filled(await self._call(offsets)))
+        self._row_bytes = own_bytes(batch) / len(offsets)
         names = list(self._columns)
         # LanceDB Cloud's client asks for columns in alphabetical order.
         return batch if batch.schema.names == names else batch.select(names)

@@ -25,6 +25,7 @@ from ..common.error_notes import add_note
 from ..common.pickling import name_of
 from ..common.timeout import within
 from .blobs import rows_with_blobs
+from .dictionaries import Categories
 from .identity import Identity, Opened, identify, is_another, newest_version
 
 T = TypeVar("T")
@@ -156,6 +157,8 @@ class Recipe:
         What the pinned version is known by, if that could be found out.
     blobs : str, default "bytes"
         What is read of blob columns: "bytes", or "descriptor".
+    categories : Categories, optional
+        Of dictionary columns that are read as codes; None if they are read as values.
     """
 
     source: Source
@@ -165,6 +168,7 @@ class Recipe:
     timeout: float | None = None
     identity: Identity | None = None
     blobs: str = "bytes"
+    categories: Categories | None = field(default=None, repr=False, compare=False)
 
     def open(self) -> Table:
         """Open a handle of its own, pinned to the version, for this process; see `in_time`.
@@ -293,6 +297,7 @@ def portable(recipe: Recipe, table: Table) -> Recipe:
             recipe.name,
             timeout=recipe.timeout,
             blobs=recipe.blobs,
+            categories=recipe.categories,
         )
     return recipe
 

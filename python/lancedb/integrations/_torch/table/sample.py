@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import vary_in_size
 from .reader import Reader
 from .recipe import Recipe
@@ -79,9 +80,9 @@ def _sampled(reader: Reader) -> tuple[int, np.ndarray]:
         return max(1, round(sizes.mean())), sizes
     runs = np.unique(np.minimum(spots[:, None] + np.arange(_ROWS_PER_SPOT), rows - 1))
     batch = reader.read(runs)
-    if batch.nbytes > _HIDDEN_ROW:
+    if own_bytes(batch) > _HIDDEN_ROW:
         sizes = np.concatenate([sizes, _row_bytes(batch)])
-    return max(1, round(batch.nbytes / len(runs))), sizes
+    return max(1, round(own_bytes(batch) / len(runs))), sizes
 
 
 def _hides_large_rows(reader: Reader, average: int) -> bool:
@@ -96,7 +97,7 @@ def _hides_large_rows(reader: Reader, average: int) -> bool:
         return True
     few = Reader(_described(reader.recipe), AllRows(rows), {name: name for name in others})
     spots = np.unique(np.linspace(0, rows - 1, 5).astype(np.int64)[1:-1])
-    unread = few.read(spots).nbytes / max(1, len(spots))
+    unread = own_bytes(few.read(spots)) / max(1, len(spots))
     return stored > _HIDDEN_BYTES + 2 * (average + unread) * rows
 
 
@@ -126,7 +127,7 @@ def _plain_names(reader: Reader) -> set[str]:
 
 def _row_bytes(batch: pa.RecordBatch) -> np.ndarray:
     """The bytes of each row."""
-    return np.array([batch.slice(row, 1).nbytes for row in range(batch.num_rows)])
+    return np.array([own_bytes(batch.slice(row, 1)) for row in range(batch.num_rows)])
 
 
 def _cut(column: pa.Array) -> pa.Array:
@@ -144,5 +145,5 @@ def _cut(column: pa.Array) -> pa.Array:
 
 
 def _described(recipe: Recipe) -> Recipe:
-    """The recipe for reading all columns of some rows, of which blobs may be very large."""
-    return dataclasses.replace(recipe, blobs="descriptor")
+    """The recipe for reading all columns of some rows as they are stored."""
+    return dataclasses.replace(recipe, blobs="descriptor", categories=None)

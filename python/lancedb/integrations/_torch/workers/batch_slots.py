@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.dictionaries import compacted
+
 # Beside its rows a message has a schema and where each buffer is.
 _MOST_OVERHEAD = 64 << 10
 _PAGE = mmap.ALLOCATIONGRANULARITY
@@ -49,7 +51,8 @@ class BatchSlots:
     def put(self, number: int, batch: pa.RecordBatch) -> Any:
         """Put a batch into a slot, in place of the one before; what `get` finds it by."""
         if self._file is None:
-            return _serialized(batch).to_pybytes()
+            return _serialized(compacted(batch)).to_pybytes()
+        batch = compacted(batch)
         least = batch.nbytes + _MOST_OVERHEAD
         slot = self._slots.get(number)
         if slot is None or not least <= slot.size <= 8 * least:
