@@ -5,7 +5,9 @@ import copy
 import multiprocessing
 import os
 import pickle
+import traceback
 
+import lancedb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -208,3 +210,16 @@ def test_one_class_stands_under_lancedbs_name(table):
 def test_rows_are_read_once_however_often_they_are_asked_for(table):
     many = np.tile(np.arange(1000), 20)
     assert ids(Permutation.identity(table).fetch(many)) == many.tolist()
+
+
+def test_a_split_for_which_memory_is_too_little_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("LANCEDB_PERM_BUILDER_MEMORY_LIMIT", "1000")
+    table = lancedb.connect(tmp_path).create_table("many", pa.table({"id": range(20_000)}))
+    splits = permutation_builder(table).split_random(ratios=[0.5, 0.5], seed=0)
+    with pytest.raises(RuntimeError, match="Not enough memory") as raised:
+        splits.execute()
+    said = "".join(traceback.format_exception(raised.value))
+    assert "LANCEDB_PERM_BUILDER_MEMORY_LIMIT" in said
+    assert "split_hash(columns, weights, discard_weight=0)" in said
+    by_hash = permutation_builder(table).split_hash(["id"], [1, 1], discard_weight=0)
+    assert by_hash.execute().count_rows() == 20_000

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,10 +14,18 @@ import pyarrow as pa
 from lancedb.background_loop import LOOP
 
 from .arrow import take as gather
+from .common.error_notes import add_note
 from .convert import formats as convert
 from .table import fork_guard as forking
 from .table.blobs import BlobColumns, is_descriptor
 from .table.indices import distinct, normalize_indices
+
+_TOO_LITTLE_MEMORY = (
+    "lancedb sorts the rows of a random split in 100 MB, too little for some millions of them: set "
+    "the environment variable LANCEDB_PERM_BUILDER_MEMORY_LIMIT to more bytes before (2000000000 "
+    "for ten million rows), or use split_hash(columns, weights, discard_weight=0), which needs no "
+    "such memory"
+)
 
 _alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -34,11 +44,28 @@ def extend(module: ModuleType) -> None:
     permutation.__new__ = staticmethod(_new)
     permutation.fetch = fetch
     permutation.__copy__ = shallow_copy
+    builder = module.PermutationBuilder
+    builder.execute = _saying_what_to_do(builder.execute)
     module.batch_to_tensor_dict = convert.batch_to_tensor_dict  # type: ignore[attr-defined]
     module.batch_to_tensor_rows = convert.batch_to_tensor_rows  # type: ignore[attr-defined]
     module.batch_to_tensor = convert.batch_to_tensor  # type: ignore[attr-defined]
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_prepare_for_fork)
+
+
+def _saying_what_to_do(execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """lancedb's ``PermutationBuilder.execute``, with a note where it has too little memory."""
+
+    @functools.wraps(execute)
+    def executed(self: Any) -> Any:
+        try:
+            return execute(self)
+        except Exception as error:
+            if "Not enough memory" in str(error):
+                add_note(error, _TOO_LITTLE_MEMORY)
+            raise
+
+    return executed
 
 
 def fetch(self: Any, indices: Any) -> Any:

@@ -197,9 +197,8 @@ def _is_stored(column: str, schema: pa.Schema) -> bool:
     if column.strip("`") in schema.names:
         return True
     head, _, rest = column.partition(".")
-    kind = schema.field(head).type if head in schema.names else None
-    is_struct = kind is not None and pa.types.is_struct(kind)
-    return bool(rest) and is_struct and _is_stored(rest, pa.schema(list(kind)))
+    kind = schema.field(head).type if rest and head in schema.names else pa.null()
+    return isinstance(kind, pa.StructType) and _is_stored(rest, pa.schema(list(kind)))
 
 
 def _is_within(kind: pa.DataType) -> bool:

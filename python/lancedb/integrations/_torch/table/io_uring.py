@@ -30,6 +30,8 @@ _SINCE = (0, 39)
 
 _DEPTH = "LANCE_URING_QUEUE_DEPTH"
 _SETUP = 425  # the system call io_uring_setup, on every architecture of today
+# Processes that may find this out at the same time: the memory that they may lock is shared.
+_AT_ONCE = 4
 
 _refused = False
 
@@ -69,7 +71,7 @@ def _kernel_permits() -> bool:
     """Whether this process may make rings such as Lance makes, which it would log if it fails."""
     threads, depth = _setting("LANCE_URING_THREAD_COUNT", 2), _setting(_DEPTH, 16 * 1024)
     with contextlib.ExitStack() as made:
-        for _ in range(threads):
+        for _ in range(threads * _AT_ONCE):
             ring = ctypes.CDLL(None).syscall(_SETUP, depth, ctypes.create_string_buffer(120))
             if ring < 0:
                 return False
