@@ -35,6 +35,7 @@ def table():
         ("batchsize", "did you mean 'batch_size'"),
         ("colums", "did you mean 'columns'"),
         ("where", "did you mean 'filter'"),
+        ("device", "made on the CPU: give the loader pin_memory=True"),
         ("zzz", r"help\(Lance.*Dataset\) says which there are"),
     ],
 )
@@ -67,6 +68,7 @@ def test_two_arguments_by_position_are_refused_with_what_to_do(kind):
         ("window_rows", "belongs to the dataset: give it to LanceIterableTorchDataset$"),
         ("workers", "did you mean 'num_workers'"),
         ("sede", "did you mean 'seed'"),
+        ("epochs", "for epoch in loader"),
     ],
 )
 @pytest.mark.parametrize("kind", DATASETS)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LISTED = 20  # of the names that there are
+_ALIKE = 0.65  # by difflib's measure, by which "limit" is 0.6 like "split"
 
 
 def is_whole(value: Any) -> bool:
@@ -108,7 +109,7 @@ def did_you_mean(name: Any, known: Iterable[Any], otherwise: str | None = None) 
     "there are 'image', 'label'"
     """
     names = [str(each) for each in known]
-    near = difflib.get_close_matches(str(name), names, n=3)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=_ALIKE)
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     if otherwise is not None:

@@ -346,7 +346,7 @@ def seconds(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def warn_if_no_step(steps: Steps, stacklevel: int) -> None:
+def warn_if_no_step(steps: Steps, stacklevel: int = 3) -> None:
     """Warn, where a dataset or a loader is made, that its epochs have rows and no batch."""
     if steps.rows and steps.num_steps == 0:
         warnings.warn(

@@ -26,6 +26,12 @@ _CALLED = {
     "storage": "connect_kwargs",
     "output_format": "format",
     "fields": "columns",
+    "select": "columns",
+}
+_OF_THE_LOOP = {
+    "device": "batches are made on the CPU: give the loader pin_memory=True, and move them in the "
+    "loop, as by batch['x'].to(device, non_blocking=True)",
+    "epochs": "the loop counts them: for epoch in loader.epochs(10): for batch in loader: ...",
 }
 
 
@@ -58,9 +64,10 @@ def refuse_unknown(owner: str, options: Mapping[str, Any], own: Callable[..., An
     for name in options:
         if torchs and name not in torchs:
             takers = _takers(name)
-            of_datasets = f"it belongs to the dataset: give it to {takers}" if takers else ""
+            advice = f"it belongs to the dataset: give it to {takers}" if takers else None
             known = sorted((torchs | names_of(own)) - {"dataset"})
-            raise TypeError(unexpected(owner, name, of_datasets or did_you_mean(name, known)))
+            advice = advice or _OF_THE_LOOP.get(name) or did_you_mean(name, known)
+            raise TypeError(unexpected(owner, name, advice))
 
 
 def names_of(function: Callable[..., Any]) -> frozenset[str]:
@@ -88,6 +95,8 @@ def _advice(owner: str, name: str) -> str:
             f'pass connect_kwargs={{"{name}": ...}} together with uri= and table_name=; or open '
             f"the table with lancedb.connect(uri, {name}=...).open_table(name), and pass that"
         )
+    if name in _OF_THE_LOOP:
+        return _OF_THE_LOOP[name]
     if _CALLED.get(name) in _DATASETS[owner]:
         return f"did you mean {_CALLED[name]!r}?"
     return did_you_mean(name, sorted(_DATASETS[owner]), f"help({owner}) says which there are")

@@ -94,7 +94,9 @@ class LanceDataLoader(DataLoader):
     -----
     An iterator raises whatever reading, converting or `transform` raised, in whichever process; a
     RuntimeError that names the worker if one has died; and a RuntimeError if it is asked for more
-    after that. The state stays that of the last batch delivered.
+    after that. The state stays that of the last batch delivered. Where ranks were given other
+    seeds, filters, batch sizes or table versions, one of them raises a ValueError at its first
+    batch that names what differs.
 
     Examples
     --------
@@ -145,7 +147,7 @@ class LanceDataLoader(DataLoader):
             refuse_sampler(options)
             drop_last = options.pop("drop_last", False)
             adapter = MappedAdapter(dataset, batch_size, shuffle, seed or 0, drop_last)
-            warn_if_no_step(adapter.steps(), stacklevel=3)
+            warn_if_no_step(adapter.steps())
             self._adapter = adapter
             options["batch_sampler"] = adapter.sampler
         else:
