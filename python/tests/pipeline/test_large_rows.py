@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows far larger than the others come in the same order, and memory is bounded by their bytes."""
 
-import gc
-import threading
-
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 from arrow_strategies import record_batches
@@ -15,6 +11,7 @@ from lancedb.integrations._torch.arrow import large_rows
 from lancedb.integrations._torch.arrow.large_rows import LargeRows, Limits
 from lancedb.integrations._torch.table import sample
 from lancedb.integrations.torch import LanceIterableTorchDataset
+from peak import Peak
 
 MEGABYTE = 1 << 20
 ROWS, LARGE = 480, 2_500_000
@@ -42,35 +39,6 @@ def uneven(tmp_path_factory, request):
     data = {"id": range(ROWS), "value": pa.array(values, pa.large_binary())}
     db = lancedb.connect(tmp_path_factory.mktemp("uneven") / "db")
     return db.create_table("uneven", pa.table(data)), large
-
-
-class Peak:
-    """How much more memory of its own a process has had than where it began."""
-
-    def __enter__(self):
-        gc.collect()
-        self._process = psutil.Process()
-        self._first = self.most = self._own()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _own(self):
-        info = self._process.memory_info()
-        return info.rss - info.shared
-
-    def _watch(self):
-        while not self._ended.wait(0.002):
-            self.most = max(self.most, self._own())
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self._thread.join()
-
-    @property
-    def more(self):
-        return self.most - self._first
 
 
 @pytest.fixture

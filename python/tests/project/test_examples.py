@@ -191,6 +191,13 @@ def test_images_are_decoded_and_told_apart(tmp_path, run_warm):
     assert 350 < crops < 550
 
 
+def test_clips_of_videos_are_told_apart_from_a_part_of_their_bytes(tmp_path, run_warm):
+    printed = run_warm("video.py", "--out", tmp_path, "--videos", 128, "--epochs", 3)
+    last = re.findall(r"(\d+)% of the directions right; .* \((.*)%\)", printed)[-1]
+    assert int(last[0]) > 90
+    assert float(last[1]) < 10
+
+
 @pytest.mark.parametrize(("options", "padding"), [([], (20, 80)), (["--packed"], (0, 3))])
 def test_a_language_model_learns_from_padded_and_packed_documents(
     tmp_path, run_warm, options, padding

@@ -159,11 +159,15 @@ def _json_schema(schema: pa.Schema) -> dict[str, Any]:
 def _json_field(field: pa.Field) -> dict[str, Any]:
     """A field as the API writes it."""
     kind = field.type
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     described: dict[str, Any] = {"type": str(kind)}
     if pa.types.is_fixed_size_list(kind):
         described = {"type": "fixed_size_list", "length": kind.list_size}
     elif pa.types.is_list(kind):
         described = {"type": "list"}
+    elif pa.types.is_struct(kind):
+        described = {"type": "struct"}
     if kind.num_fields:
         described["fields"] = [_json_field(kind.field(n)) for n in range(kind.num_fields)]
     return {"name": field.name, "type": described, "nullable": field.nullable}

@@ -129,7 +129,8 @@ def test_descriptors_are_given_to_whoever_asks_for_them(table):
 
 
 def test_another_way_is_refused(table):
-    with pytest.raises(ValueError, match="blobs must be one of 'bytes', 'descriptor', not 'text'"):
+    known = "'bytes', 'file', 'descriptor'"
+    with pytest.raises(ValueError, match=f"blobs must be one of {known}, not 'text'"):
         LanceTorchDataset(table, blobs="text")
 
 

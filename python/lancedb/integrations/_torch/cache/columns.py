@@ -122,7 +122,10 @@ class KeptColumns:
         # Rows here and there would have to be read one by one, as they are in any case.
         if stretch is None or not reader.handle().is_read_in_bulk:
             return None
-        widths = {name: size / self._seen for name, size in self._bytes.items()}
+        blobs = reader.handle().blob_names
+        widths = {
+            name: size / self._seen for name, size in self._bytes.items() if name not in blobs
+        }
         if row_sizes(reader).are_skewed:  # an average says nothing of columns that vary
             widths = {name: widths[name] for name in widths if _has_one_size(reader, name)}
         dear = in_worker() or is_in_object_store(reader.recipe.source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ..arrow.take import slices
 from ..common.checks import did_you_mean
+from .blob_files import BlobSource, are_files, to_pandas, to_polars, with_files
 from .exact import check_exact
 from .nulls import NullPolicy, field_paths
 from .padding import RaggedPolicy
@@ -37,8 +38,12 @@ class Converter:
     format: str
     nulls: NullPolicy = field(default_factory=NullPolicy)
     ragged: RaggedPolicy = field(default_factory=RaggedPolicy)
+    files: Mapping[str, BlobSource] = field(default_factory=dict)
 
     def __call__(self, batch: pa.RecordBatch) -> Any:
+        return self._convert(with_files(batch, self.files))
+
+    def _convert(self, batch: pa.RecordBatch) -> Any:
         made = FORMATS[self.format].convert(batch, self.nulls, self.ragged)
         if self.format in _PROMOTING:
             check_exact(batch, self.format, made)
@@ -67,10 +72,11 @@ class Converter:
 
     def each(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
         """Consecutive slices of a batch, `counts` rows each, every one converted."""
+        batch = with_files(batch, self.files)
         convert = FORMATS[self.format].convert_many
         if convert is not None:
             return convert(batch, counts, self.nulls, self.ragged)
-        return [self(part) for part in slices(batch, counts)]
+        return [self._convert(part) for part in slices(batch, counts)]
 
 
 def make_converter(
@@ -80,6 +86,7 @@ def make_converter(
     ragged: str = "jagged",
     pad_value: Any = 0,
     pad_to: Any = None,
+    files: Mapping[str, BlobSource] | None = None,
 ) -> Converter:
     """The conversion to a format.
 
@@ -92,6 +99,8 @@ def make_converter(
     ragged, pad_value, pad_to
         What a column of variable-length lists of numbers becomes in ``"torch"``: see
         `RaggedPolicy`.
+    files : mapping of str to BlobSource, optional
+        The columns of row ids that are to be files.
 
     Raises
     ------
@@ -120,7 +129,8 @@ def make_converter(
             f"{name}={value!r} is for format='torch', and format={format!r} keeps lists as they "
             "are: leave it out"
         )
-    return Converter(format, NullPolicy(fill_null), RaggedPolicy(ragged, pad_value, pad_to))
+    padding = RaggedPolicy(ragged, pad_value, pad_to)
+    return Converter(format, NullPolicy(fill_null), padding, files or {})
 
 
 def torch_columns(
@@ -244,6 +254,9 @@ def _put(
 
     path = (*path, of.name)
     name = ".".join(path)
+    if are_files(of.type):
+        out[of.name] = column.to_pylist()
+        return
     array = tensors.plain(column)
     if isinstance(column.type, pa.FixedShapeTensorType):
         out[of.name] = tensors.shaped(column, name, nulls)
@@ -395,12 +408,6 @@ def _require_torch() -> None:
         raise ImportError("the torch formats need PyTorch: pip install 'torch>=2.4'") from error
 
 
-def _to_polars(batch: pa.RecordBatch) -> Any:
-    import polars
-
-    return polars.from_arrow(batch)
-
-
 def _to_itself(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
@@ -431,9 +438,9 @@ def _plain(convert: Callable[[pa.RecordBatch], Any]) -> Format:
 FORMATS: dict[str, Format] = {
     "python": _plain(pa.RecordBatch.to_pylist),
     "python_col": _plain(pa.RecordBatch.to_pydict),
-    "numpy": _plain(lambda batch: batch.to_pandas().to_numpy()),
-    "pandas": _plain(pa.RecordBatch.to_pandas),
-    "polars": _plain(_to_polars),
+    "numpy": _plain(lambda batch: to_pandas(batch).to_numpy()),
+    "pandas": _plain(to_pandas),
+    "polars": _plain(to_polars),
     "arrow": _plain(_to_itself),
     "torch": Format(torch_columns, torch_batches, makes_tensors=True),
     "torch_row": Format(lambda batch, nulls, _: torch_rows(batch, nulls), makes_tensors=True),

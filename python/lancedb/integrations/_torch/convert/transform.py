@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..arrow.take import slices, take
 from ..common.counters import Stats
 from ..common.pickling import check_sendable, name_of
 from . import formats as convert
+from .blob_files import BlobSource, with_files
 from .collate import JoinLists, is_column, pick
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .one_row import note_if_written_for_one_row
@@ -58,6 +59,8 @@ class Output:
         As in `convert.make_converter`.
     on_error : {"raise", "skip"} or callable
         With anything but "raise", rows on which `transform` fails are left out: see `__call__`.
+    files : mapping of str to BlobSource, optional
+        The columns of row ids that are to be files.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Output:
         pad_value: Any = 0,
         pad_to: Any = None,
         on_error: OnError = "raise",
+        files: Mapping[str, BlobSource] | None = None,
     ):
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be callable, not {type(transform).__name__}")
@@ -79,7 +83,12 @@ class Output:
             raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
         self._trial = Trial()
         self._convert = convert.make_converter(
-            self.format, fill_null=fill_null, ragged=ragged, pad_value=pad_value, pad_to=pad_to
+            self.format,
+            fill_null=fill_null,
+            ragged=ragged,
+            pad_value=pad_value,
+            pad_to=pad_to,
+            files=files,
         )
 
     @property
@@ -99,6 +108,16 @@ class Output:
         if self.transform is not None and not ragged.pads:
             return None
         return functools.partial(join_lists, ragged=ragged)
+
+    @property
+    def files(self) -> Mapping[str, BlobSource]:
+        """The columns of row ids that are to be files."""
+        return self._convert.files
+
+    def schema_of(self, schema: pa.Schema) -> pa.Schema:
+        """The schema of what is converted, where `schema` is that of what is read."""
+        columns = [pa.nulls(0, of.type) for of in schema]
+        return with_files(pa.RecordBatch.from_arrays(columns, schema=schema), self.files).schema
 
     def described(self) -> dict[str, Any]:
         """What decides how batches are made, by the names of a dataset's arguments."""

@@ -19,6 +19,7 @@ from ..common.checks import whole_number
 from ..common.counters import Ledger, Stats, shared_board, summed
 from ..common.error_notes import add_note
 from ..common.pickling import check_sendable
+from ..convert.blob_files import BlobSource
 from ..convert.on_error import OnError, Partial, SkippedRows
 from ..convert.transform import Output
 from ..frameworks.torch_loader import in_worker, process_number
@@ -29,6 +30,7 @@ from ..table.handle import empty_batch
 from ..table.reader import Reader
 from ..table.recipe import FactorySource
 from ..table.sample import fingerprint
+from ..table.selection import AllRows
 from ..workers.ipc import send_small_tensors_whole
 from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
@@ -93,7 +95,10 @@ class TableDataset:
             format, transform = self._view.format, self._view.transform
         # What is not used need not be pickled, nor can it always be.
         self._view = dataclasses.replace(self._view, transform=None)
-        self._output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
+        files = _files_of(self._view)
+        self._output = Output(
+            format, transform, fill_null, ragged, pad_value, pad_to, on_error, files
+        )
         if self._output.makes_tensors:
             self._output.check(empty_batch(self._view.schema))
         if batch_size is None:
@@ -132,7 +137,8 @@ class TableDataset:
     def _sent_view(self) -> View:
         if isinstance(self._view.recipe.source, FactorySource):
             check_sendable("connection_factory", self._view.recipe.source.factory)
-        return dataclasses.replace(self._view, schema=None)
+        # A reader of blobs may read row ids, and says nothing of what they become.
+        return self._view if self._view.blobs else dataclasses.replace(self._view, schema=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -167,7 +173,8 @@ class TableDataset:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the rows, before `format` and `transform`."""
-        return self._view.schema if self._view.schema is not None else self._reader().schema
+        read = self._view.schema if self._view.schema is not None else self._reader().schema
+        return self._output.schema_of(read)
 
     @property
     def column_names(self) -> list[str]:
@@ -332,6 +339,16 @@ class TableDataset:
         offsets = self._offsets(rows[:8]).tolist()
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
+
+
+def _files_of(view: View) -> dict[str, BlobSource]:
+    """The columns that are to be files."""
+    if view.recipe.blobs != "file":
+        return {}
+    return {
+        name: BlobSource(Reader(view.recipe, AllRows(0), {name: column}))
+        for name, column in view.blobs.items()
+    }
 
 
 def seconds(name: str, value: Any) -> float | None:

@@ -41,6 +41,8 @@ from ..order.state import Position, make_state, of_worker, read_state, start_of,
 from ..order.steps import Steps
 from ..pipeline.prefetch import ReadAhead, Stream
 from ..table.arguments import Given
+from ..table.blobs import LATE
+from ..table.reader import Reader
 from ..table.recipe import is_in_object_store
 from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
@@ -127,9 +129,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         is the same in either case.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
-    blobs : {"bytes", "descriptor"}, default "bytes"
-        What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
-        would, or the struct of kind, position and size that Lance stores.
+    blobs : {"bytes", "file", "descriptor"}, default "bytes"
+        As for `LanceTorchDataset`. Bytes are fetched for the batches that come next, and are kept
+        neither in windows nor by ``cache="auto"``, but with ``cache=True``.
     dictionary : {"values", "codes"}, default "values"
         What a dictionary column gives: its values, or int64 codes that mean the same in every
         batch, process and rank; ``categories`` has the values in the order of their codes. For
@@ -202,7 +204,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         pad_value: Any = 0,
         pad_to: Any = None,
         unwrap: bool = False,
-        blobs: Literal["bytes", "descriptor"] = "bytes",
+        blobs: Literal["bytes", "file", "descriptor"] = "bytes",
         dictionary: Literal["values", "codes"] = "values",
         batch_size: int | None = None,
         drop_last: bool = True,
@@ -261,11 +263,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
         self._given_rank = (rank, world_size) if mesh is None else rank_in(mesh)
         self._sent_rank: SentRank | None = None
-        sizes = row_sizes(self._new_reader())
-        self._are_skewed = sizes.are_skewed
+        self._sizes = row_sizes(self._new_reader())
         self._order = Order(
             rows=self.num_rows,
-            row_bytes=sizes.average,
+            row_bytes=self._sizes.average,
             shuffle=shuffle,
             seed=seed,
             asked={"block_rows": block_rows, "window_rows": window_rows, "lanes": lanes},
@@ -495,6 +496,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             self._read_ahead(),
             stack.enter_context(self._kept_in(plan)),
             self._large_rows(),
+            self._limits_here(),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -625,12 +627,21 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 stacklevel=2,
             )
 
+    def _new_reader(self) -> Reader:
+        reader = super()._new_reader()
+        if self.cache is True or reader.recipe.blobs != "bytes":
+            return reader
+        # Blobs are fetched for the batches that come next.
+        return reader.of(dataclasses.replace(reader.recipe, blobs=LATE))
+
     def _large_rows(self) -> LargeRows | None:
         """What to do about rows that are far larger than others."""
         if not vary_in_size(self._reader().schema):
             return None
-        limits = self._limits.for_one_of(this_worker()[1])
-        return LargeRows(self._order.row_bytes, self._are_skewed, limits)
+        return LargeRows(self._order.row_bytes, self._sizes.are_skewed, self._limits_here())
+
+    def _limits_here(self) -> Limits:
+        return self._limits.for_one_of(this_worker()[1])
 
     def _held(self) -> Selection | None:
         """The rows that this process reads once, and has in memory from then on."""
@@ -639,7 +650,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return selection.stretch() or selection
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
         asked = self.cache == "auto" and alone and self._order.is_automatic
-        asked = asked and not self._are_skewed and not self._room.is_too_small
+        asked = asked and not self._sizes.are_skewed and not self._room.is_too_small
         if not asked or selection.num_rows * bytes_each > self._most:
             return None
         stretch = selection.stretch()
@@ -657,7 +668,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         held = self._held()
         if held is not None:
             most = None if self.cache is True else self._most
-            return self._room.for_everything(self._reader(), held, self._order.row_bytes, most)
+            row_bytes = self._order.row_bytes
+            row_bytes += self._sizes.late if self.cache is True else 0
+            return self._room.for_everything(self._reader(), held, row_bytes, most)
         return self._room.for_windows(plan)
 
     def _bytes_to_cache(self) -> int | None:
@@ -665,7 +678,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         if self.cache is True or self._held() is not None:
             return None
         selection = self._view.selection
-        size = (selection.stretch() or selection).num_rows * self._order.row_bytes
+        row_bytes = self._order.row_bytes + self._sizes.late
+        size = (selection.stretch() or selection).num_rows * row_bytes
         return size if size <= memory_bytes() * _MOST_OF_MEMORY else None
 
     def _described(self) -> list[str]:

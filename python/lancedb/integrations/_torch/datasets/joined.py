@@ -78,6 +78,16 @@ def check_alike(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -
         )
 
 
+def refuse_files(names: Sequence[str]) -> None:
+    """Raise a ValueError if there are columns whose values are files of one table each."""
+    if names:
+        raise ValueError(
+            f"datasets with blobs='file' ({', '.join(map(repr, dict.fromkeys(names)))}) are not "
+            "joined with +, since the files of one column are all of one table: use "
+            "torch.utils.data.ConcatDataset with unwrap=True, or blobs='bytes'"
+        )
+
+
 def described(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Which data all parts are, as `_describe_data` says it of one."""
     names = ("table", "branch", "version", "selection")

@@ -31,7 +31,7 @@ from ..frameworks.row_requests import (
 from ..table.arguments import Given
 from ..table.indices import normalize_indices
 from .base import READ_TIMEOUT, TableDataset
-from .joined import by_part, check_alike, described, read_joined
+from .joined import by_part, check_alike, described, read_joined, refuse_files
 from .keywords import explain_unknown
 from .rows_ahead import RowsAhead
 
@@ -107,9 +107,10 @@ class LanceTorchDataset(TableDataset, Dataset):
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it. ``iter(dataset)`` then gives every row.
-    blobs : {"bytes", "descriptor"}, default "bytes"
+    blobs : {"bytes", "file", "descriptor"}, default "bytes"
         What a blob column (`lancedb.schema.blob`) gives: its bytes, as a ``large_binary`` column
-        would, or the struct of kind, position and size that Lance stores.
+        would; a file for each row, of which only what is read is fetched (None for a null, a list
+        of files in ``"torch"``); or the struct of kind, position and size that Lance stores.
     dictionary : {"values", "codes"}, default "values"
         What a dictionary column gives: its values, or int64 codes that mean the same in every
         batch, process and rank; ``categories`` has the values in the order of their codes. For
@@ -193,7 +194,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         pad_to: Any = None,
         cache: Cache = "auto",
         unwrap: bool = False,
-        blobs: Literal["bytes", "descriptor"] = "bytes",
+        blobs: Literal["bytes", "file", "descriptor"] = "bytes",
         dictionary: Literal["values", "codes"] = "values",
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
@@ -408,6 +409,7 @@ class JoinedTorchDataset(LanceTorchDataset):
 
     def __init__(self, parts: list[LanceTorchDataset]):
         first = parts[0]
+        refuse_files([name for part in parts for name in part._output.files])
         for other in parts[1:]:
             check_alike("columns", _types_of(first), _types_of(other))
             check_alike("arguments", _arguments_of(first), _arguments_of(other))

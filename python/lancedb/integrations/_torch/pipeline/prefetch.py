@@ -20,12 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from ..arrow import take as gather
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.dictionaries import own_bytes
-from ..arrow.large_rows import LargeRows, Limits, left_out, may_lack
+from ..arrow.large_rows import LargeRows, Limits
 from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
 from ..convert.transform import Output
@@ -33,6 +30,7 @@ from ..order.epoch_order import Plan
 from ..order.read_schedule import Group, Span, Step, schedule
 from ..order.window_slices import Pieces
 from ..table.reader import Reader
+from .completion import Complete
 from .executor import Finish, finish_of, submit, wait_for
 from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
 
@@ -91,6 +89,9 @@ class Stream:
         Where the rows of open windows are kept, or all rows are; used again by the next stream.
     large : LargeRows, optional
         What to do about rows that are far larger than others; None where all have one size.
+    limits : Limits
+        How many bytes may be read at once, and ahead, of rows and values that are read for their
+        batch alone.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Stream:
         ahead: ReadAhead,
         room: WindowMemory | Everything,
         large: LargeRows | None = None,
+        limits: Limits | None = None,
     ):
         self._plan = plan
         self._stats = stats
@@ -120,9 +122,9 @@ class Stream:
         self._finish: Finish = finish_of(output, stats, ahead.threads)
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[_Job]] = deque()
-        self._incomplete: deque[pa.RecordBatch] = deque()
+        self._backlog = self._reads.backlog(limits or Limits())
         self._last_size = 0
-        self._most_ahead = (large.limits if large is not None else Limits()).ahead
+        self._most_ahead = (limits or Limits()).ahead
         grows = output.pads or output.transform is not None
         held = 0 if grows else _JOBS_AHEAD + _JOBS_HANDED_OUT
         self._made: deque[list[Any]] = deque(maxlen=held)
@@ -167,6 +169,7 @@ class Stream:
             self._source.close()
         self._finish.close()
         self._jobs.clear()
+        self._backlog.clear()
         self._made.clear()
 
     # -- in the thread that makes batches ----------------------------------------------------
@@ -175,36 +178,35 @@ class Stream:
         """The next few batches, begun; none at the end."""
         if self._source is None:
             self._source = self._opened()
-        if self._incomplete:
-            return self._finished_one(self._incomplete.popleft())
-        self._read_ahead(self._source)
+        while self._backlog.wants_more and self._put_together(self._source):
+            pass
+        complete = self._backlog.take()
+        return _Job([], 0) if complete is None else self._finished(complete)
+
+    def _put_together(self, source: Source) -> bool:
+        """Put the rows of the next few batches together; False if there are no more."""
+        self._read_ahead(source)
         if not self._scheduled:
-            return _Job([], 0)
+            return False
         group = self._scheduled[0]
         pieces, steps = group.take(self._ahead.job_rows, self._most_steps)
         if not group.steps:
             self._scheduled.popleft()
-        batch = self._source.batch(pieces)
+        batch = source.batch(pieces)
         for step in steps:
             for window in step.spent:
-                self._source.drop(window)
-        counts = [step.rows for step in steps]
-        if may_lack(batch) and len(left_out(batch)[0]):
-            self._incomplete.extend(gather.slices(batch, counts))
-            return self._finished_one(self._incomplete.popleft())
-        return self._finished(self._reads.complete(batch), counts)
+                source.drop(window)
+        self._backlog.add(batch, [step.rows for step in steps])
+        return True
 
-    def _finished(self, batch: pa.RecordBatch, counts: list[int]) -> _Job:
+    def _finished(self, complete: Complete) -> _Job:
+        batch, counts, fetched = complete
         size = own_bytes(batch)
-        source = "cached_bytes" if self._is_cached else "bytes"
-        self._stats.add(rows=batch.num_rows, **{source: size})
+        cached = size - fetched if self._is_cached else 0
+        self._stats.add(rows=batch.num_rows, bytes=size - cached, cached_bytes=cached)
         made = self._finish.begin(batch, counts)
         self._made.append([] if size > self._most_ahead else made)
         return _Job(made, size)
-
-    def _finished_one(self, batch: pa.RecordBatch) -> _Job:
-        """One batch of which rows are read only now: others that have such wait for it."""
-        return self._finished(self._reads.complete(batch), [batch.num_rows])
 
     def _opened(self) -> Source:
         """Where the rows are to come from: memory, once they are there, or reads."""

@@ -14,17 +14,17 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import large_rows
 from ..arrow import take as gather
-from ..arrow.buffer_pool import WindowMemory, release_freed
-from ..arrow.large_rows import LargeRows
+from ..arrow.buffer_pool import WindowMemory
+from ..arrow.large_rows import LargeRows, Limits
 from ..cache.tables import Everything
 from ..common.counters import Stats
 from ..order.epoch_order import Plan
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import Piece, Pieces
 from ..table.indices import distinct
-from ..table.reader import Reader, Reading
+from ..table.reader import Reader, Reading, Waiting
+from .completion import Backlog
 from .shuffle_buffer import ReadRows, Window, assemble
 
 
@@ -66,7 +66,8 @@ class Reads:
         self._plan = plan
         self._reader = reader
         self._stats = stats
-        self._under_way: list[Reading] = []
+        self._under_way: list[Waiting] = []
+        self._at_once = at_once
         self._cancelled = False
 
     def begin(self, windows: Sequence[WindowRows]) -> Reading:
@@ -79,30 +80,20 @@ class Reads:
         counted = None if self._large is None else self._large.counted(self._held)
         return self._begun(self._reader.begin(rows, self._turn, counted))
 
-    def complete(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch of rows that were read ahead, with all that was left out of them."""
-        if self._large is None or not large_rows.may_lack(batch):
-            return batch
-        rows, offsets = large_rows.left_out(batch)
-        batch = large_rows.without_offsets(batch)
-        if not len(rows):
-            return batch
-        reading = self._begun(self._reader.begin_offsets(offsets, None, self._large.fetched()))
-        fetched, order = reading.rows(), reading.order
-        self.finish(reading)
-        try:
-            return large_rows.completed(batch, rows, fetched, order)
-        finally:
-            del fetched, reading
-            release_freed()
+    def backlog(self, limits: Limits) -> Backlog:
+        """Batches of rows that were read ahead, of which what they lack is read now."""
+        return Backlog(self._reader, self._large, limits, self._at_once, self._note, self.finish)
 
     def _begun(self, reading: Reading) -> Reading:
+        self._note(reading)
+        return reading
+
+    def _note(self, reading: Waiting) -> None:
         self._under_way = [*(each for each in self._under_way if not each.done()), reading]
         if self._cancelled:
             reading.cancel()
-        return reading
 
-    def finish(self, reading: Reading) -> None:
+    def finish(self, reading: Waiting) -> None:
         """Add the time of a read that is done to the totals."""
         self._stats.add(reading=reading.seconds)
 

@@ -37,6 +37,8 @@ class View:
     format: str | None
     transform: Callable[..., Any] | None = field(repr=False)
     batch_size: int | None
+    blobs: dict[str, str] = field(default_factory=dict)
+    """Output name -> column of the table, of blobs that are read as more than descriptors."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def resolve(given: Given, timeout: float | None) -> View:
         known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
     columns = _columns(known, permutation, given.columns)
     format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
-    schema = recipe.in_time(lambda: _schema(table, columns, given.blobs))
+    schema, blob_columns = recipe.in_time(lambda: _schema(table, columns, given.blobs))
     categories = None
     if given.dictionary == "codes":
         categories, schema = categories_of(table, schema, columns), coded(schema)
@@ -90,6 +92,7 @@ def resolve(given: Given, timeout: float | None) -> View:
         format=format,
         transform=transform,
         batch_size=permutation.batch_size if permutation else None,
+        blobs=blob_columns,
     )
 
 
@@ -266,7 +269,10 @@ def _columns(known: pa.Schema, permutation: Permutation | None, columns: Columns
     return {name: permutation.selection.get(source, source) for name, source in chosen.items()}
 
 
-def _schema(table: Table, columns: Mapping[str, str], blobs: str) -> pa.Schema:
+def _schema(
+    table: Table, columns: Mapping[str, str], blobs: str
+) -> tuple[pa.Schema, dict[str, str]]:
+    """The schema of what is read, and which columns are blobs."""
     try:
         schema = read_schema(table, open_rows(table), columns)
     except (ValueError, RuntimeError) as error:
@@ -275,7 +281,8 @@ def _schema(table: Table, columns: Mapping[str, str], blobs: str) -> pa.Schema:
                 check_column(column, table.schema)
         raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error
     _refuse_empty_structs(schema)
-    return BlobColumns(table, schema, columns, blobs).schema
+    found = BlobColumns(table, schema, columns, blobs)
+    return found.schema, found.names
 
 
 def _refuse_empty_structs(schema: pa.Schema) -> None:

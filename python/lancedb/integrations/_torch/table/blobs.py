@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blob columns, read as the bytes that they stand for.
+"""Blob columns, read as the bytes that they stand for, or as the row ids to fetch these by.
 
 Lance stores the values of a blob column beside the table, and a read gives descriptors: kind,
-position, size. The bytes of all rows of a read are fetched in one more call, by row id.
+position, size. The bytes of all rows of a read are fetched in one more call, by row id. Rows that
+wait for their batch have row ids in place of the bytes, and one more column says how many bytes
+these are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from lancedb.remote.table import RemoteTable
 
+from ..arrow.late import SIZES
 from ..common.checks import one_of
 
 _ROW_ID = "_rowid"
-BLOBS = ("bytes", "descriptor")
+_ALSO = "__lance_row_id"
+BLOBS = ("bytes", "file", "descriptor")
+# As "bytes" of a `Recipe`, for rows that wait for their batch.
+LATE = "late"
+# Of which ranges are read; an open one has a few kilobytes.
+_OPEN_FILES = 256
 
 
 class BlobColumns:
@@ -30,7 +41,16 @@ class BlobColumns:
     columns : mapping of str to str
         Output name -> column (or SQL expression) of the table.
     blobs : str
-        "bytes" or "descriptor".
+        One of `BLOBS`, or `LATE`.
+
+    Attributes
+    ----------
+    names : dict of str to str
+        Output name -> column of the table, of those that are read as more than descriptors.
+    selection : dict of str to str
+        What to read for `columns`.
+    schema : pyarrow.Schema
+        Of what `read` makes of it.
 
     Raises
     ------
@@ -40,19 +60,49 @@ class BlobColumns:
 
     def __init__(self, table: Any, schema: pa.Schema, columns: Mapping[str, str], blobs: str):
         self._table = table
-        self._names: dict[str, str] = {}
-        if blobs == "bytes":
+        self.names: dict[str, str] = {}
+        if blobs != "descriptor":
             _refuse_within(schema)
             described = [field.name for field in schema if is_descriptor(field)]
-            self._names = {name: columns[name].strip("`") for name in described}
-        for name, column in self._names.items():
+            self.names = {name: columns[name].replace("`", "") for name in described}
+        for name, column in self.names.items():
             _check(table, name, column)
-        self.row_ids = dict.fromkeys(self._names, _ROW_ID)
+        self._blobs = blobs
+        self._files: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self.row_ids = dict.fromkeys(self.names, _ROW_ID)
         self.selection = {**columns, **self.row_ids}
-        self.schema = pa.schema([self._field(field) for field in schema], schema.metadata)
+        if self.are_row_ids:
+            self.selection = {**columns, _ALSO: _ROW_ID}
+        self._filled = [self._field(field, pa.large_binary()) for field in schema]
+        kind = pa.uint64() if self.are_row_ids else pa.large_binary()
+        fields = [self._field(field, kind) for field in schema]
+        if self.names and blobs == LATE:
+            fields.append(pa.field(SIZES, pa.int64()))
+        self.schema = pa.schema(fields, schema.metadata)
 
-    def __bool__(self) -> bool:
-        return bool(self._names)
+    @property
+    def are_row_ids(self) -> bool:
+        """Whether row ids stand in for the blobs."""
+        return bool(self.names) and self._blobs != "bytes"
+
+    async def read(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What a batch of `selection` is read as."""
+        return self._with_row_ids(batch) if self.are_row_ids else await self.filled(batch)
+
+    def _with_row_ids(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        row_ids, sizes = batch.column(_ALSO), np.zeros(batch.num_rows, np.int64)
+        columns = {name: batch.column(name) for name in self.schema.names if name != SIZES}
+        for name in self.names:
+            described = columns[name]
+            size = described.flatten()[described.type.get_field_index("size")]
+            sizes += size.fill_null(0).to_numpy().astype(np.int64)
+            columns[name] = row_ids
+            if self._blobs == "file" and described.null_count:
+                columns[name] = pa.array(row_ids.to_numpy(), mask=~_are_valid(described))
+        if SIZES in self.schema.names:
+            columns[SIZES] = pa.array(sizes)
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
     async def filled(
         self, batch: pa.RecordBatch, row_ids: pa.RecordBatch | None = None
@@ -62,21 +112,41 @@ class BlobColumns:
         Parameters
         ----------
         batch : pyarrow.RecordBatch
-            Of `selection`, or of other values in the blobs' columns if `row_ids` are given.
+            With row ids in the blobs' columns, or with other values if `row_ids` are given.
         row_ids : pyarrow.RecordBatch, optional
             The columns of `row_ids` for the same rows.
         """
-        for name, column in self._names.items():
+        for name, column in self.names.items():
             ids = (batch if row_ids is None else row_ids).column(name).to_pylist()
             values = await self._table._table.fetch_blobs(column, ids)
             place = batch.schema.get_field_index(name)
-            batch = batch.set_column(place, self.schema.field(name), values)
+            field = next(field for field in self._filled if field.name == name)
+            batch = batch.set_column(place, field, values)
         return batch
 
-    def _field(self, field: pa.Field) -> pa.Field:
-        if field.name not in self._names:
-            return field
-        return pa.field(field.name, pa.large_binary())
+    def read_range(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
+        """As `Handle.read_blob`."""
+        file = self._open_file(row_ids)
+        size = file.size()
+        end = size if stop is None else min(stop, size)
+        return size, file.read_range(start, end - start) if end > start else b""
+
+    def _open_file(self, row_ids: Sequence[int]) -> Any:
+        """The first row's blob; those that were opened last stay so."""
+        with self._lock:
+            file = self._files.get(row_ids[0])
+        if file is None:
+            (column,) = self.names.values()
+            opened = self._table.fetch_blob_files(column, list(row_ids))
+            file = opened[0]
+            with self._lock:
+                self._files.update(zip(row_ids, opened, strict=True))
+                while len(self._files) > _OPEN_FILES:  # another thread may be reading that one
+                    del self._files[next(iter(self._files))]
+        return file
+
+    def _field(self, field: pa.Field, kind: pa.DataType) -> pa.Field:
+        return pa.field(field.name, kind) if field.name in self.names else field
 
 
 def rows_with_blobs(table: Any) -> pa.Table:
@@ -109,13 +179,17 @@ def check_blobs(blobs: Any) -> str:
     return one_of("blobs", blobs, BLOBS)
 
 
+def _are_valid(column: pa.Array) -> np.ndarray:
+    return column.is_valid().to_numpy(zero_copy_only=False)
+
+
 def _refuse_within(schema: pa.Schema) -> None:
     for field in schema:
         if not is_descriptor(field) and _holds_descriptor(field.type):
             raise ValueError(
-                f"column {field.name!r} holds a blob, whose bytes lancedb fetches for columns of "
-                "their own alone: name its other fields in columns=, or read kind, position and "
-                "size with blobs='descriptor'"
+                f"column {field.name!r} holds a blob, which is read as a column of its own alone: "
+                "name it and the other fields in columns=, as {'name': 'struct.field'}, or read "
+                "kind, position and size with blobs='descriptor'"
             )
 
 
@@ -125,6 +199,12 @@ def _holds_descriptor(kind: pa.DataType) -> bool:
 
 
 def _check(table: Any, name: str, column: str) -> None:
+    if isinstance(table, RemoteTable):
+        raise ValueError(
+            f"column {name!r} ({column}) is a blob, and LanceDB Cloud gives no bytes of blobs: "
+            "leave it out with columns=, read the table in its storage (uri='s3://...'), or read "
+            "kind, position and size with blobs='descriptor'"
+        )
     if column not in _blob_columns(table):
         raise ValueError(
             f"column {name!r} ({column}) is a blob whose bytes this lancedb cannot fetch: it is of "

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ from .recipe import Recipe
 
 _SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
 _ENDS_WITHIN = 2.0
+# What is asked for: rows by offset, blobs by row id, a range of a blob.
+_ROWS, _BLOBS, _RANGE = b"r", b"b", b"f"
 
 
 class Delegate:
@@ -58,6 +60,7 @@ class Delegate:
     stored_columns: list[str] = []
     stored_rows = stored_bytes = 0
     is_read_in_bulk = False
+    blob_names: Collection[str] = ()
 
     def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
         try:
@@ -102,8 +105,20 @@ class Delegate:
             batch = counted.batch()
         return batch, time.perf_counter() - started
 
+    def submit_blobs(self, batch: pa.RecordBatch) -> Future[tuple[pa.RecordBatch, float]]:
+        return self._calls.submit(self._fetch, batch)
+
+    def _fetch(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, float]:
+        started = time.perf_counter()
+        return self._ask(_BLOBS + packed(batch).to_pybytes()), time.perf_counter() - started
+
+    def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
+        asked = _RANGE + pickle.dumps((row_ids, start, stop))
+        (answer,) = self._calls.submit(self._ask, asked).result().to_pylist()
+        return answer["size"], answer["bytes"]
+
     def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
-        return self._ask(offsets.astype(np.int64).tobytes())
+        return self._ask(_ROWS + offsets.astype(np.int64).tobytes())
 
     def _ask(self, question: bytes) -> pa.RecordBatch:
         try:
@@ -130,13 +145,22 @@ def serve(fd: int) -> None:
             return _fail(connection, error)
         _succeed(connection, empty_batch(handle.schema))
         while True:
-            offsets = np.frombuffer(connection.recv_bytes(), np.int64)
+            question = connection.recv_bytes()
             try:
-                batch, _ = handle.submit(offsets).result()
+                batch = _answer(handle, question[:1], memoryview(question)[1:])
             except Exception as error:
                 _fail(connection, error)
             else:
                 _succeed(connection, batch)
+
+
+def _answer(handle: OwnHandle, kind: bytes, asked: memoryview) -> pa.RecordBatch:
+    if kind == _ROWS:
+        return handle.submit(np.frombuffer(asked, np.int64)).result()[0]
+    if kind == _BLOBS:
+        return handle.submit_blobs(unpacked(pa.py_buffer(asked))).result()[0]
+    size, data = handle.read_blob(*pickle.loads(asked))
+    return pa.record_batch({"size": [size], "bytes": pa.array([data], pa.large_binary())})
 
 
 def _preparation(asked: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
@@ -60,6 +60,11 @@ class Handle(Protocol):
     """Whether a whole column is cheap to read, at least as compared with row by row."""
 
     @property
+    def blob_names(self) -> Collection[str]:
+        """The columns that are blobs, read as more than descriptors."""
+        ...
+
+    @property
     def is_over(self) -> bool:
         """Whether it cannot be used any more."""
         ...
@@ -79,6 +84,17 @@ class Handle(Protocol):
         `turn` is acquired while the rows are read; those are let through first that asked first.
         Without one nothing else is read meanwhile, and all processors may work for this. `counted`
         says how many rows to ask for at once, and what is kept of them.
+        """
+        ...
+
+    def submit_blobs(self, batch: pa.RecordBatch) -> Future[tuple[pa.RecordBatch, float]]:
+        """Start to fetch the bytes of the blobs of which a batch has row ids."""
+        ...
+
+    def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
+        """The size of the first row's blob of the only column, and its bytes in a range.
+
+        If it is not open yet, the others are opened with it.
         """
         ...
 
@@ -119,7 +135,8 @@ class OwnHandle:
         self.schema = self._dictionaries.schema
         self.stored_columns = self._table.schema.names
         stored = _stored(self._table)
-        self.scans = stored.scans_are_fast and not self._blobs
+        self.blob_names: Collection[str] = self._blobs.names
+        self.scans = stored.scans_are_fast and (self._blobs.are_row_ids or not self.blob_names)
         self.stored_rows, self.stored_bytes = stored.rows, stored.bytes
 
     def give_up(self) -> None:
@@ -154,6 +171,16 @@ class OwnHandle:
             batch = await self.request(offsets)
             return batch, time.perf_counter() - started
 
+    def submit_blobs(self, batch: pa.RecordBatch) -> Future[tuple[pa.RecordBatch, float]]:
+        return asyncio.run_coroutine_threadsafe(self._timed_blobs(batch), LOOP.loop)
+
+    async def _timed_blobs(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, float]:
+        started = time.perf_counter()
+        return await self._blobs.filled(batch), time.perf_counter() - started
+
+    def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
+        return self._blobs.read_range(row_ids, start, stop)
+
     def _parts(self, rows: int) -> int:
         return max(1, min(self._max_parts, rows // _PART_ROWS))
 
@@ -161,9 +188,9 @@ class OwnHandle:
         """Rows of the table by ascending offset, in one call to lancedb."""
         if len(offsets) == 0:
             return empty_batch(self.schema)
-        batch = self._dictionaries.encoded(await self._blobs.filled(await self._call(offsets)))
+        batch = self._dictionaries.encoded(await self._blobs.read(await self._call(offsets)))
         self._row_bytes = own_bytes(batch) / len(offsets)
-        names = list(self._columns)
+        names = self.schema.names
         # LanceDB Cloud's client asks for columns in alphabetical order.
         return batch if batch.schema.names == names else batch.select(names)
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from ..arrow import take as gather
 from ..arrow.large_rows import CountedRead
 from ..common.checks import did_you_mean
+from ..common.timeout import within
 from . import fork_guard as forking
 from .fork_reader import Delegate
 from .handle import Handle, OwnHandle
@@ -51,6 +52,10 @@ class Reader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None, "_pid": None}
+
+    def of(self, recipe: Recipe) -> Reader:
+        """A reader of the same rows and columns by another recipe."""
+        return Reader(recipe, self.selection, self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -106,8 +111,113 @@ class Reader:
         """As `begin`, of rows by their offset in the table."""
         return Reading(self, *distinct(offsets), turn, counted)
 
+    def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
+        """As `Handle.read_blob`.
 
-class Reading:
+        Raises
+        ------
+        RuntimeError
+            If the storage fails, takes too long, or no longer has this blob.
+        """
+        what = f"the blob of row id {row_ids[0]} of {self.recipe.describe()}"
+        handle = self.open().handle()
+        try:
+            return within(
+                self.recipe.timeout,
+                lambda: handle.read_blob(row_ids, start, stop),
+                late=lambda: f"not read within {self.recipe.limit()}",
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            handle.give_up()
+            raise RuntimeError(f"reading {what} failed: {explained(str(error))}") from error
+
+    def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
+        """Start to fetch the bytes of the blobs of which a batch has row ids."""
+        return BlobReading(self, batch)
+
+
+class Waiting:
+    """An answer of a handle that is waited for, and for how long.
+
+    Parameters
+    ----------
+    reader : Reader
+        Whose table it is, and how long to wait.
+    """
+
+    def __init__(self, reader: Reader):
+        self.seconds = 0.0
+        self._recipe = reader.recipe
+        self._handle = reader.handle()
+        self._future: Future[tuple[pa.RecordBatch, float]] = self._submitted(self._handle)
+
+    def _submitted(self, handle: Handle) -> Future[tuple[pa.RecordBatch, float]]:
+        raise NotImplementedError
+
+    def _wanted(self) -> str:
+        """What is read, in words."""
+        raise NotImplementedError
+
+    def _result(self) -> pa.RecordBatch:
+        try:
+            batch, self.seconds = self._future.result(self._recipe.timeout)
+        except (NotInTime, RuntimeError, OSError, ValueError) as error:
+            late = isinstance(error, NotInTime) and not self._future.done()
+            self.cancel()
+            self._handle.give_up()
+            said = str(error) or type(error).__name__
+            reason = f"not read within {self._recipe.limit()}" if late else said
+            raise RuntimeError(self._failure(reason)) from error
+        return batch
+
+    def done(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self._future.done()
+
+    def cancel(self) -> None:
+        """Give the read up if it is still under way."""
+        self._future.cancel()
+
+    def _failure(self, reason: str) -> str:
+        return f"reading {self._wanted()} of {self._recipe.describe()} failed: {explained(reason)}"
+
+
+class BlobReading(Waiting):
+    """Bytes that are being fetched for blobs of which there are row ids.
+
+    Parameters
+    ----------
+    reader : Reader
+        Whose table it is, and how long to wait.
+    batch : pyarrow.RecordBatch
+        With the row ids.
+    """
+
+    def __init__(self, reader: Reader, batch: pa.RecordBatch):
+        self._batch = batch
+        super().__init__(reader)
+
+    def _submitted(self, handle: Handle) -> Future[tuple[pa.RecordBatch, float]]:
+        return handle.submit_blobs(self._batch)
+
+    def _wanted(self) -> str:
+        return f"the blobs of {self._batch.num_rows} rows"
+
+    def filled(self) -> pa.RecordBatch:
+        """Wait for the batch, with the bytes in their columns.
+
+        Raises
+        ------
+        RuntimeError
+            If the storage fails, takes too long, or no longer has these blobs.
+        """
+        batch = self._result()
+        if batch.num_rows != self._batch.num_rows:
+            raise RuntimeError(self._failure(f"{batch.num_rows} blobs came back"))
+        return batch
+
+
+class Reading(Waiting):
     """Rows that are being read: ascending, and the order in which they were asked for.
 
     Parameters
@@ -133,13 +243,17 @@ class Reading:
         counted: CountedRead | None,
     ):
         self.order = order
-        self.seconds = 0.0
-        self._recipe = reader.recipe
         self._offsets = offsets
-        self._handle = reader.handle()
-        self._future: Future[tuple[pa.RecordBatch, float]] = self._handle.submit(
-            offsets, turn, counted
-        )
+        self._how = (turn, counted)
+        super().__init__(reader)
+        del self._how  # which holds what was read
+
+    def _submitted(self, handle: Handle) -> Future[tuple[pa.RecordBatch, float]]:
+        return handle.submit(self._offsets, *self._how)
+
+    def _wanted(self) -> str:
+        ends = f" (offsets {self._offsets[0]} to {self._offsets[-1]})" if len(self._offsets) else ""
+        return f"{len(self._offsets)} rows{ends}"
 
     def rows(self) -> pa.RecordBatch:
         """Wait for the rows, ascending by offset.
@@ -149,15 +263,7 @@ class Reading:
         RuntimeError
             If the storage fails, takes too long, or no longer has these rows.
         """
-        try:
-            batch, self.seconds = self._future.result(self._recipe.timeout)
-        except (NotInTime, RuntimeError, OSError, ValueError) as error:
-            late = isinstance(error, NotInTime) and not self._future.done()
-            self.cancel()
-            self._handle.give_up()
-            said = str(error) or type(error).__name__
-            reason = f"not read within {self._recipe.limit()}" if late else said
-            raise RuntimeError(self._failure(reason)) from error
+        batch = self._result()
         if batch.num_rows != len(self._offsets):
             raise RuntimeError(self._failure(f"{batch.num_rows} rows came back"))
         return batch
@@ -171,32 +277,21 @@ class Reading:
             raise
         return batch if self.order is None else gather.take(batch, self.order)
 
-    def done(self) -> bool:
-        """Whether there is nothing to wait for any more."""
-        return self._future.done()
 
-    def cancel(self) -> None:
-        """Give the read up if it is still under way."""
-        self._future.cancel()
-
-    def _failure(self, reason: str) -> str:
-        hint = ""
-        if "not found" in reason.lower():
-            hint = (
-                "; its files are gone: the table was dropped, or dropped and made anew (then make "
-                "the dataset anew, too), or this version was cleaned up (a tag keeps a version: "
-                "table.tags.create('training', version))"
-            )
-        if "v1 files" in reason:
-            reason = "it is in Lance's legacy file version, whose rows cannot be read by offset"
-            hint = (
-                "; write its rows into another table: db.create_table(new_name, table.to_arrow())"
-            )
-        ends = f" (offsets {self._offsets[0]} to {self._offsets[-1]})" if len(self._offsets) else ""
+def explained(reason: str) -> str:
+    """Why a read failed, and what to do about it where that is known."""
+    if "v1 files" in reason:
         return (
-            f"reading {len(self._offsets)} rows{ends} of {self._recipe.describe()} "
-            f"failed: {reason}{hint}"
+            "it is in Lance's legacy file version, whose rows cannot be read by offset"
+            "; write its rows into another table: db.create_table(new_name, table.to_arrow())"
         )
+    if "not found" in reason.lower():
+        return (
+            f"{reason}; its files are gone: the table was dropped, or dropped and made anew (then "
+            "make the dataset anew, too), or this version was cleaned up (a tag keeps a version: "
+            "table.tags.create('training', version))"
+        )
+    return reason
 
 
 def resolve_columns(

@@ -156,7 +156,7 @@ class Recipe:
     identity : Identity, optional
         What the pinned version is known by, if that could be found out.
     blobs : str, default "bytes"
-        What is read of blob columns: "bytes", or "descriptor".
+        What is read of blob columns: one of `blobs.BLOBS`, or `blobs.LATE`.
     categories : Categories, optional
         Of dictionary columns that are read as codes; None if they are read as values.
     """

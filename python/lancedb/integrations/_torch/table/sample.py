@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import vary_in_size
+from ..arrow.late import SIZES
+from .blobs import LATE
 from .reader import Reader
 from .recipe import Recipe
 from .selection import AllRows, Selection, all_rows
@@ -40,10 +42,13 @@ class RowSizes(NamedTuple):
         Arrow bytes of an average row.
     are_skewed : bool
         Whether some rows have to be expected that are far larger.
+    late : int
+        Bytes of the blobs of an average row, which are not read ahead with it.
     """
 
     average: int
     are_skewed: bool
+    late: int = 0
 
 
 def average_row_bytes(reader: Reader) -> int:
@@ -52,7 +57,8 @@ def average_row_bytes(reader: Reader) -> int:
     Deterministic for a pinned version: 16 rows, or 16 runs of 16 unless most of them are large.
     The first and the last row, which may be of another kind, are not among them in large tables.
     """
-    return _sampled(reader)[0]
+    sample = _sampled(reader)
+    return sample.average + sample.late
 
 
 def row_sizes(reader: Reader) -> RowSizes:
@@ -61,28 +67,50 @@ def row_sizes(reader: Reader) -> RowSizes:
     A sample does not meet one row in a thousand; but the table takes far more bytes than it would
     if all rows were like those of the sample.
     """
-    average, sizes = _sampled(reader)
+    reader = _late(reader)
+    average, late, sizes = _sampled(reader)
     if not len(sizes) or not vary_in_size(reader.schema):
-        return RowSizes(average, False)
+        return RowSizes(average, False, late)
     largest = int(sizes.max(initial=0))
     outlier = largest > _MUCH_MORE * max(1.0, float(np.median(sizes))) and largest > _HIDDEN_ROW
-    return RowSizes(average, outlier or _hides_large_rows(reader, average))
+    return RowSizes(average, outlier or _hides_large_rows(reader, average + late), late)
 
 
-def _sampled(reader: Reader) -> tuple[int, np.ndarray]:
-    """The bytes of an average row, and of single ones."""
+class _Sample(NamedTuple):
+    """The bytes of an average row, of its blobs, and of single rows without these."""
+
+    average: int
+    late: int
+    sizes: np.ndarray
+
+
+def _sampled(reader: Reader) -> _Sample:
+    reader = _late(reader)
     rows = reader.selection.num_rows
     if rows == 0:
-        return 1, np.zeros(0, np.int64)
+        return _Sample(1, 0, np.zeros(0, np.int64))
     spots = np.unique((2 * np.arange(_SPOTS) + 1) * rows // (2 * _SPOTS))
-    sizes = _row_bytes(reader.read(spots))
+    batch = reader.read(spots)
+    sizes = _row_bytes(batch)
     if np.median(sizes) >= _LARGE_ROW_BYTES or rows <= _SPOTS:
-        return max(1, round(sizes.mean())), sizes
+        return _Sample(max(1, round(sizes.mean())), _bytes_late(batch), sizes)
     runs = np.unique(np.minimum(spots[:, None] + np.arange(_ROWS_PER_SPOT), rows - 1))
     batch = reader.read(runs)
     if own_bytes(batch) > _HIDDEN_ROW:
         sizes = np.concatenate([sizes, _row_bytes(batch)])
-    return max(1, round(own_bytes(batch) / len(runs))), sizes
+    return _Sample(max(1, round(own_bytes(batch) / len(runs))), _bytes_late(batch), sizes)
+
+
+def _late(reader: Reader) -> Reader:
+    """A reader that leaves the bytes of blobs out."""
+    recipe = reader.recipe
+    if recipe.blobs != "bytes":
+        return reader
+    return reader.of(dataclasses.replace(recipe, blobs=LATE))
+
+
+def _bytes_late(batch: pa.RecordBatch) -> int:
+    return round(batch.column(SIZES).to_numpy().mean()) if SIZES in batch.schema.names else 0
 
 
 def _hides_large_rows(reader: Reader, average: int) -> bool:
