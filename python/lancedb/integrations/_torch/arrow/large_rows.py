@@ -24,8 +24,10 @@ from .variable_width import value_bytes
 
 LEFT_OUT = "\0left_out"
 _NONE = -1
-# What a row may be that was not seen yet, where some are known to be large.
+# What a row may be that was not seen yet, where some are known to be large; and how many such rows
+# a call may bring that comes upon a stretch of them, after many small ones.
 _EXPECTED_BYTES = 16 << 20
+_MOST_UNSEEN = 8
 # Beyond its rows' share, so that few rows need not be of average size.
 _SLACK_BYTES = 1 << 20
 
@@ -57,7 +59,7 @@ class LargeRows:
     def __init__(self, average_bytes: int, are_expected: bool, limits: Limits):
         self.limits = limits
         self._average = average_bytes
-        self._largest = _EXPECTED_BYTES if are_expected else 0
+        self._rows_of_a_call = self._cautious if are_expected else None
         # Of an average that large rows have raised, most rows need a small part.
         self._factor = 1 / 4 if are_expected else 2
         self._one_call = asyncio.Lock()
@@ -73,16 +75,30 @@ class LargeRows:
     @property
     def rows_of_a_call(self) -> int | None:
         """How many rows to ask for at once; None for all that are wanted."""
-        return max(1, self.limits.one_call // self._largest) if self._largest else None
+        return self._rows_of_a_call
+
+    @property
+    def _cautious(self) -> int:
+        return max(1, self.limits.one_call // _EXPECTED_BYTES)
 
     def turn(self) -> contextlib.AbstractAsyncContextManager:
         """Entered for a call: one at a time where rows may be large."""
-        return self._one_call if self._largest else contextlib.nullcontext()
+        return contextlib.nullcontext() if self._rows_of_a_call is None else self._one_call
 
     def note(self, size: int, rows: int) -> None:
-        """Note the bytes of the largest of some rows."""
-        if self._largest or size * rows > self.limits.one_call:
-            self._largest = max(self._largest, size)
+        """Note the bytes that a call brought for some rows.
+
+        Where they are few, the next one may ask for twice as many rows, up to a bound: nobody knows
+        where large ones stand.
+        """
+        known = self._rows_of_a_call
+        if known is None:
+            too_many = size > 2 * self.limits.one_call and size > 2 * self.share(rows)
+            self._rows_of_a_call = self._cautious if too_many else None
+        elif size > self.limits.one_call:
+            self._rows_of_a_call = max(1, min(known, rows) // 2)
+        elif rows >= known and size <= self.limits.one_call // 2:
+            self._rows_of_a_call = min(2 * known, _MOST_UNSEEN * self._cautious)
 
     def share(self, rows: int) -> int:
         """Bytes that so many rows may have."""
@@ -119,13 +135,11 @@ class CountedRead:
         """Keep what a call brought, or what of it may be kept."""
         left_out = np.full(batch.num_rows, _NONE, np.int64)
         self._rows += batch.num_rows
+        self._large.note(own_bytes(batch), batch.num_rows)
         if self._slack is not None:
             allowed = self._large.share(self._rows) + self._slack - self._bytes
             if own_bytes(batch) > allowed:
-                sizes = sizes_of_rows(batch)
-                largest = int(sizes.max(initial=0))
-                self._large.note(largest, batch.num_rows)
-                out = _too_many(sizes, allowed)
+                out = _too_many(sizes_of_rows(batch), allowed)
                 left_out[out] = offsets[out]
                 batch = _without(batch, out)
             self._bytes += own_bytes(batch)
