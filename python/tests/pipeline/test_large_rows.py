@@ -116,10 +116,23 @@ def test_of_rows_of_about_one_size_nothing_is_left_out():
 
 
 def test_once_a_large_row_was_seen_few_are_asked_for_at_once():
-    large = LargeRows(100, False, Limits(one_call=MEGABYTE, ahead=MEGABYTE))
+    large = LargeRows(100, False, Limits(one_call=32 * MEGABYTE, ahead=MEGABYTE))
     assert large.rows_of_a_call is None
-    large.counted().add(pa.record_batch({"text": ["x" * 400_000] * 8}), np.arange(8))
+    large.counted().add(pa.record_batch({"text": ["x" * 400_000] * 100}), np.arange(100))
     assert large.rows_of_a_call == 2
+
+
+def test_calls_grow_while_they_bring_little_and_shrink_when_they_bring_much():
+    large = LargeRows(100, True, Limits(one_call=32 * MEGABYTE, ahead=MEGABYTE))
+
+    def brought(size):
+        rows = large.rows_of_a_call
+        large.note(size, rows)
+        return large.rows_of_a_call
+
+    assert [brought(1000) for _ in range(5)] == [4, 8, 16, 16, 16]
+    assert brought(20 * MEGABYTE) == 16
+    assert [brought(100 * MEGABYTE) for _ in range(5)] == [8, 4, 2, 1, 1]
 
 
 def test_a_table_far_larger_than_its_sample_has_large_rows(uneven, known_as_uneven):

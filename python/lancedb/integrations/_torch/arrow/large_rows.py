@@ -93,12 +93,16 @@ class LargeRows:
         """
         known = self._rows_of_a_call
         if known is None:
-            too_many = size > 2 * self.limits.one_call and size > 2 * self.share(rows)
-            self._rows_of_a_call = self._cautious if too_many else None
-        elif size > self.limits.one_call:
+            return
+        if size > self.limits.one_call:
             self._rows_of_a_call = max(1, min(known, rows) // 2)
         elif rows >= known and size <= self.limits.one_call // 2:
             self._rows_of_a_call = min(2 * known, _MOST_UNSEEN * self._cautious)
+
+    def expect(self, size: int, rows: int) -> None:
+        """Expect rows of this size from now on, if as many as these would be too much."""
+        if self._rows_of_a_call is None and size * rows > self.limits.one_call:
+            self._rows_of_a_call = self._cautious
 
     def share(self, rows: int) -> int:
         """Bytes that so many rows may have."""
@@ -139,7 +143,9 @@ class CountedRead:
         if self._slack is not None:
             allowed = self._large.share(self._rows) + self._slack - self._bytes
             if own_bytes(batch) > allowed:
-                out = _too_many(sizes_of_rows(batch), allowed)
+                sizes = sizes_of_rows(batch)
+                self._large.expect(int(sizes.max(initial=0)), batch.num_rows)
+                out = _too_many(sizes, allowed)
                 left_out[out] = offsets[out]
                 batch = _without(batch, out)
             self._bytes += own_bytes(batch)
