@@ -22,6 +22,7 @@ except ImportError as error:
 
 import lancedb.permutation
 
+from ._torch.convert.context import TransformContext
 from ._torch.datasets.iterable import LanceIterableTorchDataset
 from ._torch.datasets.map_style import LanceTorchDataset
 from ._torch.loader.loader import LanceDataLoader
@@ -34,5 +35,6 @@ __all__ = [
     "LanceDataLoader",
     "LanceIterableTorchDataset",
     "LanceTorchDataset",
+    "TransformContext",
     "instrument_loader_metrics",
 ]

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.origins import Origins, without_origins
 from ..arrow.take import slices, take
 from ..common.counters import Stats
 from ..common.pickling import check_sendable, name_of
 from . import formats as convert
 from .blob_files import BlobSource, with_files
 from .collate import JoinLists, is_column, pick
+from .context import TransformContext, takes_context
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .one_row import note_if_written_for_one_row
 from .ragged import join_lists
@@ -36,6 +38,7 @@ class Converted:
 
     value: Any
     rows: pa.RecordBatch | None
+    origins: Origins | None = None
 
     def take(self) -> Any:
         """The value, which is not held any longer; raises what converting it raised."""
@@ -54,7 +57,8 @@ class Output:
         One of `convert.FORMATS`. None is ``"python"``, or the record batch itself when there is
         a `transform`.
     transform : callable, optional
-        Called with each batch in that format; what it returns is the batch.
+        Called with each batch in that format, and with a `TransformContext` if it takes two
+        arguments; what it returns is the batch.
     fill_null, ragged, pad_value, pad_to
         As in `convert.make_converter`.
     on_error : {"raise", "skip"} or callable
@@ -78,6 +82,7 @@ class Output:
             raise TypeError(f"transform must be callable, not {type(transform).__name__}")
         self.format = format or ("python" if transform is None else "arrow")
         self.transform = transform
+        self.takes_context = takes_context(transform)
         self.on_error = check_policy(on_error)
         if transform is None and on_error != "raise":
             raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
@@ -152,12 +157,15 @@ class Output:
         """What can be done ahead for consecutive slices of a batch: all but the transform."""
         if self.transform is None:
             return self._each(batch, counts, stats)
-        if self.on_error == "raise":
-            return [Converted(value, None) for value in self._each(batch, counts, stats)]
-        # The transform may change what it is given, before it fails.
-        copy = take(batch, np.arange(batch.num_rows))
-        values = self._each(copy, counts, stats)
-        return list(map(Converted, values, slices(batch, counts)))
+        rows: list[Any] = [None] * len(counts)
+        alone, origins = self._without_origins(batch)
+        if self.on_error != "raise":
+            rows = slices(batch, counts)
+            # The transform may change what it is given, before it fails.
+            alone = take(alone, np.arange(batch.num_rows))
+        values = self._each(alone, counts, stats)
+        of_each = [None] * len(counts) if origins is None else origins.slices(counts)
+        return list(map(Converted, values, rows, of_each))
 
     def complete(self, converted: Any, stats: Stats) -> Any:
         """As the call, of one that `convert` began; raises what went wrong with this very one."""
@@ -165,11 +173,13 @@ class Output:
             raise converted.error
         if not isinstance(converted, Converted):
             return converted
+
+        def transformed() -> Any:
+            return self._transform(converted.take(), stats, converted.origins)
+
         if converted.rows is None:
-            return self._transform(converted.take(), stats)
-        return self._make_what_can_be(
-            converted.rows, stats, lambda: self._transform(converted.take(), stats)
-        )
+            return transformed()
+        return self._make_what_can_be(converted.rows, stats, transformed)
 
     def _each(self, batch: pa.RecordBatch, counts: Sequence[int], stats: Stats) -> list[Any]:
         """Consecutive slices in their format, or in their place what converting them raised."""
@@ -189,20 +199,29 @@ class Output:
         self, batch: pa.RecordBatch, stats: Stats, first: Callable[[], Any] | None = None
     ) -> Any:
         make = functools.partial(self._make, stats=stats)
-        made = make_what_can_be(batch, make, self._convert, first)
+        made = make_what_can_be(batch, make, self._make_empty, first)
         self._trial.note(made, batch.num_rows)
         return made
 
     def _make(self, batch: pa.RecordBatch, stats: Stats) -> Any:
+        batch, origins = self._without_origins(batch)
         with stats.timed("converting"):
             value = self._convert(batch)
-        return value if self.transform is None else self._transform(value, stats)
+        return value if self.transform is None else self._transform(value, stats, origins)
 
-    def _transform(self, value: Any, stats: Stats) -> Any:
+    def _make_empty(self, batch: pa.RecordBatch) -> Any:
+        return self._convert(self._without_origins(batch)[0])
+
+    def _without_origins(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Origins | None]:
+        """A batch that was read, and where its rows come from if the transform is to know."""
+        return without_origins(batch) if self.takes_context else (batch, None)
+
+    def _transform(self, value: Any, stats: Stats, origins: Origins | None) -> Any:
         assert self.transform is not None
+        arguments = (value,) if origins is None else (value, TransformContext(origins))
         with stats.timed("transforming"):
             try:
-                made = self.transform(value)
+                made = self.transform(*arguments)
             except Exception as error:
                 note_if_written_for_one_row(error, value)
                 raise

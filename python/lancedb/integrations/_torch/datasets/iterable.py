@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits, vary_in_size
+from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
 from ..cache.tables import Everything, Room
 from ..common.checks import whole_number
@@ -56,6 +57,7 @@ from ..workers.worker_dataset import WorkerDataset
 from .base import READ_TIMEOUT, TableDataset, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, RankOrder
 from .keywords import explain_unknown
+from .origins import RandomSeed, StepOrigins, origins_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -87,7 +89,8 @@ class LanceIterableTorchDataset(TableDataset, IterableDataset):
     ----------
     table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
 filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_to : optional
-        As for `LanceTorchDataset`.
+        As for `LanceTorchDataset`. The random numbers of a `transform` with a context are those of
+        `seed` and the epoch.
     batch_size : int, default 100, or what a `Permutation` was given
         Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
     drop_last : bool, default True
@@ -436,7 +439,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     ) -> Iterator[Any]:
         self._warn_if_cached_in_vain(tracker.at.epoch)
         with contextlib.ExitStack() as stack:
-            stream = self._stream(stack, plan, ahead, self._output)
+            stream = self._stream(stack, plan, ahead, self._output, self._output.takes_context)
             batches = stack.enter_context(contextlib.closing(stream.batches()))
             stack.callback(tracker.finish)
             for step, share in mine:
@@ -461,17 +464,15 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
         def opened(stack: contextlib.ExitStack) -> Stream:
             ahead = (share for _, share in tracker.shares(0, 1))
-            return self._stream(stack, plan, ahead, Output("arrow", None))
+            named = self._output.takes_context or self._output.on_error != "raise"
+            return self._stream(stack, plan, ahead, Output("arrow", None), named)
 
         def note(error: Exception, step: int) -> None:
             of_step = next(itertools.islice(rows(), step, None), None)
             if of_step is not None:
                 self._note(error, f"making step {step} of epoch {at.epoch}", of_step)
 
-        offsets = None
-        if self._output.on_error != "raise":
-            offsets = map(self._view.selection.offsets, rows())
-        return RecordBatches((step for step, _ in tracker.shares(0, 1)), opened, offsets, note)
+        return RecordBatches((step for step, _ in tracker.shares(0, 1)), opened, note)
 
     def _worker_dataset(
         self, slots: BatchSlots, collate: Callable[[Any], Any] | None
@@ -485,8 +486,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         plan: Plan,
         spans: Iterator[tuple[int, int]],
         output: Output,
+        with_origins: bool,
     ) -> Stream:
         """What reads the rows of some spans ahead, and makes batches of them."""
+        origins = None
+        if with_origins:
+            spans, of_origins = itertools.tee(spans)
+            origins = StepOrigins(of_origins, partial(self._origins_at, plan))
         return Stream(
             plan,
             spans,
@@ -497,6 +503,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             stack.enter_context(self._kept_in(plan)),
             self._large_rows(),
             self._limits_here(),
+            origins,
+        )
+
+    def _origins_at(self, plan: Plan, positions: np.ndarray) -> Origins:
+        """Where the rows at some positions of an epoch come from."""
+        return origins_of(
+            self._view.selection, plan.rows_at(positions), RandomSeed(plan.seed, plan.epoch)
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lancedb.permutation import Permutation
 from lancedb.table import Table
 from torch.utils.data import Dataset, default_collate
 
+from ..arrow.origins import Origins, with_origins
 from ..arrow.take import take
 from ..cache.columns import Cache, KeptColumns, check_cache
 from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch
@@ -28,11 +29,14 @@ from ..frameworks.row_requests import (
     is_row_of_another,
     rows_to_come,
 )
+from ..order.state import start_of
 from ..table.arguments import Given
 from ..table.indices import normalize_indices
 from .base import READ_TIMEOUT, TableDataset
+from .epoch_seed import EpochRows, EpochSeed
 from .joined import by_part, check_alike, described, read_joined, refuse_files
 from .keywords import explain_unknown
+from .origins import RandomSeed, joined, origins_of
 from .rows_ahead import RowsAhead
 
 
@@ -77,7 +81,7 @@ class LanceTorchDataset(TableDataset, Dataset):
     transform : callable, optional
         Called once a batch: with the batch in `format`, or with the ``pyarrow.RecordBatch`` if
         no format is given. For ``"torch"`` that is the dict of batched columns. What it returns
-        is the batch.
+        is the batch. One that takes two arguments is given a `TransformContext` as the second.
     batch_size : int, optional
         Rows in a batch of ``iter(dataset)``, which makes full ones only; 100 if not given. A
         `DataLoader` brings its own.
@@ -115,6 +119,10 @@ class LanceTorchDataset(TableDataset, Dataset):
         What a dictionary column gives: its values, or int64 codes that mean the same in every
         batch, process and rank; ``categories`` has the values in the order of their codes. For
         codes the column is read once where the dataset is made.
+    seed : int, optional
+        What the random numbers of a `transform` with a context begin with, see
+        `TransformContext`; `set_epoch` says of which epoch they are, 0 until then. Default: the
+        seed of the `LanceDataLoader` that asks for the rows. It has no part in their order.
     on_error : {"raise", "skip"} or callable, default "raise"
         What happens where `transform`, or the conversion to `format` before it, fails on single
         rows. "skip" leaves them out of their batch, which is that much shorter, logs a warning for
@@ -196,6 +204,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         unwrap: bool = False,
         blobs: Literal["bytes", "file", "descriptor"] = "bytes",
         dictionary: Literal["values", "codes"] = "values",
+        seed: int | None = None,
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
     ):
@@ -227,6 +236,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         )
         self._kept = KeptColumns(check_cache(cache))
         self._ahead = RowsAhead()
+        self._seed = EpochSeed(seed, is_used=self._output.takes_context)
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -271,7 +281,8 @@ class LanceTorchDataset(TableDataset, Dataset):
                 ahead.rows = self._rows_of(ahead.batch)
             if ahead.rows:
                 return ahead.rows[place]
-        batch = self._made(take(ahead.batch, np.array([place])), np.array([row]))
+        only = np.array([row])
+        batch = self._made(take(ahead.batch, np.array([place])), only, self._seed.random)
         return self._only_row(batch) if alone else batch
 
     def __getitems__(self, indices: Any) -> Any:
@@ -302,7 +313,8 @@ class LanceTorchDataset(TableDataset, Dataset):
             If the storage fails; the message names table, version and rows.
         """
         rows = normalize_indices(indices, len(self))
-        batch = self._made(self._read(rows), rows)
+        asked = indices.random if isinstance(indices, EpochRows) else None
+        batch = self._made(self._read(rows), rows, self._seed.within(asked))
         return batch if self.format == "torch" else self._whole(batch, len(rows), sys._getframe(1))
 
     def __add__(self, other: Any) -> Any:
@@ -344,8 +356,10 @@ class LanceTorchDataset(TableDataset, Dataset):
             return rows
         return RowBatch(rows, batch.num_rows, self._output.join_lists)
 
-    def _made(self, read: pa.RecordBatch, rows: np.ndarray) -> Any:
+    def _made(self, read: pa.RecordBatch, rows: np.ndarray, random: RandomSeed | None) -> Any:
         """What was read in its format, after the transform."""
+        if self._output.takes_context:
+            read = with_origins(read, self._origins(rows, random))
         try:
             batch = self._without_bad(self._output(read, self._stats()), rows)
         except Exception as error:
@@ -357,6 +371,28 @@ class LanceTorchDataset(TableDataset, Dataset):
         if changed == 0 and len(rows):
             return NoRows(batch, 0)
         return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
+
+    def _origins(self, rows: np.ndarray, random: RandomSeed | None, source: str = "") -> Origins:
+        """Where some rows come from."""
+        return origins_of(self._view.selection, rows, random, source)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let a `transform` with a context have the random numbers of this epoch from now on.
+
+        For a plain `DataLoader`, before each epoch; its workers hear of it, also those that
+        persist. A `LanceDataLoader` says by itself which epoch its batches are of.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0 on.
+
+        Raises
+        ------
+        ValueError
+            If `epoch` is no such number.
+        """
+        self._seed.set_epoch(start_of(epoch).epoch)
 
     def __iter__(self) -> Iterator[Any]:
         """Walk the rows in order, in full batches of ``batch_size`` rows; one by one with `unwrap`.
@@ -414,6 +450,7 @@ class JoinedTorchDataset(LanceTorchDataset):
             check_alike("columns", _types_of(first), _types_of(other))
             check_alike("arguments", _arguments_of(first), _arguments_of(other))
         self._joined = parts
+        self._seed = first._seed
         self._output, self.unwrap, self.batch_size = first._output, first.unwrap, first.batch_size
         self._ahead = RowsAhead()
         self._begin_use()
@@ -478,6 +515,16 @@ class JoinedTorchDataset(LanceTorchDataset):
     def _bytes_counted(self) -> Counter[str]:
         return sum((part._bytes_counted() for part in self._joined), Counter())
 
+    def _origins(self, rows: np.ndarray, random: RandomSeed | None, source: str = "") -> Origins:
+        lengths = [part.num_rows for part in self._joined]
+        starts = np.cumsum([0, *lengths])
+
+        def of(number: int, at: np.ndarray) -> Origins:
+            return self._joined[number]._origins(rows[at] - starts[number], random, str(number))
+
+        parts = [(number, at, of(number, at)) for number, at in by_part(rows, lengths)]
+        return joined(parts, len(rows))
+
     def _offsets(self, rows: np.ndarray) -> np.ndarray:
         return rows  # there is no one table in which they stand
 
@@ -494,7 +541,7 @@ def _types_of(dataset: LanceTorchDataset) -> dict[str, Any]:
 def _arguments_of(dataset: LanceTorchDataset) -> dict[str, Any]:
     has_codes = dataset._parts[0]._view.recipe.categories is not None
     categories = {"categories": dataset.categories} if has_codes else {}
-    return {**dataset._output.described(), "unwrap": dataset.unwrap, **categories}
+    return {**dataset._output.described(), "unwrap": dataset.unwrap, "seed": dataset._seed.seed, **categories}
 
 
 def _is_one(index: Any) -> bool:

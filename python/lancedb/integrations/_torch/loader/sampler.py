@@ -9,6 +9,8 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import DistributedSampler
 
+from ..datasets.epoch_seed import EpochRows
+from ..datasets.origins import RandomSeed
 from ..order.shuffle import Order
 from ..order.state import Position
 from ..order.steps import Steps
@@ -59,8 +61,10 @@ class OrderedBatchSampler:
         rank, world_size = resolve_rank(None, None)
         steps = self.steps(at.position)
         plan = self.order.plan(at.epoch, self.batch_size * world_size)
+        random = RandomSeed(plan.seed, plan.epoch)
         for step in range(steps.num_steps):
-            yield plan.rows_at(np.arange(*steps.slice_of(step, rank))).tolist()
+            rows = plan.rows_at(np.arange(*steps.slice_of(step, rank))).tolist()
+            yield EpochRows(rows, random)
 
 
 class DealtSampler(DistributedSampler):

@@ -136,7 +136,8 @@ class InThreads:
             f"transform {name_of(self._output.transform)} draws from the global random state of "
             f"{' and '.join(drawn_from)}, and so runs in the thread that iterates: in others "
             "its draws would come in an order that no seed decides, and change those of the "
-            "training step. Have it draw from a generator of its own, or use transform_threads=0",
+            "training step. Have it draw from the context that a second argument of it would be "
+            "given, from a generator of its own, or use transform_threads=0",
             stacklevel=2,
         )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import LargeRows, Limits
+from ..arrow.origins import Origins, with_origins
 from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
 from ..convert.transform import Output
@@ -92,6 +93,8 @@ class Stream:
     limits : Limits
         How many bytes may be read at once, and ahead, of rows and values that are read for their
         batch alone.
+    origins : callable of int to Origins, optional
+        Where the rows of the next so many steps come from, if that is to go with the batches.
     """
 
     def __init__(
@@ -105,8 +108,10 @@ class Stream:
         room: WindowMemory | Everything,
         large: LargeRows | None = None,
         limits: Limits | None = None,
+        origins: Callable[[int], Origins] | None = None,
     ):
         self._plan = plan
+        self._origins = origins
         self._stats = stats
         self._ahead = ahead
         self._room = room
@@ -204,6 +209,8 @@ class Stream:
         size = own_bytes(batch)
         cached = size - fetched if self._is_cached else 0
         self._stats.add(rows=batch.num_rows, bytes=size - cached, cached_bytes=cached)
+        if self._origins is not None:
+            batch = with_origins(batch, self._origins(len(counts)))
         made = self._finish.begin(batch, counts)
         self._made.append([] if size > self._most_ahead else made)
         return _Job(made, size)

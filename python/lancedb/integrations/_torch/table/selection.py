@@ -37,6 +37,10 @@ class Selection(Protocol):
 
     def offsets(self, rows: np.ndarray) -> np.ndarray: ...
 
+    def occurrences(self, rows: np.ndarray) -> np.ndarray | None:
+        """How often each row's offset stands before it in base order; None if each comes once."""
+        ...
+
     def stretch(self) -> AllRows | None:
         """The part of the table that these rows are in; None if that has many more."""
         ...
@@ -58,6 +62,9 @@ class AllRows:
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         return rows + self.start if self.start else rows
 
+    def occurrences(self, rows: np.ndarray) -> None:
+        return None
+
     def stretch(self) -> AllRows:
         return self
 
@@ -74,6 +81,10 @@ class ChosenRows:
     def __init__(self, offsets: np.ndarray, description: str):
         self._offsets = SharedArray(np.array(offsets, dtype=np.int64))
         self._description = description
+        self._repeats: tuple[np.ndarray | None] | None = None  # until somebody asks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_repeats": None}
 
     @property
     def num_rows(self) -> int:
@@ -81,6 +92,11 @@ class ChosenRows:
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         return self._offsets.array[rows]
+
+    def occurrences(self, rows: np.ndarray) -> np.ndarray | None:
+        if self._repeats is None:
+            self._repeats = (_repeats(self._offsets.array),)
+        return None if self._repeats[0] is None else self._repeats[0][rows]
 
     def stretch(self) -> AllRows | None:
         offsets = self._offsets.array
@@ -94,6 +110,20 @@ class ChosenRows:
 
     def digest(self) -> bytes:
         return hashlib.sha256(self._offsets.array.data).digest()
+
+
+def _repeats(offsets: np.ndarray) -> np.ndarray | None:
+    """How often the same offset stands before each; None if none stands there twice."""
+    if (np.diff(offsets) > 0).all():
+        return None
+    order = np.argsort(offsets, kind="stable")
+    is_first = np.diff(offsets[order], prepend=-1) > 0
+    if is_first.all():
+        return None
+    starts = np.flatnonzero(is_first)
+    repeats = np.empty(len(offsets), np.int64)
+    repeats[order] = np.arange(len(offsets)) - np.repeat(starts, np.diff([*starts, len(offsets)]))
+    return repeats
 
 
 def places_in(held: Selection, selection: Selection, rows: np.ndarray) -> np.ndarray:

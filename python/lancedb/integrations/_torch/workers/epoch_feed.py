@@ -13,13 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from .batch_slots import BatchSlots
-
-# A column of its own takes the rows' offsets to a worker that may have to name them.
-OFFSETS = "__offset_in_table__"
 
 
 class Prefetched(Protocol):
@@ -43,8 +39,6 @@ class RecordBatches:
         Their numbers, one after the other.
     opened : callable
         Begins to read ahead; what it enters into the stack ends with the batches.
-    offsets : iterator of arrays, optional
-        The offsets of each step's rows, if they are to go with them.
     note : callable
         Notes on an error which rows of which step it came from.
     """
@@ -53,13 +47,11 @@ class RecordBatches:
         self,
         steps: Iterator[int],
         opened: Callable[[contextlib.ExitStack], Prefetched],
-        offsets: Iterator[np.ndarray] | None,
         note: Callable[[Exception, int], None],
     ):
         self.steps = steps
         self.note = note
         self._opened = opened
-        self._offsets = offsets
         self._stack = contextlib.ExitStack()
         self._stream: Prefetched | None = None
         self._batches: Any = None
@@ -76,8 +68,6 @@ class RecordBatches:
                     contextlib.closing(self._stream.batches())
                 )
             batch = next(self._batches)
-            if self._offsets is not None:
-                batch = batch.append_column(OFFSETS, pa.array(next(self._offsets)))
         except Exception as error:
             self.note(error, self._made)
             raise

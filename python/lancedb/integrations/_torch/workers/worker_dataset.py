@@ -11,12 +11,12 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
+from ..arrow.origins import without_origins
 from ..common.counters import Stats
 from ..convert.on_error import Partial, SkippedRows
 from ..convert.transform import Output, only_row
 from ..frameworks.torch_loader import process_number
 from .batch_slots import BatchSlots
-from .epoch_feed import OFFSETS
 from .ipc import send_small_tensors_whole
 from .parent import follow_parent
 
@@ -78,14 +78,12 @@ class WorkerDataset(Dataset):
         return made if self._collate is None else self._collate(made)
 
     def _made_of(self, batch: pa.RecordBatch, stats: Stats) -> Any:
-        if OFFSETS not in batch.schema.names:
-            return self._output(batch, stats)
-        offsets = batch.column(OFFSETS).to_numpy()
-        made = self._output(batch.drop_columns([OFFSETS]), stats)
-        if not isinstance(made, Partial):
+        alone, origins = without_origins(batch)
+        made = self._output(batch if self._output.takes_context else alone, stats)
+        if not isinstance(made, Partial) or origins is None:
             return made
         stats.add(skipped=len(made.bad))
-        self._skipped.report(made, offsets, self._output.on_error, process_number())
+        self._skipped.report(made, origins.offsets, self._output.on_error, process_number())
         return made.batch
 
     def _begun(self) -> Stats:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the rows of batches come from, and the keys of their random numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ..arrow.origins import Origins
+from ..order.row_random import row_keys
+from ..table.selection import Selection
+
+
+class RandomSeed(NamedTuple):
+    """What random numbers of rows depend on, beside the rows."""
+
+    seed: int
+    epoch: int
+
+
+class StepOrigins:
+    """Where the rows of consecutive steps come from: called with how many steps are next.
+
+    Parameters
+    ----------
+    spans : iterator of (int, int)
+        The positions of each step, in order.
+    at : callable of numpy.ndarray to Origins
+        Where the rows at some positions of the epoch come from.
+    """
+
+    def __init__(self, spans: Iterator[tuple[int, int]], at: Callable[[np.ndarray], Origins]):
+        self._spans = spans
+        self._at = at
+
+    def __call__(self, steps: int) -> Origins:
+        spans = itertools.islice(self._spans, steps)
+        return self._at(np.concatenate([np.arange(*span) for span in spans]))
+
+
+def origins_of(
+    selection: Selection, rows: np.ndarray, random: RandomSeed | None, source: str = ""
+) -> Origins:
+    """Where some rows of a selection come from.
+
+    Parameters
+    ----------
+    selection : Selection
+        Of one table's rows.
+    rows : numpy.ndarray of int64
+        Positions in its base order.
+    random : RandomSeed, optional
+        Without it there are no random numbers.
+    source : str, optional
+        The name of the table among several.
+    """
+    offsets = selection.offsets(rows)
+    if random is None:
+        return Origins(offsets)
+    # A row that a permutation table names several times is another occurrence each time.
+    keys = row_keys(*random, offsets, selection.occurrences(rows), source)
+    return Origins(offsets, keys, random.epoch)
+
+
+def joined(parts: list[tuple[int, np.ndarray, Origins]], rows: int) -> Origins:
+    """The origins of rows of several tables.
+
+    Parameters
+    ----------
+    parts : list of (int, numpy.ndarray, Origins)
+        The number of each table, where its rows stand in the batch, and where they come from.
+    rows : int
+        How many there are in all.
+    """
+    offsets, sources = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    keys, epoch = np.zeros(rows, np.uint64), None
+    has_keys = all(origins.keys is not None for _, _, origins in parts)
+    for number, at, origins in parts:
+        offsets[at], sources[at], epoch = origins.offsets, number, origins.epoch
+        if origins.keys is not None:
+            keys[at] = origins.keys
+    return dataclasses.replace(Origins(offsets, keys if has_keys else None, epoch), sources=sources)
