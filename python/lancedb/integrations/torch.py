@@ -24,6 +24,7 @@ import lancedb.permutation
 
 from ._torch.convert.context import TransformContext
 from ._torch.datasets.iterable import LanceIterableTorchDataset
+from ._torch.datasets.lookup import LanceLookup
 from ._torch.datasets.map_style import LanceTorchDataset
 from ._torch.loader.loader import LanceDataLoader
 from ._torch.loader.opentelemetry import instrument_loader_metrics
@@ -34,6 +35,7 @@ extend(lancedb.permutation)
 __all__ = [
     "LanceDataLoader",
     "LanceIterableTorchDataset",
+    "LanceLookup",
     "LanceTorchDataset",
     "TransformContext",
     "instrument_loader_metrics",

@@ -541,7 +541,12 @@ def _types_of(dataset: LanceTorchDataset) -> dict[str, Any]:
 def _arguments_of(dataset: LanceTorchDataset) -> dict[str, Any]:
     has_codes = dataset._parts[0]._view.recipe.categories is not None
     categories = {"categories": dataset.categories} if has_codes else {}
-    return {**dataset._output.described(), "unwrap": dataset.unwrap, "seed": dataset._seed.seed, **categories}
+    return {
+        **dataset._output.described(),
+        "unwrap": dataset.unwrap,
+        "seed": dataset._seed.seed,
+        **categories,
+    }
 
 
 def _is_one(index: Any) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads of a forked process, made by another process that was not forked.
 
-The two are joined by a socket. One sends the recipe and then lists of offsets, the other answers
-each with a record batch, and ends when the socket does.
+The two are joined by a socket. One sends the recipe, and then lists of offsets or vectors whose
+nearest rows it wants; the other answers each with a record batch, and ends when the socket does.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from ..arrow.large_rows import CountedRead
 from ..common.error_notes import add_note
 from . import fork_guard as forking
 from .handle import OwnHandle, empty_batch
+from .nearest import Nearest
 from .recipe import Recipe
 
 _SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
 _ENDS_WITHIN = 2.0
-# What is asked for: rows by offset, blobs by row id, a range of a blob.
-_ROWS, _BLOBS, _RANGE = b"r", b"b", b"f"
+# What is asked for: rows by offset, blobs by row id, a range of a blob, the nearest of vectors.
+_ROWS, _BLOBS, _RANGE, _NEAREST = b"r", b"b", b"f", b"n"
 
 
 class Delegate:
@@ -120,6 +121,10 @@ class Delegate:
     def _call(self, offsets: np.ndarray) -> pa.RecordBatch:
         return self._ask(_ROWS + offsets.astype(np.int64).tobytes())
 
+    def nearest(self, asked: Nearest) -> pa.RecordBatch:
+        """As `Handle.nearest`."""
+        return self._calls.submit(self._ask, _NEAREST + pickle.dumps(asked)).result()
+
     def _ask(self, question: bytes) -> pa.RecordBatch:
         try:
             self._connection.send_bytes(question)
@@ -159,6 +164,8 @@ def _answer(handle: OwnHandle, kind: bytes, asked: memoryview) -> pa.RecordBatch
         return handle.submit(np.frombuffer(asked, np.int64)).result()[0]
     if kind == _BLOBS:
         return handle.submit_blobs(unpacked(pa.py_buffer(asked))).result()[0]
+    if kind == _NEAREST:
+        return handle.nearest(pickle.loads(asked))
     size, data = handle.read_blob(*pickle.loads(asked))
     return pa.record_batch({"size": [size], "bytes": pa.array([data], pa.large_binary())})
 

@@ -31,6 +31,7 @@ from . import fork_guard as forking
 from . import io_uring as uring
 from .blobs import BlobColumns
 from .dictionaries import DictionaryColumns
+from .nearest import Nearest, search
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -96,6 +97,10 @@ class Handle(Protocol):
 
         If it is not open yet, the others are opened with it.
         """
+        ...
+
+    def nearest(self, asked: Nearest) -> pa.RecordBatch:
+        """Search the table for the nearest rows of vectors, see `search`."""
         ...
 
 
@@ -180,6 +185,10 @@ class OwnHandle:
 
     def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
         return self._blobs.read_range(row_ids, start, stop)
+
+    def nearest(self, asked: Nearest) -> pa.RecordBatch:
+        """As `Handle.nearest`."""
+        return search(self._table, asked)
 
     def _parts(self, rows: int) -> int:
         return max(1, min(self._max_parts, rows // _PART_ROWS))

@@ -121,8 +121,9 @@ def _repeats(offsets: np.ndarray) -> np.ndarray | None:
     if is_first.all():
         return None
     starts = np.flatnonzero(is_first)
+    counts = np.diff(np.append(starts, len(offsets)))
     repeats = np.empty(len(offsets), np.int64)
-    repeats[order] = np.arange(len(offsets)) - np.repeat(starts, np.diff([*starts, len(offsets)]))
+    repeats[order] = np.arange(len(offsets)) - np.repeat(starts, counts)
     return repeats
 
 
