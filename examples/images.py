@@ -9,6 +9,10 @@ lets go of Python's lock while it decodes: no worker process is needed. Pixels s
 are on the device, where making floats of them and normalising costs next to nothing: as float32
 they would be four times as many bytes to keep, to hand over and to copy.
 
+Images that are trained on are augmented: mirrored, shifted and made lighter or darker by random
+numbers that the transform's context has for each row. A row has the same ones in whatever thread,
+worker or rank it is decoded, and after every resume, and others in the next epoch.
+
 The images are crops of the two photographs that ship with scikit-learn, and the task is to tell
 which photograph a crop is of. Crops from the right of the photographs are kept for the test, and
 share no pixel with those from the left.
@@ -24,7 +28,11 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import torch
-from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    TransformContext,
+)
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
@@ -62,6 +70,20 @@ def decode(batch: dict) -> dict:
     return {"image": pixels.contiguous(), "label": batch["label"]}
 
 
+def augment(batch: dict, context: TransformContext) -> dict:
+    """Decoded images, each mirrored, shifted by up to 4 pixels, and lighter or darker by chance."""
+    batch = decode(batch)
+    images = batch["image"].numpy()
+    mirrored = context.random() < 0.5
+    images[mirrored] = images[mirrored, :, :, ::-1]
+    shifts = context.integers(-4, 5, 2)
+    light = context.integers(-20, 21)
+    for number, (down, right) in enumerate(shifts):
+        images[number] = np.roll(images[number], (down, right), axis=(1, 2))
+    lit = images.astype(np.int16) + light[:, None, None, None].astype(np.int16)
+    return {**batch, "image": torch.from_numpy(lit.clip(0, 255).astype(np.uint8))}
+
+
 def make_loader(uri: Path, filter: str, *, shuffle: bool = False) -> LanceDataLoader:
     """Batches of decoded images of some of the rows; only what is trained on is read."""
     dataset = LanceIterableTorchDataset(
@@ -70,7 +92,7 @@ def make_loader(uri: Path, filter: str, *, shuffle: bool = False) -> LanceDataLo
         columns=["jpeg", "label"],
         filter=filter,
         format="torch",
-        transform=decode,
+        transform=augment if shuffle else decode,
         transform_threads=2,
         batch_size=64,
         shuffle=shuffle,

@@ -198,6 +198,12 @@ def test_clips_of_videos_are_told_apart_from_a_part_of_their_bytes(tmp_path, run
     assert float(last[1]) < 10
 
 
+def test_hard_negatives_are_worth_their_search(tmp_path, run_warm):
+    printed = run_warm("hard_negatives.py", "--out", tmp_path)
+    by_chance, hard = re.findall(r"recall ([\d.]+)% at 1", printed)
+    assert float(hard) > 1.3 * float(by_chance) > 0
+
+
 @pytest.mark.parametrize(("options", "padding"), [([], (20, 80)), (["--packed"], (0, 3))])
 def test_a_language_model_learns_from_padded_and_packed_documents(
     tmp_path, run_warm, options, padding

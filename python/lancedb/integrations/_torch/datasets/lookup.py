@@ -359,7 +359,7 @@ class LanceLookup:
             [each] if isinstance(each, (str, bytes)) or not hasattr(each, "__iter__") else each
             for each in exclude
         ]
-        lists = [each.tolist() if hasattr(each, "tolist") else list(each) for each in lists]
+        lists = [list(getattr(each, "tolist", lambda each=each: each)()) for each in lists]
         offsets = self._offsets([key for keys in lists for key in keys])[0]
         ends = np.cumsum([len(keys) for keys in lists])
         return [np.unique(part[part >= 0]) for part in np.split(offsets, ends[:-1])]

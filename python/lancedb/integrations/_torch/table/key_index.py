@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import torch
 from lancedb.table import Table
 
 from ..common.shared_memory import shared
 from .fork_reader import packed, unpacked
+
+pc: Any = pyarrow.compute  # whose functions are made where it is imported
 
 
 class KeyIndex:
@@ -120,7 +122,7 @@ def as_keys(keys: Any, kind: pa.DataType) -> pa.Array:
     TypeError
         If they are no sequence, or of another type.
     """
-    is_one = isinstance(keys, (str, bytes)) or not hasattr(keys, "__iter__")
+    is_one = type(keys) in (str, bytes) or not hasattr(keys, "__iter__")
     if is_one or getattr(keys, "ndim", 1) == 0:
         raise TypeError(f"keys must be a sequence, not {keys!r}: for one key write [{keys!r}]")
     if hasattr(keys, "detach"):
@@ -128,7 +130,7 @@ def as_keys(keys: Any, kind: pa.DataType) -> pa.Array:
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     try:
-        given = keys if isinstance(keys, pa.Array) else pa.array(_listed(keys))
+        given: Any = keys if isinstance(keys, pa.Array) else pa.array(_listed(keys))
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise TypeError(f"keys must all be of one type: {error}") from error
     if pa.types.is_null(given.type):
