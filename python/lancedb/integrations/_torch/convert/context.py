@@ -32,6 +32,11 @@ class TransformContext:
     workers, ranks and threads, after any resume, and however batches are cut. No global random
     state is read or changed.
 
+    Parameters
+    ----------
+    origins : Origins
+        Where the batch's rows come from. Contexts are made by datasets, not by users.
+
     Attributes
     ----------
     epoch : int or None
