@@ -355,7 +355,7 @@ def test_formats_of_the_nearest(scattered):
     [
         ({"vectors": np.zeros(4)}, r"shape \(n, 4\), as column 'vec' has, not \(4,\)"),
         ({"vectors": np.zeros((1, 5))}, r"shape \(n, 4\)"),
-        ({"k": 0}, "k must be a positive whole number"),
+        ({"k": 0}, "k must be a whole number from 1 on"),
         ({"column": "tokens"}, "column='tokens' is no column of vectors.*'vec'"),
         ({"exclude": [1, 2]}, "exclude must have a key, or a sequence of keys, for each of 1"),
         ({"metric": "l3"}, "metric must be"),

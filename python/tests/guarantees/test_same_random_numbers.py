@@ -217,6 +217,19 @@ def test_rows_that_come_several_times_an_epoch_draw_anew_each_time(db, table):
     assert as_sets(drawn(LanceDataLoader(dataset, shuffle=True, batch_size=8))) == as_sets(rows)
 
 
+def test_rows_that_are_drawn_by_weights_draw_anew_each_time(table):
+    options = {"sample_weights": "label", "shuffle": "global"}
+    rows = drawn(iterable(table, **options))
+    assert max(map(len, rows.values())) >= 2
+    values = [tuple(each["random"]) for repeats in rows.values() for each in repeats]
+    assert len(set(values)) == len(values) == 1000
+    ranks = [iterable(table, rank=r, world_size=2, batch_size=25, **options) for r in range(2)]
+    again = drawn(itertools.chain(*ranks))
+    assert {at: sorted(map(repr, each)) for at, each in again.items()} == {
+        at: sorted(map(repr, each)) for at, each in rows.items()
+    }
+
+
 def test_global_random_states_are_left_alone(table):
     def states():
         return torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()

@@ -508,9 +508,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _origins_at(self, plan: Plan, positions: np.ndarray) -> Origins:
         """Where the rows at some positions of an epoch come from."""
-        return origins_of(
-            self._view.selection, plan.rows_at(positions), RandomSeed(plan.seed, plan.epoch)
-        )
+        rows, seed = plan.rows_at(positions), RandomSeed(plan.seed, plan.epoch)
+        points = None if plan.draws is None else plan.points_at(positions)
+        return origins_of(self._view.selection, rows, seed, points=points)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration of this process stands, as a JSON-serialisable dict.

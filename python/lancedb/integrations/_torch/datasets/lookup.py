@@ -16,6 +16,7 @@ from lancedb.table import Table
 
 from ..arrow import take as gather
 from ..cache.recent_rows import RecentRows
+from ..common.checks import whole_number
 from ..common.counters import Stats
 from ..common.pickling import check_sendable
 from ..common.timeout import within
@@ -28,7 +29,7 @@ from ..table.key_index import KeyIndex, as_keys, key_type, read_keys
 from ..table.nearest import NONE_FOUND, Nearest, check_vectors, vector_columns
 from ..table.reader import Reader, check_column
 from ..table.recipe import FactorySource
-from .base import READ_TIMEOUT, positive, seconds
+from .base import READ_TIMEOUT, seconds
 from .neighbours import chosen, nested, refuse_jagged
 
 _METRICS = (None, "l2", "cosine", "dot")
@@ -136,7 +137,7 @@ class LanceLookup:
         self._output = Output(format, None, fill_null, ragged, pad_value, pad_to)
         if self._output.makes_tensors:
             self._output.check(empty_batch(self._view.schema))
-        self._cache_bytes = positive("cache_bytes", cache_bytes, or_zero=True)
+        self._cache_bytes = whole_number("cache_bytes", cache_bytes, 0)
         self._of_process: dict[int, _Opened] = {}
         self._index: KeyIndex | None = None
         recipe = self._view.recipe
@@ -273,7 +274,7 @@ class LanceLookup:
         RuntimeError
             If the search fails; the message names the table.
         """
-        k = positive("k", k)
+        k = whole_number("k", k, 1)
         name = check_vectors(self._vectors, column)
         wanted = _as_vectors(vectors, name, self._vectors[name])
         if metric not in _METRICS:

@@ -43,7 +43,11 @@ class StepOrigins:
 
 
 def origins_of(
-    selection: Selection, rows: np.ndarray, random: RandomSeed | None, source: str = ""
+    selection: Selection,
+    rows: np.ndarray,
+    random: RandomSeed | None,
+    source: str = "",
+    points: np.ndarray | None = None,
 ) -> Origins:
     """Where some rows of a selection come from.
 
@@ -57,12 +61,15 @@ def origins_of(
         Without it there are no random numbers.
     source : str, optional
         The name of the table among several.
+    points : numpy.ndarray of int64, optional
+        What drew the rows, each once in an epoch, where rows are drawn by weights.
     """
     offsets = selection.offsets(rows)
     if random is None:
         return Origins(offsets)
     # A row that a permutation table names several times is another occurrence each time.
-    keys = row_keys(*random, offsets, selection.occurrences(rows), source)
+    occurrences = selection.occurrences(rows) if points is None else points
+    keys = row_keys(*random, offsets, occurrences, source)
     return Origins(offsets, keys, random.epoch)
 
 

@@ -262,9 +262,10 @@ class Plan:
         numpy.ndarray of int64
             Offsets in the base order.
         """
-        return self._drawn(self._places_at(np.asarray(positions, np.int64)))
+        return self._drawn(self.points_at(np.asarray(positions, np.int64)))
 
-    def _places_at(self, positions: np.ndarray) -> np.ndarray:
+    def points_at(self, positions: np.ndarray) -> np.ndarray:
+        """What `rows_at` draws rows by; the rows themselves where none are drawn."""
         if self.shuffle == "none":
             return positions
         if not self.has_windows:
