@@ -316,7 +316,7 @@ class Plan:
             raise ValueError(f"shuffle={self.shuffle!r} has no windows here: take rows_at()")
         starts, stops = np.asarray(spans, np.int64).T
         end = self.body_rows
-        owners, *body = self._body_pieces(np.minimum(starts, end), np.minimum(stops, end))
+        owners, *body = self.body_pieces(np.minimum(starts, end), np.minimum(stops, end))
         if len(stops) and int(stops.max()) > end:
             parts = self._tail_pieces(np.maximum(starts - end, 0), np.maximum(stops - end, 0))
             owners = np.concatenate([owners, parts[0]])
@@ -324,13 +324,19 @@ class Plan:
             body = [np.concatenate(columns)[order] for columns in zip(body, parts[1:], strict=True)]
         return Pieces(*body), np.bincount(owners, minlength=len(starts))
 
-    def _body_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What stands before the tail: each piece's span, window, begin and count."""
+    def body_pieces(
+        self, starts: np.ndarray, stops: np.ndarray, shard: int = 0, shards: int = 1
+    ) -> tuple[np.ndarray, ...]:
+        """What stands before the tail: each piece's span, window, begin and count.
+
+        The spans are those of the sequence that takes a chunk from each of every `shards`-th lane
+        in turn, from lane `shard` on; by default from each lane, which is the epoch's own.
+        """
         owners, starts, stops = divided(starts, stops, self.chunk)
         # A chunk may go on in the lane's next window, and from there in the one after that.
         parts = []
         while len(starts):
-            windows, begins, counts = self._pieces_at(starts, stops)
+            windows, begins, counts = self._pieces_at(starts, stops, shard, shards)
             parts.append((owners, starts, windows, begins, counts))
             more = starts + counts < stops
             owners, starts, stops = owners[more], (starts + counts)[more], stops[more]
@@ -343,17 +349,20 @@ class Plan:
         order = np.lexsort((starts, owners))
         return owners[order], *(column[order] for column in pieces)
 
-    def _pieces_at(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _pieces_at(
+        self, starts: np.ndarray, stops: np.ndarray, shard: int, shards: int
+    ) -> tuple[np.ndarray, ...]:
         """What follows some positions within a chunk out of one window."""
         chunks = starts // self.chunk
-        turns, lanes = np.divmod(chunks, self.lanes)
+        turns, lanes = np.divmod(chunks, self.lanes // shards)
+        lanes = lanes * shards + shard
         index, size = turns * self.chunk + starts - chunks * self.chunk, self.block_rows
         numbers, firsts, ends = self._windows_at(lanes, index // size)
         counts = np.minimum(stops - starts, ends * size - index)
         return numbers * self.lanes + lanes, index - firsts * size, counts
 
     def _tail_pieces(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, ...]:
-        """As `_body_pieces` of the tail, by positions from its start on."""
+        """As `body_pieces` of the tail, by positions from its start on."""
         owners = np.flatnonzero(stops > starts)
         starts, stops = starts[owners], stops[owners]
         return owners, np.full(len(owners), self.tail_window), starts, stops - starts
