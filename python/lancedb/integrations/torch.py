@@ -23,6 +23,7 @@ except ImportError as error:
 import lancedb.permutation
 
 from ._torch.convert.context import TransformContext
+from ._torch.datasets.batching import Packing, TokenBudget
 from ._torch.datasets.iterable import LanceIterableTorchDataset
 from ._torch.datasets.lookup import LanceLookup
 from ._torch.datasets.map_style import LanceTorchDataset
@@ -37,6 +38,8 @@ __all__ = [
     "LanceIterableTorchDataset",
     "LanceLookup",
     "LanceTorchDataset",
+    "Packing",
+    "TokenBudget",
     "TransformContext",
     "instrument_loader_metrics",
 ]

@@ -135,6 +135,25 @@ class RaggedPolicy:
             )
         return to[place]
 
+    def lengths_for(self, name: str, lengths: np.ndarray) -> np.ndarray:
+        """As `length_for` of many lengths, none of which is too long."""
+        to = self.described_for(name)
+        if to is None:
+            return lengths
+        if isinstance(to, int):
+            return -(-lengths // to) * to
+        return np.array(to)[np.searchsorted(to, lengths)]
+
+    def described_for(self, name: str) -> int | list[int] | None:
+        """What `pad_to` says for a column."""
+        to = self._lengths.get(name, self._lengths.get(None))
+        return list(to) if isinstance(to, tuple) else to
+
+    @property
+    def columns_padded_to(self) -> list[str]:
+        """The columns that `pad_to` names."""
+        return [name for name in self._lengths if name is not None]
+
 
 def _by_name(given: Any) -> Mapping[str | None, Any]:
     return given if isinstance(given, Mapping) else {None: given}

@@ -45,6 +45,20 @@ def list_batches(
         yield _made(part, parts, name, ragged)
 
 
+def flattened(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor, np.ndarray]:
+    """The values of all lists in a row, and where each list begins and the last ends.
+
+    Raises
+    ------
+    ValueError
+        If there are lists in the lists.
+    """
+    values, levels = _parts(plain(array), name, nulls)
+    if len(levels) > 1:
+        raise ValueError(f"column {name!r} of type {array.type} has lists in lists")
+    return values, levels[0]
+
+
 def join_lists(
     parts: Sequence[Any], path: tuple[str, ...], siblings: Collection[str], ragged: RaggedPolicy
 ) -> Any:

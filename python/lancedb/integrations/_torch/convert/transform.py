@@ -20,8 +20,11 @@ from . import formats as convert
 from .blob_files import BlobSource, with_files
 from .collate import JoinLists, is_column, pick
 from .context import TransformContext, takes_context
+from .nulls import NullPolicy
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .one_row import note_if_written_for_one_row
+from .packed import PackedRows, make_packed_converter
+from .padding import RaggedPolicy
 from .ragged import join_lists
 
 
@@ -65,6 +68,8 @@ class Output:
         With anything but "raise", rows on which `transform` fails are left out: see `__call__`.
     files : mapping of str to BlobSource, optional
         The columns of row ids that are to be files.
+    packed : PackedRows, optional
+        What documents are packed into: then record batches say what was planned for each.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Output:
         pad_to: Any = None,
         on_error: OnError = "raise",
         files: Mapping[str, BlobSource] | None = None,
+        packed: PackedRows | None = None,
     ):
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be callable, not {type(transform).__name__}")
@@ -87,14 +93,28 @@ class Output:
         if transform is None and on_error != "raise":
             raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
         self._trial = Trial()
-        self._convert = convert.make_converter(
-            self.format,
-            fill_null=fill_null,
-            ragged=ragged,
-            pad_value=pad_value,
-            pad_to=pad_to,
-            files=files,
+        make: Any = functools.partial(convert.make_converter, files=files)
+        if packed is not None:
+            make = functools.partial(make_packed_converter, packed)
+            if files:
+                raise ValueError(
+                    f"blobs='file' opens {', '.join(map(repr, files))} row by row, and Packing has "
+                    "documents: leave them out with columns=, or use blobs='bytes'"
+                )
+        self._is_packed = packed is not None
+        self._convert: Any = make(
+            self.format, fill_null=fill_null, ragged=ragged, pad_value=pad_value, pad_to=pad_to
         )
+
+    @property
+    def ragged(self) -> RaggedPolicy:
+        """What lists of numbers become."""
+        return self._convert.ragged
+
+    @property
+    def nulls(self) -> NullPolicy:
+        """What stands in for nulls."""
+        return self._convert.nulls
 
     @property
     def pads(self) -> bool:
@@ -104,7 +124,7 @@ class Output:
     @property
     def makes_tensors(self) -> bool:
         """Whether columns have to be such as tensors can hold."""
-        return convert.FORMATS[self.format].makes_tensors
+        return self._is_packed or convert.FORMATS[self.format].makes_tensors
 
     @property
     def join_lists(self) -> JoinLists | None:

@@ -21,6 +21,7 @@ from ..common.error_notes import add_note
 from ..common.pickling import check_sendable
 from ..convert.blob_files import BlobSource
 from ..convert.on_error import OnError, Partial, SkippedRows
+from ..convert.packed import PackedRows
 from ..convert.transform import Output
 from ..frameworks.torch_loader import in_worker, process_number
 from ..order.steps import Steps
@@ -34,7 +35,7 @@ from ..table.selection import AllRows
 from ..workers.ipc import send_small_tensors_whole
 from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
-from .cursor import RankOrder
+from .cursor import EpochOrder
 
 # How long a dataset waits unless it is told otherwise. Longer than what lancedb sits out by itself,
 # and well below the ten minutes after which the other ranks of a distributed run give up.
@@ -88,6 +89,7 @@ class TableDataset:
         batch_size: int | None,
         on_error: OnError,
         read_timeout: float | None,
+        packed: PackedRows | None = None,
     ):
         forking.refuse_while_importing_main()
         self._view: View = resolve(given, seconds("read_timeout", read_timeout))
@@ -97,7 +99,7 @@ class TableDataset:
         self._view = dataclasses.replace(self._view, transform=None)
         files = _files_of(self._view)
         self._output = Output(
-            format, transform, fill_null, ragged, pad_value, pad_to, on_error, files
+            format, transform, fill_null, ragged, pad_value, pad_to, on_error, files, packed
         )
         if self._output.makes_tensors:
             self._output.check(empty_batch(self._view.schema))
@@ -238,11 +240,10 @@ class TableDataset:
             }
         return self._data
 
-    def _arguments(self, order: RankOrder, layout: Any) -> dict[str, Any]:
+    def _arguments(self, order: EpochOrder, layout: Any) -> dict[str, Any]:
         """What every rank has to be given alike."""
         return {
-            "batch_size": order.steps.batch_size,
-            "drop_last": order.steps.drop_last,
+            **order.arguments,
             "columns": self.column_names,
             "format": self.format,
             **order.describe(layout),

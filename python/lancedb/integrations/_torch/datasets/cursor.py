@@ -40,6 +40,7 @@ that an iteration under way has reached: it says where the next one begins.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ from ..order.steps import Steps
 class EpochOrder(Protocol):
     """What a cursor asks of the order of an epoch, whatever its rows come from."""
 
+    def of(self, epoch: int, layout: Any) -> EpochOrder:
+        """The order of this very epoch, in the layout of a loaded state or its own."""
+        ...
+
     def has_step(self, position: int) -> bool:
         """Whether there is one more step from this position on."""
         ...
@@ -61,7 +66,25 @@ class EpochOrder(Protocol):
         ...
 
     def share(self, position: int) -> tuple[int, int]:
-        """The positions that this rank takes at the step that begins at this one."""
+        """What this rank takes at the step that begins at this position, of what the plan orders:
+        positions, or documents of planned batches."""
+        ...
+
+    def steps_before(self, position: int) -> int:
+        """How many steps were made where this position was reached."""
+        ...
+
+    def known_steps(self) -> int | None:
+        """How many steps the epoch has, if that is known without planning all of it."""
+        ...
+
+    def all_steps(self) -> int:
+        """How many steps the epoch has."""
+        ...
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What else every rank has to be given alike."""
         ...
 
     def describe(self, layout: Any) -> dict[str, Any]:
@@ -87,6 +110,10 @@ class RankOrder:
     rank: int
     described: Callable[[Any], dict[str, Any]]
 
+    def of(self, epoch: int, layout: Any) -> RankOrder:
+        """Itself: the steps of all epochs are alike."""
+        return self
+
     def has_step(self, position: int) -> bool:
         """Whether there is one more step from this position on."""
         return self.steps.has_step(position)
@@ -98,6 +125,22 @@ class RankOrder:
     def share(self, position: int) -> tuple[int, int]:
         """The positions that the rank takes at the step that begins at this one."""
         return self.steps.share(position, self.rank)
+
+    def steps_before(self, position: int) -> int:
+        """How many steps there are, less those from this position on."""
+        left = dataclasses.replace(self.steps, start=position).num_steps
+        return self.steps.num_steps - left
+
+    def known_steps(self) -> int:
+        """How many steps an epoch has."""
+        return self.steps.num_steps
+
+    all_steps = known_steps
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those that say how rows become steps."""
+        return {"batch_size": self.steps.batch_size, "drop_last": self.steps.drop_last}
 
     def describe(self, layout: Any) -> dict[str, Any]:
         """All that the order depends on, with this layout or its own."""
@@ -247,7 +290,7 @@ class EpochCursor:
         self.generation += 1
         self._restored += 1
         self.layout = layout
-        if at.position and not order.has_step(at.position):
+        if at.position and not order.of(at.epoch, layout).has_step(at.position):
             at = at.end().settled()
         self._drop()
         self._go_to(at, is_loaded=True)
@@ -285,6 +328,7 @@ class EpochCursor:
         reached = self.place
         follows = (reached.epoch, reached.position) == (self.next.epoch, self.next.position)
         at = reached if follows else self.next
+        order = order.of(at.epoch, self.layout)
         tracker = EpochTracker(at, order, self._is_loaded, self._restored)
         self.next = Position(tracker.at.epoch + 1)
         self.under_way = tracker

@@ -35,11 +35,13 @@ from ..frameworks.torch_loader import (
     warn_of_batches_of_batches,
     workers_are_kept,
 )
-from ..order.epoch_order import Plan
+from ..order.batch_steps import BatchSteps
 from ..order.layout import Layout, times_read
+from ..order.read_schedule import RowOrder
 from ..order.shuffle import Order
 from ..order.state import Position, make_state, of_worker, read_state, start_of, steps_of_worker
 from ..order.steps import Steps
+from ..pipeline.groups import rows_plan_of
 from ..pipeline.prefetch import ReadAhead, Stream
 from ..table.arguments import Given
 from ..table.blobs import LATE
@@ -55,7 +57,15 @@ from ..workers.rank import SentRank, rank_in, resolve_rank
 from ..workers.shared_epoch import EpochClock
 from ..workers.worker_dataset import WorkerDataset
 from .base import READ_TIMEOUT, TableDataset, warn_if_no_step
-from .cursor import EpochCursor, EpochTracker, RankOrder
+from .batching import (
+    NOMINAL_BATCH,
+    BatchOrder,
+    Packing,
+    PlannedBatches,
+    TokenBudget,
+    check_batching,
+)
+from .cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
 from .keywords import explain_unknown
 from .origins import RandomSeed, StepOrigins, origins_of
 
@@ -142,6 +152,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     on_error : {"raise", "skip"} or callable, default "raise"
         As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
         rank makes the same steps, and resumes at the same positions, whatever is left out.
+    batching : TokenBudget or Packing, optional
+        What makes batches in place of `batch_size`, for documents of different lengths: batches
+        of so many tokens, or rows of one length into which documents are packed. The position in
+        a state then counts batches.
 
     Other Parameters
     ----------------
@@ -227,7 +241,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         cache: Cache = "auto",
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
+        batching: TokenBudget | Packing | None = None,
     ):
+        batching = check_batching(batching, batch_size, unwrap, on_error)
         super().__init__(
             Given(
                 table=table,
@@ -253,6 +269,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             batch_size=batch_size,
             on_error=on_error,
             read_timeout=read_timeout,
+            packed=None if batching is None else batching._packed,
         )
         if unwrap and self.batch_size != 1:
             raise ValueError(
@@ -280,6 +297,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 self._view, selection=in_stored_order(self._view.selection)
             )
         self._order = self._weighted(sample_weights, balance_by, epoch_rows)
+        self.batching = batching
+        self._planned: PlannedBatches | None = None
+        if batching is not None:
+            output = self._output
+            self._planned = PlannedBatches(
+                batching, self._view, self._order, output.ragged, output.nulls
+            )
         self._describe_data()
         self._clock = EpochClock()
         self._cursor = EpochCursor(self._clock)
@@ -289,7 +313,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._room = Room()
         self._is_advised = False
         self._agreement = Agreement()
-        warn_if_no_step(self._steps(), stacklevel=4)
+        if self._planned is None:
+            warn_if_no_step(self._steps(), stacklevel=4)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_foreign_loader()
@@ -305,8 +330,12 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             self._sent_rank = self._sent_rank._replace(receiver=os.getpid())
 
     def __len__(self) -> int:
-        """How many batches an epoch has on this rank, the same on every rank."""
-        return self._steps().num_steps
+        """How many batches an epoch has on this rank, the same on every rank.
+
+        With `batching`, those of the epoch under way or to come, all of which is planned for it.
+        """
+        at = self._cursor.place
+        return self._epoch_order().of(at.epoch, self._cursor.layout).all_steps()
 
     def __getitem__(self, index: Any) -> Any:
         """Refused: also `random_split` and `Subset` ask for rows by number.
@@ -412,7 +441,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _begin(self, cursor: EpochCursor) -> Iterator[Any]:
         order = self._epoch_order()
-        self._agreement.check(order.steps.world_size, lambda: self._arguments(order, cursor.layout))
+        world_size = self.rank_and_world_size()[1]
+        self._agreement.check(world_size, lambda: self._arguments(order, cursor.layout))
         tracker = cursor.begin(order)
         for _ in range(self._skip):
             tracker.advance()
@@ -424,7 +454,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self, tracker: EpochTracker, layout: Layout | None, cursor: EpochCursor
     ) -> Iterator[Any]:
         """The batches of this worker's steps from where a tracker of a cursor begins."""
-        plan = self._order.with_layout(layout).plan(tracker.at.epoch, self._steps().global_batch)
+        plan = self._plan(tracker.at.epoch, layout)
         # The stream reads ahead of the steps that are delivered.
         ahead, mine = (tracker.shares(*this_worker()) for _ in range(2))
         return self._made(tracker, cursor, plan, (share for _, share in ahead), mine)
@@ -433,7 +463,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self,
         tracker: EpochTracker,
         cursor: EpochCursor,
-        plan: Plan,
+        plan: RowOrder,
         ahead: Iterator[tuple[int, int]],
         mine: Iterator[tuple[int, tuple[int, int]]],
     ) -> Iterator[Any]:
@@ -456,8 +486,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _record_batches(self, at: Position, layout: Layout | None) -> RecordBatches:
         """The record batches of this rank's steps from a place on, for workers to convert."""
-        tracker = EpochTracker(at, self._epoch_order())
-        plan = self._order.with_layout(layout).plan(at.epoch, self._steps().global_batch)
+        tracker = EpochTracker(at, self._epoch_order().of(at.epoch, layout))
+        plan = self._plan(at.epoch, layout)
 
         def rows() -> Iterator[np.ndarray]:
             return (plan.rows_at(np.arange(*share)) for _, share in tracker.shares(0, 1))
@@ -483,7 +513,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     def _stream(
         self,
         stack: contextlib.ExitStack,
-        plan: Plan,
+        plan: RowOrder,
         spans: Iterator[tuple[int, int]],
         output: Output,
         with_origins: bool,
@@ -575,16 +605,33 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """Check a state against this dataset; where it was taken, and the layout of its order."""
         at, parts = read_state(state, self._epoch_order().describe(layout))
         loaded = Layout(**parts)
-        steps = self._steps(at.position)
         # What cannot be iterated is refused here.
-        self._order.with_layout(loaded).plan(at.epoch, steps.global_batch)
+        if self._planned is None:
+            self._steps(at.position)
+        self._plan(at.epoch, loaded)
         return at, loaded
 
-    def _epoch_order(self) -> RankOrder:
+    def _epoch_order(self) -> EpochOrder:
         """What cursors ask, for this rank."""
+        rank, world_size = self.rank_and_world_size()
+        data = self._describe_data()
+        if self._planned is not None:
+            planned, drop_last = self._planned, self.drop_last
+
+            def steps_of(epoch: int, layout: Any) -> BatchSteps:
+                return BatchSteps(planned.sequence(epoch, layout), rank, world_size, drop_last)
+
+            data = {**data, **planned.describe()}
+            described = partial(_described, data, self._order, NOMINAL_BATCH)
+            return BatchOrder(steps_of, described, drop_last)
         steps = self._steps()
-        described = partial(_described, self._describe_data(), self._order, steps.global_batch)
-        return RankOrder(steps, self.rank_and_world_size()[0], described)
+        return RankOrder(steps, rank, partial(_described, data, self._order, steps.global_batch))
+
+    def _plan(self, epoch: int, layout: Layout | None) -> RowOrder:
+        """The order of an epoch's rows, or its planned batches."""
+        if self._planned is not None:
+            return self._planned.sequence(epoch, layout)
+        return self._order.with_layout(layout).plan(epoch, self._steps().global_batch)
 
     @contextlib.contextmanager
     def _iterated_by(self, cursor: EpochCursor) -> Iterator[None]:
@@ -603,8 +650,11 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _advise(self, worker: int, workers: int) -> None:
         """Log once what it costs that each worker of a plain loader reads for itself."""
-        global_batch = self._steps().global_batch
-        times = times_read(self._order.layout(global_batch), global_batch, workers)
+        if self._planned is not None:
+            times = self._planned.times_read(self.rank_and_world_size()[1] * workers)
+        else:
+            global_batch = self._steps().global_batch
+            times = times_read(self._order.layout(global_batch), global_batch, workers)
         if times > 1 and worker == 0 and not self._is_advised:
             self._is_advised = True
             _log.warning(
@@ -676,7 +726,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """Bytes that are kept unasked."""
         return _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
 
-    def _kept_in(self, plan: Plan) -> contextlib.AbstractContextManager[WindowMemory | Everything]:
+    def _kept_in(
+        self, plan: RowOrder
+    ) -> contextlib.AbstractContextManager[WindowMemory | Everything]:
         """Memory for the rows of one stream."""
         held = self._held()
         if held is not None:
@@ -684,7 +736,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             row_bytes = self._order.row_bytes
             row_bytes += self._sizes.late if self.cache is True else 0
             return self._room.for_everything(self._reader(), held, row_bytes, most)
-        return self._room.for_windows(plan)
+        return self._room.for_windows(rows_plan_of(plan))
 
     def _bytes_to_cache(self) -> int | None:
         """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
@@ -696,7 +748,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         return size if size <= memory_bytes() * _MOST_OF_MEMORY else None
 
     def _described(self) -> list[str]:
-        return [*super()._described(), f"batch_size={self.batch_size}", repr(self._order)]
+        size = f"batch_size={self.batch_size}" if self.batching is None else repr(self.batching)
+        return [*super()._described(), size, repr(self._order)]
 
 
 def _described(

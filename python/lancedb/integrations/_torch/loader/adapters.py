@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..common.checks import whole_number
-from ..datasets.cursor import EpochCursor, EpochTracker, RankOrder
+from ..datasets.cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
 from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.map_style import LanceTorchDataset
 from ..order.layout import Layout
@@ -36,7 +36,7 @@ class Adapter(Protocol):
 
     def steps(self, start: int = 0) -> Steps: ...
 
-    def order(self) -> RankOrder: ...
+    def order(self) -> EpochOrder: ...
 
     def hear(self) -> bool: ...
 
@@ -75,7 +75,7 @@ class IterableAdapter:
     def steps(self, start: int = 0) -> Steps:
         return self._dataset._steps(start)
 
-    def order(self) -> RankOrder:
+    def order(self) -> EpochOrder:
         return self._dataset._epoch_order()
 
     def hear(self) -> bool:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..common.checks import whole_number
 from ..common.counters import SECONDS
 from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
-from ..datasets.cursor import EpochTracker
+from ..datasets.cursor import EpochOrder, EpochTracker
 from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
@@ -140,7 +140,7 @@ class LanceDataLoader(DataLoader):
         if isinstance(dataset, LanceIterableTorchDataset):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
             self._adapter: Adapter = IterableAdapter(dataset)
-            if not dataset._has_warned:
+            if not dataset._has_warned and dataset.batching is None:
                 dataset._has_warned = True
                 warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
         elif isinstance(dataset, LanceTorchDataset):
@@ -202,15 +202,20 @@ class LanceDataLoader(DataLoader):
         """Left to the dataset or the sampler: torch sets None, by which it takes whole batches."""
 
     def __repr__(self) -> str:
-        steps = f"step={self.step} of {len(self)}"
+        known = self._order().known_steps()
+        steps = f"step={self.step}" + ("" if known is None else f" of {known}")
         return (
             f"{type(self).__name__}({self.dataset!r}, epoch={self.epoch}, {steps}, "
             f"num_workers={self.num_workers})"
         )
 
     def __len__(self) -> int:
-        """How many batches an epoch has on this rank, the same on every rank."""
-        return self._adapter.steps().num_steps
+        """How many batches an epoch has on this rank, the same on every rank.
+
+        With the dataset's `batching` it differs a little from epoch to epoch: it is that of the
+        epoch under way or to come, all of which is planned for it.
+        """
+        return self._order().all_steps()
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning.
@@ -252,9 +257,9 @@ class LanceDataLoader(DataLoader):
         """How many batches of this epoch were delivered on this rank, also before a resume."""
         tracker = self._cursor.under_way
         if tracker is not None and tracker.is_under_way:
-            return self._steps_before(tracker.at.position) + tracker.taken
+            return tracker.order.steps_before(tracker.at.position) + tracker.taken
         self._adapter.hear()
-        return self._steps_before(self._cursor.place.position)
+        return self._order().steps_before(self._cursor.place.position)
 
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs that are left until there were `count`.
@@ -419,7 +424,7 @@ class LanceDataLoader(DataLoader):
             and the call for the next one. ``wait_share``: waiting as a share of both.
             ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
             and ``steps``: the epoch under way, its batches handed out, and all it has on this
-            rank.
+            rank; None where `batching` makes them and the epoch is not planned to its end.
 
         Examples
         --------
@@ -464,7 +469,7 @@ class LanceDataLoader(DataLoader):
         rank, ranks = self._adapter.rank_and_world_size()
         return {
             "epoch": str(place["epoch"]),
-            "step": f"{place['step']}/{place['steps']}",
+            "step": f"{place['step']}/{place['steps'] or '?'}",
             "rows/s": f"{pace.rows_per_second:,.0f}",
             "wait": f"{pace.wait_share:.0%}",
             **({"rank": f"{rank}/{ranks}"} if ranks > 1 else {}),
@@ -480,17 +485,21 @@ class LanceDataLoader(DataLoader):
         """
         return self.dataset.skipped_rows()  # type: ignore[attr-defined]
 
-    def _place(self) -> dict[str, int]:
+    def _place(self) -> dict[str, Any]:
         """Epoch and step of the iteration under way or begun last, and the steps of an epoch."""
-        tracker, steps = self._cursor.under_way, self._adapter.steps
+        tracker = self._cursor.under_way
         at, taken = (self._cursor.next, 0) if tracker is None else (tracker.at, tracker.taken)
         at = at.settled()
-        left = steps(at.position).num_steps
-        before = len(self) - left  # batches that were delivered before the epoch was resumed
-        return {"epoch": at.epoch, "step": before + taken, "steps": before + left}
+        order = self._adapter.order().of(at.epoch, self._cursor.layout)
+        step = order.steps_before(at.position) + taken
+        return {"epoch": at.epoch, "step": step, "steps": order.known_steps()}
 
-    def _steps_before(self, position: int) -> int:
-        return len(self) - self._adapter.steps(position).num_steps
+    def _order(self) -> EpochOrder:
+        """The order of the epoch under way, or else to come."""
+        tracker = self._cursor.under_way
+        if tracker is not None and tracker.is_under_way:
+            return tracker.order
+        return self._adapter.order().of(self._cursor.place.epoch, self._cursor.layout)
 
     def _follow(self, loop: Any) -> None:
         """Begin at the epoch of Lightning's loop, where nobody has named another."""
@@ -543,7 +552,8 @@ class LanceDataLoader(DataLoader):
         order = self._adapter.order()
         dataset: Any = self.dataset
         layout = self._cursor.layout
-        self._agreement.check(order.steps.world_size, lambda: dataset._arguments(order, layout))
+        world_size = self._adapter.rank_and_world_size()[1]
+        self._agreement.check(world_size, lambda: dataset._arguments(order, layout))
         tracker = self._cursor.begin(order)
         dataset._count_for(self)
         self._meters = Meters(dataset._stats_for(self))

@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .batch_sequence import BatchSequence
 from .epoch_order import Plan
+from .shards import Shards
 from .window_slices import Pieces, together
 
 Span = tuple[int, int]
+RowOrder = Plan | BatchSequence
 
 
 class Step(NamedTuple):
@@ -54,22 +57,22 @@ class Group:
     reads: tuple[tuple[WindowRows, ...], ...]
 
 
-def rows_of(plan: Plan, window: WindowRows) -> np.ndarray:
+def rows_of(plan: RowOrder | Shards, window: WindowRows) -> np.ndarray:
     """The rows of a window in the order in which it hands them out."""
-    if window.spans:
+    if window.spans and not isinstance(plan, Shards):
         return plan.rows_at(np.concatenate([np.arange(*span) for span in window.spans]))
     return plan.window_rows_of(window.window)
 
 
-def schedule(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+def schedule(plan: RowOrder, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
     """Group the steps of one worker so that each group's reads have about `read_rows` rows.
 
     The first groups are smaller, so that the first batch does not wait for a full read.
 
     Parameters
     ----------
-    plan : Plan
-        The epoch's order of rows.
+    plan : Plan or BatchSequence
+        The epoch's order of rows, or of documents.
     spans : iterable of (int, int)
         The positions of each of the worker's steps, ascending.
     read_rows : int
@@ -95,7 +98,7 @@ def _run_group(number: int, spans: list[Span]) -> Group:
     return Group(pieces, tuple(steps), ((read,),))
 
 
-def _window_groups(plan: Plan, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+def _window_groups(plan: RowOrder, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
     growing, target = _Growing(), 1
     for pieces, planned in _planned(plan, spans, read_rows):
         begin = end = 0
@@ -135,11 +138,11 @@ class _Growing:
         return max(self._opened_rows, self.delivered)
 
     def group(self, read_rows: int) -> Group:
-        return Group(together(self.parts), tuple(self.steps), _reads(self._opened, read_rows))
+        return Group(together(self.parts), tuple(self.steps), in_reads(self._opened, read_rows))
 
 
 def _planned(
-    plan: Plan, spans: Iterable[Span], read_rows: int
+    plan: RowOrder, spans: Iterable[Span], read_rows: int
 ) -> Iterator[tuple[Pieces, list[tuple[Step, list[WindowRows]]]]]:
     """The pieces of some steps in a row, and of each step the windows it is the first to need."""
     open_in_lane: dict[int, int] = {}
@@ -168,7 +171,7 @@ def _planned(
         )
 
 
-def _tail_of_its_own(plan: Plan, pieces: Pieces, number: int) -> tuple[Pieces, WindowRows]:
+def _tail_of_its_own(plan: RowOrder, pieces: Pieces, number: int) -> tuple[Pieces, WindowRows]:
     """The pieces with those of the tail in a window that has no other rows.
 
     The lanes' leftovers belong to every step alike, and each rank and worker reads its own of
@@ -207,7 +210,7 @@ def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
         yield batch
 
 
-def _reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:
+def in_reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:
     """Windows packed into reads of about `read_rows` rows; a large window has its own."""
     reads: list[list[WindowRows]] = []
     rows = 0

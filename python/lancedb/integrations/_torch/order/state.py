@@ -16,7 +16,7 @@ FORMAT_VERSION = 3
 # The order's own parameters follow the state; everything else must be what it was.
 ADOPTED = ("block_rows", "window_rows", "lanes", "chunk")
 # What stands in a state only where it is used.
-OPTIONAL = ("sample_weights", "balance_by")
+OPTIONAL = ("sample_weights", "balance_by", "batching")
 _MOST = 2**62
 # No table has as many rows, and products of two of the layout's numbers stay below 2**63.
 _MOST_IN_LAYOUT = 2**50
@@ -128,7 +128,9 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
     if not isinstance(theirs, Mapping):
         raise ValueError(f"state's plan must be a dict, not {type(theirs).__name__}")
     _refuse_other_data(theirs, plan)
-    position = _whole(state, "position", 0, int(plan["rows"]))
+    # Of batches there may be more than rows.
+    most = _MOST_IN_LAYOUT if "batching" in plan else int(plan["rows"])
+    position = _whole(state, "position", 0, most)
     layout = {name: _whole(theirs, name, 1, _MOST_IN_LAYOUT) for name in ADOPTED}
     epoch = _whole(state, "epoch", 0, _MOST)
     return Position(epoch, position, _ended(state, epoch, position)), layout

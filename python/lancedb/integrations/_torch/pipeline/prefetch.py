@@ -27,12 +27,13 @@ from ..arrow.origins import Origins, with_origins
 from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
 from ..convert.transform import Output
-from ..order.epoch_order import Plan
-from ..order.read_schedule import Group, Span, Step, schedule
+from ..order.batch_sequence import BatchSequence
+from ..order.read_schedule import Group, RowOrder, Span, Step, schedule
 from ..order.window_slices import Pieces
 from ..table.reader import Reader
 from .completion import Complete
 from .executor import Finish, finish_of, submit, wait_for
+from .groups import PlannedSource, plan_to_read, rows_plan_of, source_of
 from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
 
 _JOBS_AHEAD = 2
@@ -74,10 +75,10 @@ class Stream:
 
     Parameters
     ----------
-    plan : Plan
-        The epoch's order of rows.
+    plan : Plan or BatchSequence
+        The epoch's order of rows, or its planned batches.
     spans : iterable of (int, int)
-        The positions of each step, ascending; asked for as the epoch goes on.
+        The positions, or documents, of each step, ascending; asked for as the epoch goes on.
     reader : Reader
         Opened here, before any thread starts.
     output : Output
@@ -99,7 +100,7 @@ class Stream:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RowOrder,
         spans: Iterable[Span],
         reader: Reader,
         output: Output,
@@ -115,10 +116,12 @@ class Stream:
         self._stats = stats
         self._ahead = ahead
         self._room = room
-        self._reads = Reads(plan, reader.open(), stats, ahead.reads + 1, large)
+        read = plan_to_read(plan)
+        reads = ahead.reads + 1
+        self._reads = Reads(read, reader.open(), stats, reads, plan.has_windows, large)
         self._loading = self._reads
         if isinstance(room, Everything):
-            self._loading = Reads(plan, room.reader.open(), stats, ahead.reads + 1)
+            self._loading = Reads(read, room.reader.open(), stats, reads, plan.has_windows)
         self._source: Source | None = None
         self._is_cached = isinstance(room, Everything) and room.is_loaded  # by an earlier stream
         self._most_steps = _steps_of_a_job(output, ahead.threads)
@@ -217,12 +220,18 @@ class Stream:
 
     def _opened(self) -> Source:
         """Where the rows are to come from: memory, once they are there, or reads."""
-        room = self._room
+        plan, source = self._plan, self._unplanned()
+        return PlannedSource(plan, source) if isinstance(plan, BatchSequence) else source
+
+    def _unplanned(self) -> Source:
+        room, plan = self._room, self._plan
         if isinstance(room, Everything):
             if room.load(self._loading, self._ahead.reads):
-                return ResidentSource(self._plan, room)
-            room = window_memory(self._plan)
-        return WindowSource(self._reads, room) if self._plan.has_windows else RunSource(self._reads)
+                return ResidentSource(plan, room)
+            room = window_memory(rows_plan_of(plan))
+        if isinstance(plan, BatchSequence):
+            return source_of(plan, self._reads, room, self._ahead.read_rows)
+        return WindowSource(self._reads, room) if plan.has_windows else RunSource(self._reads)
 
     def _read_ahead(self, source: Source) -> None:
         """Have reads under way for the groups of steps to come."""

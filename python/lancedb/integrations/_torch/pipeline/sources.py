@@ -19,8 +19,8 @@ from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.tables import Everything
 from ..common.counters import Stats
-from ..order.epoch_order import Plan
-from ..order.read_schedule import WindowRows, rows_of
+from ..order.read_schedule import RowOrder, WindowRows, rows_of
+from ..order.shards import Shards
 from ..order.window_slices import Piece, Pieces
 from ..table.indices import distinct
 from ..table.reader import Reader, Reading, Waiting
@@ -53,22 +53,28 @@ class Reads:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RowOrder | Shards,
         reader: Reader,
         stats: Stats,
         at_once: int,
+        in_windows: bool,
         large: LargeRows | None = None,
     ):
         self._turn = asyncio.Semaphore(at_once)
         self._large = large
         # Windows stay open for long, and there are many of them.
-        self._held = 0 if large is None or plan.has_windows else large.limits.ahead // at_once
+        self._held = 0 if large is None or in_windows else large.limits.ahead // at_once
         self._plan = plan
         self._reader = reader
         self._stats = stats
         self._under_way: list[Waiting] = []
         self._at_once = at_once
         self._cancelled = False
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are to read."""
+        return self._reader.selection.num_rows
 
     def begin(self, windows: Sequence[WindowRows]) -> Reading:
         """One read for all of these windows, one after the other."""
@@ -200,13 +206,13 @@ class ResidentSource:
 
     Parameters
     ----------
-    plan : Plan
-        The epoch's order of rows.
+    plan : Plan or BatchSequence
+        The epoch's order of rows, or its planned batches.
     everything : Everything
         Loaded.
     """
 
-    def __init__(self, plan: Plan, everything: Everything):
+    def __init__(self, plan: RowOrder, everything: Everything):
         self._plan = plan
         self._everything = everything
         self._open: dict[int, np.ndarray] = {}

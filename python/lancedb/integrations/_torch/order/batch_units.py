@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What batches are made of: documents of one group, in whole batches or in rows to be packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Units(NamedTuple):
+    """The documents of a group in the order in which they are handed out.
+
+    Parameters
+    ----------
+    places : numpy.ndarray of int64
+        Where in the group each document is; of one that is split, each of its pieces.
+    edges : numpy.ndarray of int64
+        Where in `places` each unit starts, and the last one ends.
+    starts, lengths : numpy.ndarray of int64, optional
+        Which token of its document each piece begins with, and how many the document has in all;
+        None where nothing is packed.
+    """
+
+    places: np.ndarray
+    edges: np.ndarray
+    starts: np.ndarray | None = None
+    lengths: np.ndarray | None = None
+
+    @property
+    def number(self) -> int:
+        """How many units there are."""
+        return len(self.edges) - 1
+
+
+class UnitPlanner(Protocol):
+    """How the groups of a round become units, of which batches are made."""
+
+    @property
+    def units_in_batch(self) -> int:
+        """How many units a batch has."""
+        ...
+
+    def units_of(self, groups: Sequence[np.ndarray], key: int | None) -> list[Units]:
+        """The units of each group of a round, by the lengths of its documents."""
+        ...

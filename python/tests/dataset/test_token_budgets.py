@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `TokenBudget` is given: lengths of rows, bounds, and what it refuses."""
+
+import pickle
+
+import pyarrow as pa
+import pytest
+from conftest import record_reads
+from documents import documents
+from lancedb.integrations.torch import LanceIterableTorchDataset, TokenBudget
+
+
+@pytest.fixture
+def table(db):
+    return db.create_table("docs", documents(300))
+
+
+def budgeted(table, tokens=96, lengths="tokens", max_rows=None, **options):
+    budget = TokenBudget(tokens, lengths=lengths, max_rows=max_rows)
+    return LanceIterableTorchDataset(
+        table, **{"format": "torch", "ragged": "pad", "batching": budget, **options}
+    )
+
+
+@pytest.mark.parametrize("lengths", ["tokens", "n", "n * 1", "array_length(tokens)"])
+def test_lengths_are_counted_or_a_column_or_an_expression(table, lengths):
+    batches = [batch["id"].tolist() for batch in budgeted(table, lengths=lengths)]
+    assert batches == [batch["id"].tolist() for batch in budgeted(table)]
+
+
+def test_the_only_column_of_lists_is_counted_by_itself(table):
+    dataset = budgeted(table, lengths=None, columns={"id": "id", "words": "tokens"})
+    assert max(batch["words"].numel() for batch in dataset) <= 96
+
+
+def test_a_batch_has_no_more_rows_than_it_may(table):
+    assert max(len(batch["id"]) for batch in budgeted(table, max_rows=5)) == 5
+
+
+def test_lengths_are_read_once_and_sent_to_no_other_process_but_a_worker(table, monkeypatch):
+    dataset = budgeted(table, lengths="n", columns=["id"], ragged="jagged")
+    read = record_reads(monkeypatch, lambda reader, rows: list(reader.columns))
+    list(dataset)
+    list(dataset)
+    assert read.count(["length"]) == 3  # two of them a sample, to know how many to ask for at once
+    assert len(pickle.dumps(dataset)) < 6000
+
+
+def test_rows_that_a_filter_leaves_out_may_have_no_length(db):
+    rows = pa.table({"n": [1, None, 3] * 20, "x": range(60)})
+    table = db.create_table("some", rows)
+    kept = budgeted(table, 12, "n", filter="n IS NOT NULL", ragged="jagged")
+    assert sum(len(batch["x"]) for batch in kept) == 40
+    with pytest.raises(ValueError, match=r"row 1 of table .* has no length, as 'n' is null there"):
+        next(iter(budgeted(table, 12, "n", columns=["x"], ragged="jagged")))
+    filled = budgeted(table, 12, "n", fill_null={"n": 2}, ragged="jagged")
+    assert sum(len(batch["x"]) for batch in filled) == 60
+
+
+def test_each_rank_of_a_table_of_fewer_rows_than_shards_has_its_batches(db):
+    table = db.create_table("few", documents(5))
+    options = {"drop_last": False, "shuffle": True, "world_size": 2}
+    both = [list(budgeted(table, rank=rank, **options)) for rank in range(2)]
+    assert len(both[0]) == len(both[1])
+    assert sorted(i for each in both for batch in each for i in batch["id"].tolist()) == [*range(5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lengths": None}, ValueError, r"there are \['tokens', 'labels'\]: say which"),
+        ({"lengths": "m"}, ValueError, "lengths='m' cannot be evaluated"),
+        ({"lengths": 7}, TypeError, r"TokenBudget\(lengths=...\) must be a column's name"),
+        ({"tokens": 0}, ValueError, r"TokenBudget\(tokens=...\) must be a whole number above 0"),
+        ({"tokens": 9.5}, ValueError, r"TokenBudget\(tokens=...\) must be a whole number"),
+        ({"max_rows": True}, ValueError, r"TokenBudget\(max_rows=...\) must be a whole number"),
+        ({"batch_size": 10}, ValueError, r"batch_size=10 and batching=TokenBudget\(...\)"),
+        ({"unwrap": True}, ValueError, "unwrap=True"),
+        ({"batching": 4096}, TypeError, r"batching must be TokenBudget\(...\) or Packing"),
+        (
+            {"shuffle": True, "lanes": 12, "block_rows": 2, "window_rows": 8},
+            ValueError,
+            "lanes=12 must be a multiple of 8",
+        ),
+        (
+            {"lengths": "n", "pad_to": {"tokens": 8, "labels": 4}},
+            ValueError,
+            "pad_to says something for 'tokens', 'labels'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_where_the_dataset_is_made(table, options, error, message):
+    with pytest.raises(error, match=message):
+        budgeted(table, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": 30}, r"row \d+ of .* has \d+ tokens, more than TokenBudget\(tokens=30\)"),
+        ({"tokens": 41, "pad_to": 32}, r"tokens, padded to 64, more than"),
+        ({"lengths": "n - 2"}, "is empty by lengths='n - 2'"),
+        ({"lengths": "n - 99"}, r"has length -\d+ by lengths"),
+        ({"pad_to": [8, 16]}, r"has a list of \d+ values, and pad_to=\[8, 16\] ends at 16"),
+    ],
+)
+def test_documents_that_fit_no_batch_are_an_error_before_the_first_one(table, options, message):
+    with pytest.raises(ValueError, match=message):
+        next(iter(budgeted(table, **options)))
+
+
+@pytest.mark.parametrize("shuffle", [True, "global"])
+def test_rows_drawn_by_weights_are_batched_as_often_as_they_are_drawn(table, shuffle):
+    weights = {"sample_weights": "id % 2 * 3", "epoch_rows": 450, "cache": False}
+    drawn = budgeted(table, drop_last=False, shuffle=shuffle, **weights)
+    ids = [i for batch in drawn for i in batch["id"].tolist()]
+    assert sorted(ids) == sorted([*range(1, 300, 2)] * 3)
+
+
+def test_rows_that_a_transform_fails_on_may_be_left_out(table):
+    def odd(batch):
+        if (batch["id"] % 2 == 0).any():
+            raise ValueError("even")
+        return batch
+
+    dataset = budgeted(table, transform=odd, on_error="skip", drop_last=False)
+    assert sorted(i for batch in dataset for i in batch["id"].tolist()) == list(range(1, 300, 2))
