@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchrun import torchrun
 
-ROWS = 1200
+ROWS = 900
 SCRIPT = Path(__file__).parents[1] / "support/rank_batches.py"
 KINDS = pytest.mark.parametrize("batching", [BUDGET, PACKING], ids=["budget", "packing"])
 SHUFFLES = pytest.mark.parametrize("order", list(ORDERS))
@@ -23,9 +23,9 @@ SHUFFLES = pytest.mark.parametrize("order", list(ORDERS))
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """1,200 documents in two fragments."""
-    table = lancedb.connect(tmp_path_factory.mktemp("db")).create_table("docs", documents(800))
-    table.add(documents(ROWS).slice(800))
+    """900 documents in two fragments."""
+    table = lancedb.connect(tmp_path_factory.mktemp("db")).create_table("docs", documents(600))
+    table.add(documents(ROWS).slice(600))
     return table
 
 
@@ -93,14 +93,14 @@ def test_all_packed_batches_but_the_last_have_one_shape(table, order):
 @SHUFFLES
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_resuming_at_every_batch_gives_the_rest_of_the_epoch(table, batching, order, drop_last):
-    made = loader(table, batching, order, drop_last=drop_last, filter="id < 700")
+    made = loader(table, batching, order, drop_last=drop_last, filter="id < 300")
     states, epoch = [made.state_dict()], []
     for batch in made:
         epoch.append(content(batch))
         states.append(made.state_dict())
     following = run(made, 2)
-    resumed = loader(table, batching, order, drop_last=drop_last, filter="id < 700")
-    for done in [*range(0, len(epoch), 7), len(epoch) - 1]:
+    resumed = loader(table, batching, order, drop_last=drop_last, filter="id < 300")
+    for done in sorted({0, 1, len(epoch) // 2, len(epoch) - 1}):
         assert states[done]["position"] == done
         resumed.load_state_dict(through_json(states[done]))
         assert resumed.step == done
@@ -126,9 +126,10 @@ def test_workers_change_nothing_and_may_be_others_at_a_resume(table, batching, w
         assert run(each) == second
 
 
-@KINDS
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_plain_loader_makes_the_same_batches(table, batching, method):
+@pytest.mark.parametrize(
+    ("method", "batching"), [("fork", BUDGET), ("spawn", PACKING)], ids=["fork", "spawn"]
+)
+def test_a_plain_loader_makes_the_same_batches(table, method, batching):
     expected = run(loader(table, batching))
     plain = DataLoader(
         dataset(table, batching),
@@ -160,7 +161,7 @@ def test_torchdatas_stateful_loader_resumes(table, batching):
 
 
 @KINDS
-@pytest.mark.parametrize("ranks", [2, 3, 8])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_take_the_batches_of_one_sequence_in_turn(table, batching, ranks):
     whole = run(loader(table, batching))
     made = [run(loader(table, batching, rank=rank, world_size=ranks)) for rank in range(ranks)]
@@ -171,7 +172,7 @@ def test_ranks_take_the_batches_of_one_sequence_in_turn(table, batching, ranks):
 
 
 @KINDS
-@pytest.mark.parametrize("ranks", [2, 3, 8])
+@pytest.mark.parametrize("ranks", [3, 8])
 def test_the_last_ones_are_dealt_evenly_where_none_is_left_out(table, batching, ranks):
     options = {"drop_last": False, "world_size": ranks}
     loaders = [loader(table, batching, rank=rank, **options) for rank in range(ranks)]
@@ -207,7 +208,7 @@ def test_other_ranks_and_workers_go_on_where_a_state_was_taken(table, batching):
 def test_ranks_whose_number_divides_the_shards_read_each_block_once(table, batching):
     sizes = [
         sum(made.stats()["bytes"] for made in made_by(table, batching, ranks))
-        for ranks in (1, 2, 8)
+        for ranks in (1, 2, 4)
     ]
     assert max(sizes) <= 1.1 * min(sizes)
 

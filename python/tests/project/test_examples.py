@@ -217,6 +217,19 @@ def test_a_language_model_learns_from_padded_and_packed_documents(
     assert last < 3.6
 
 
+def test_documents_have_the_same_loss_padded_and_packed_and_packed_takes_fewer_steps(
+    tmp_path, run_warm
+):
+    printed = run_warm("packed_lm.py", "--out", tmp_path)
+    documents, furthest = numbers(r"(\d+) documents, .* by at most ([\d.e-]+)", printed)
+    assert documents > 100
+    assert furthest < 1e-4
+    padded, share, _ = numbers(r"padded: (\d+) steps, ([\d.]+)% .* loss ([\d.]+)", printed)
+    packed, used, _ = numbers(r"packed: (\d+) steps, ([\d.]+)% .* loss ([\d.]+)", printed)
+    assert packed < 0.7 * padded
+    assert used > 95 > share
+
+
 def test_each_row_is_held_out_of_one_fold(tmp_path, run_warm):
     printed = run_warm("kfold.py", "--out", tmp_path)
     assert "1797 rows tested, 1797 different ones" in printed

@@ -278,8 +278,9 @@ class PlannedBatches:
         """Rows of a group."""
         if self._batching.group_rows != "auto":
             return self._batching.group_rows
-        most = max(_LEAST_GROUP_ROWS, _GROUPS_BYTES // (SHARDS * self._order.row_bytes))
-        return min(_MOST_GROUP_ROWS, 1 << (most.bit_length() - 1))
+        most = _GROUPS_BYTES // (SHARDS * self._order.row_bytes)
+        most = most // 64 * 64 if most > 64 else max(_LEAST_GROUP_ROWS, most)
+        return min(_MOST_GROUP_ROWS, most)
 
     def describe(self) -> dict[str, Any]:
         """All that batches depend on, beside the order of rows."""
