@@ -68,7 +68,7 @@ class BudgetPlanner:
         Examples
         --------
         >>> BudgetPlanner(tokens=12, max_rows=100).cut([1, 2, 3, 3, 6, 12], 3)
-        [0, 4, 5, 6]
+        [0, 3, 5, 6]
         """
         if not ascending:
             return [0]
