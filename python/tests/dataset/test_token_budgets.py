@@ -125,3 +125,32 @@ def test_rows_that_a_transform_fails_on_may_be_left_out(table):
 
     dataset = budgeted(table, transform=odd, on_error="skip", drop_last=False)
     assert sorted(i for batch in dataset for i in batch["id"].tolist()) == list(range(1, 300, 2))
+
+
+def with_context(batch, context):
+    return {**batch, "drawn": context.random()}
+
+
+def test_a_transform_with_a_context_has_numbers_of_each_row_whatever_batch_it_is_in(table):
+    def drawn(budget, **options):
+        dataset = LanceIterableTorchDataset(
+            table,
+            columns=["id"],
+            format="torch",
+            shuffle=True,
+            transform=with_context,
+            batching=TokenBudget(budget, lengths="1 + id % 3"),
+            **options,
+        )
+        return {
+            id: value
+            for batch in dataset
+            for id, value in zip(batch["id"].tolist(), batch["drawn"].tolist(), strict=True)
+        }
+
+    small, large = drawn(40), drawn(90)
+    common = small.keys() & large.keys()
+    assert len(common) > 100
+    assert all(small[id] == large[id] for id in common)
+    with pytest.raises(ValueError, match="batches of TokenBudget with sample_weights"):
+        drawn(40, sample_weights="n")

@@ -225,6 +225,16 @@ def check_batching(
     return batching
 
 
+def refuse_context(batching: Batching, are_drawn: bool) -> None:
+    """Raise where the rows of a batch have no random numbers of their own for a transform."""
+    if isinstance(batching, Packing) or are_drawn:
+        with_draws = " with sample_weights or balance_by" if are_drawn else ""
+        raise ValueError(
+            f"transform takes (batch, context), and batches of {type(batching).__name__}"
+            f"{with_draws} have no context: give one that takes the batch alone"
+        )
+
+
 class PlannedBatches:
     """The batches of a dataset, epoch by epoch.
 

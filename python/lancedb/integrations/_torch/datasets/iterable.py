@@ -64,6 +64,7 @@ from .batching import (
     PlannedBatches,
     TokenBudget,
     check_batching,
+    refuse_context,
 )
 from .cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
 from .keywords import explain_unknown
@@ -301,6 +302,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._planned: PlannedBatches | None = None
         if batching is not None:
             output = self._output
+            if output.takes_context:
+                refuse_context(batching, self._order.draws is not None)
             self._planned = PlannedBatches(
                 batching, self._view, self._order, output.ragged, output.nulls
             )
@@ -536,10 +539,11 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             origins,
         )
 
-    def _origins_at(self, plan: Plan, positions: np.ndarray) -> Origins:
+    def _origins_at(self, plan: RowOrder, positions: np.ndarray) -> Origins:
         """Where the rows at some positions of an epoch come from."""
-        rows, seed = plan.rows_at(positions), RandomSeed(plan.seed, plan.epoch)
-        points = None if plan.draws is None else plan.points_at(positions)
+        of_rows = rows_plan_of(plan)
+        rows, seed = plan.rows_at(positions), RandomSeed(of_rows.seed, of_rows.epoch)
+        points = None if of_rows.draws is None else of_rows.points_at(positions)
         return origins_of(self._view.selection, rows, seed, points=points)
 
     def state_dict(self) -> dict[str, Any]:
