@@ -28,6 +28,7 @@ from ..order.steps import Steps
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
 from ..table.handle import empty_batch
+from ..table.pylance import expected_reader
 from ..table.reader import Reader
 from ..table.recipe import FactorySource
 from ..table.sample import fingerprint
@@ -281,17 +282,27 @@ class TableDataset:
             by `on_error`, counted each time; seconds spent ``reading``, ``converting`` and
             ``transforming`` (summed over threads), and ``waiting``: the time the consumer stood
             still until a batch was
-            ready.
+            ready. ``reader`` names what finds single rows and short runs in this process:
+            ``"pylance"`` or ``"lancedb"``.
         """
+        return {**self._totals(), "reader": self._reads_by()}
+
+    def _totals(self) -> dict[str, Any]:
         return summed([*self._counted, self._stats()])
+
+    def _reads_by(self) -> str:
+        """What finds rows, or is expected to until a reader is open."""
+        if self._perm is not None and self._perm.is_open:
+            return self._perm.handle().reads_by
+        return expected_reader(self._view.recipe)
 
     def _count_for(self, loader: Any) -> None:
         """Add what is counted from now on to what `_stats_for` says of a loader."""
-        self._ledger.turn_to(loader, self.stats())
+        self._ledger.turn_to(loader, self._totals())
 
     def _stats_for(self, loader: Any) -> dict[str, Any]:
         """As `stats`, but only what was counted for one of the loaders over this dataset."""
-        return self._ledger.share_of(loader, self.stats())
+        return {**self._ledger.share_of(loader, self._totals()), "reader": self._reads_by()}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._described())})"
@@ -302,6 +313,7 @@ class TableDataset:
             f"rows={self.num_rows} ({self._view.selection.describe()})",
             f"columns={reprlib.repr(self.column_names)}",
             f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
+            f"reader={self._reads_by()!r}",
         ]
 
     def _reader(self) -> Reader:

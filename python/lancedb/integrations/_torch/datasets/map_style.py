@@ -494,6 +494,9 @@ class JoinedTorchDataset(LanceTorchDataset):
         """Whether columns are kept in memory; that of the first part."""
         return self._joined[0].cache
 
+    def _reads_by(self) -> str:
+        return self._joined[0]._reads_by()
+
     def _describe_data(self) -> dict[str, Any]:
         """Which rows of which table versions these are, for a state."""
         return described([part._describe_data() for part in self._joined])

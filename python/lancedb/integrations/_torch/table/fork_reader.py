@@ -31,6 +31,7 @@ from ..common.error_notes import add_note
 from . import fork_guard as forking
 from .handle import OwnHandle, empty_batch
 from .nearest import Nearest
+from .pylance import expected_reader
 from .recipe import Recipe
 
 _SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
@@ -75,6 +76,7 @@ class Delegate:
         self._calls = ThreadPoolExecutor(1, "lance-delegate")
         self.close = weakref.finalize(self, _close, self._connection, self._process, self._calls)
         self._connection.send(_preparation(asked))
+        self.reads_by = expected_reader(recipe)
         self.schema: pa.Schema = self._ask(asked).schema
 
     @property

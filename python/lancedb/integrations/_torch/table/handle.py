@@ -32,6 +32,7 @@ from . import io_uring as uring
 from .blobs import BlobColumns
 from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
+from .pylance import PylanceRows
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -63,6 +64,11 @@ class Handle(Protocol):
     @property
     def blob_names(self) -> Collection[str]:
         """The columns that are blobs, read as more than descriptors."""
+        ...
+
+    @property
+    def reads_by(self) -> str:
+        """What finds single rows: "pylance" or "lancedb"."""
         ...
 
     @property
@@ -138,11 +144,16 @@ class OwnHandle:
             self._table, self._blobs.schema, self._columns, recipe.categories
         )
         self.schema = self._dictionaries.schema
+        self._pylance = PylanceRows(self._table, self._columns)
         self.stored_columns = self._table.schema.names
         stored = _stored(self._table)
         self.blob_names: Collection[str] = self._blobs.names
         self.scans = stored.scans_are_fast and (self._blobs.are_row_ids or not self.blob_names)
         self.stored_rows, self.stored_bytes = stored.rows, stored.bytes
+
+    @property
+    def reads_by(self) -> str:
+        return "pylance" if self._pylance.is_used else "lancedb"
 
     def give_up(self) -> None:
         # lancedb's rate control would hold back what is read next, for what failed before.
@@ -209,8 +220,11 @@ class OwnHandle:
         if self.scans and count >= _RANGE_ROWS and stretch <= self._most_scanned(count):
             batch = await self._scan(first, stretch)
             return batch if stretch == count else gather.take(batch, offsets - first)
+        return await self._pylance.take(offsets, lambda: self._taken(offsets))
+
+    def _taken(self, offsets: np.ndarray) -> Any:
         rows: Any = self._rows  # lancedb's stub leaves this method out
-        return await rows.take_offsets(offsets.tolist(), selection=self._columns)
+        return rows.take_offsets(offsets.tolist(), selection=self._columns)
 
     def _most_scanned(self, count: int) -> int:
         """How many rows may be read as one range for `count` of them."""

@@ -67,10 +67,15 @@ class Reader:
 
         Not as a read begins: where one has failed, those ahead of it would only fail later.
         """
-        if self._handle is not None and self._pid == os.getpid() and self._handle.is_over:
+        if self._handle is not None and self.is_open and self._handle.is_over:
             self._handle = None
         self.handle()
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has opened it."""
+        return self._handle is not None and self._pid == os.getpid()
 
     def handle(self) -> Handle:
         """This process's handle."""
