@@ -22,6 +22,7 @@ except ImportError as error:
 
 import lancedb.permutation
 
+from ._torch.cache.info import cache_info, clear_cache
 from ._torch.convert.context import TransformContext
 from ._torch.datasets.batching import Packing, TokenBudget
 from ._torch.datasets.iterable import LanceIterableTorchDataset
@@ -41,5 +42,7 @@ __all__ = [
     "Packing",
     "TokenBudget",
     "TransformContext",
+    "cache_info",
+    "clear_cache",
     "instrument_loader_metrics",
 ]

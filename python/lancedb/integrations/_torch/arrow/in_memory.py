@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from . import take as gather
 from .buffer_pool import new_rows
 from .dictionaries import own_bytes
 from .fixed_width import from_raw, raw_rows, row_bytes
+from .pieces import PiecesOfRows
 
 _READ_BYTES = 8 << 20
 # Of a column, in one array; small enough for offsets of 32 bits.
@@ -117,29 +118,8 @@ class _Column:
         if self._room is not None:
             return gather.FixedRows(self._kind, self._room)
         pieces = [gather.rows_of(pa.concat_arrays(group)) for group in _grouped(self._chunks)]
-        return pieces[0] if len(pieces) == 1 else _PiecesOfRows(pieces)
-
-
-class _PiecesOfRows:
-    """Rows of a column that is too large for one array: offsets of 32 bits end at 2 GB."""
-
-    def __init__(self, pieces: Sequence[gather.Rows]):
-        self._pieces = pieces
-        self._ends = np.cumsum([len(piece) for piece in pieces])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def take(self, indices: np.ndarray) -> pa.Array:
-        where = np.searchsorted(self._ends, indices, side="right")
-        by_piece = np.argsort(where, kind="stable")
-        starts = np.concatenate([[0], self._ends])
-        parts = [
-            self._pieces[number].take(indices[where == number] - starts[number])
-            for number in (np.unique(where) if len(where) else [0])
-        ]
-        taken = pa.concat_arrays(parts)
-        return gather.take_column(taken, np.argsort(by_piece, kind="stable"))
+        starts = np.cumsum([0, *map(len, pieces)])[:-1]
+        return pieces[0] if len(pieces) == 1 else PiecesOfRows(self._kind, pieces, starts)
 
 
 def _grouped(chunks: list[pa.Array]) -> Iterator[list[pa.Array]]:

@@ -21,6 +21,7 @@ from ..arrow.in_memory import Resident, TooLarge
 from ..arrow.large_rows import vary_in_size
 from ..common.checks import one_of
 from ..frameworks.torch_loader import in_worker
+from ..table.handle import LocalRows
 from ..table.reader import Reader, Reading
 from ..table.recipe import is_in_object_store
 from ..table.sample import average_row_bytes, row_sizes
@@ -72,20 +73,33 @@ class KeptColumns:
         """Begin to read, as `read`; what is returned waits for the rows."""
         if not self._decided and self._is_due(reader):
             self._decide(reader)
-        held = self._held
-        finish = reader.begin(rows).in_order if held is None else held.begin(rows)
-        return functools.partial(self._finish, held, finish)
+        held, local = self._held, reader.local
+        if held is not None:
+            return functools.partial(self._finish, held, None, held.begin(rows))
+        taken = None if local is None else local.take(reader.selection.offsets(rows))
+        finish = reader.begin(rows).in_order if taken is None else lambda: taken
+        return functools.partial(self._finish, None, local, finish)
 
-    def _finish(self, held: _Held | None, finish: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
+    def _finish(
+        self,
+        held: _Held | None,
+        local: LocalRows | None,
+        finish: Callable[[], pa.RecordBatch],
+    ) -> pa.RecordBatch:
         batch = finish()
-        cached = 0 if held is None else sum(own_bytes(batch[name]) for name in held.names)
-        self._counts.update(bytes=own_bytes(batch) - cached, cached_bytes=cached)
+        if held is not None:
+            cached = sum(own_bytes(batch[name]) for name in held.names)
+            rows = batch.num_rows if len(held.names) == batch.num_columns else 0
+        else:
+            found = Counter() if local is None else local.counts()
+            cached, rows = min(found["bytes"], own_bytes(batch)), min(found["rows"], batch.num_rows)
+        self._counts.update(bytes=own_bytes(batch) - cached, cached_bytes=cached, cached_rows=rows)
         if not self._decided:
             self._note(batch)
         return batch
 
     def counts(self) -> Counter[str]:
-        """The ``bytes`` read, and the ``cached_bytes`` out of memory, since this was asked last."""
+        """The ``bytes`` read, and what came out of memory or off the cache's disk instead."""
         counts, self._counts = self._counts, Counter()
         return counts
 
@@ -97,6 +111,8 @@ class KeptColumns:
     def _is_due(self, reader: Reader) -> bool:
         if self.cache is True:
             return reader.selection.num_rows > 0
+        if reader.local is not None:  # a cache on disk, which has all columns
+            return False
         return self._seen > 0 and self._seen >= reader.selection.num_rows * _READ_FIRST
 
     def _decide(self, reader: Reader) -> None:
@@ -192,7 +208,8 @@ class _Held:
 def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:
     """A reader of some columns; it opens the table for itself."""
     columns = {name: reader.columns[name] for name in names}
-    return Reader(reader.recipe, selection, columns)
+    local = reader.local if columns == reader.columns else None
+    return Reader(reader.recipe, selection, columns, local)
 
 
 def _has_one_size(reader: Reader, name: str) -> bool:

@@ -118,7 +118,7 @@ class Room:
         if self._everything is None:
             selection = reader.selection
             if held is not selection:
-                reader = Reader(reader.recipe, held, reader.columns)
+                reader = Reader(reader.recipe, held, reader.columns, reader.local)
             self._everything = Everything(reader, selection, row_bytes, most_bytes)
         yield self._everything
 

@@ -14,7 +14,7 @@ import torch
 
 from .shared_memory import shared
 
-COUNTS = ("rows", "bytes", "cached_bytes", "skipped")
+COUNTS = ("rows", "cached_rows", "bytes", "cached_bytes", "skipped")
 SECONDS = ("reading", "converting", "transforming")
 FIELDS = (*COUNTS, *SECONDS, "waiting")
 

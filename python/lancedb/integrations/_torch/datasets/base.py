@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..cache.directory import cache_settings
+from ..cache.disk import DiskCache, disk_cache
 from ..common.checks import whole_number
 from ..common.counters import Ledger, Stats, shared_board, summed
 from ..common.error_notes import add_note
@@ -27,7 +29,7 @@ from ..frameworks.torch_loader import in_worker, process_number
 from ..order.steps import Steps
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
-from ..table.handle import empty_batch
+from ..table.handle import LocalRows, empty_batch
 from ..table.pylance import expected_reader
 from ..table.reader import Reader
 from ..table.recipe import FactorySource
@@ -90,9 +92,12 @@ class TableDataset:
         batch_size: int | None,
         on_error: OnError,
         read_timeout: float | None,
+        cache_dir: Any,
+        cache_bytes: Any,
         packed: PackedRows | None = None,
     ):
         forking.refuse_while_importing_main()
+        settings = cache_settings(cache_dir, cache_bytes)
         self._view: View = resolve(given, seconds("read_timeout", read_timeout))
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform
@@ -109,6 +114,8 @@ class TableDataset:
         self.batch_size = whole_number("batch_size", batch_size, 1)
         self.unwrap = bool(unwrap)
         self._begin_use()
+        if settings is not None:
+            self._disk = disk_cache(settings, self._new_reader())
         if self.num_rows == 0:
             rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
             warnings.warn(f"this dataset is empty: {rows}", stacklevel=4)
@@ -116,6 +123,7 @@ class TableDataset:
     def _begin_use(self) -> None:
         """Begin with nothing opened, read or counted."""
         self._perm: Reader | None = None
+        self._disk: DiskCache | None = None
         self._data: dict[str, Any] | None = None
         self._categories: dict[str, list[Any]] | None = None
         self._board: torch.Tensor | None = None
@@ -277,13 +285,13 @@ class TableDataset:
         Returns
         -------
         dict
-            ``rows`` that batches were made of; ``bytes`` (Arrow bytes) that were read from the
-            table, and ``cached_bytes`` that came out of this process's memory; rows ``skipped``
-            by `on_error`, counted each time; seconds spent ``reading``, ``converting`` and
-            ``transforming`` (summed over threads), and ``waiting``: the time the consumer stood
-            still until a batch was
-            ready. ``reader`` names what finds single rows and short runs in this process:
-            ``"pylance"`` or ``"lancedb"``.
+            ``rows`` that batches were made of, and ``cached_rows`` that were not read from the
+            table for them; ``bytes`` (Arrow bytes) that were read from the table, and
+            ``cached_bytes`` that came out of this process's memory or off `cache_dir`; rows
+            ``skipped`` by `on_error`, counted each time; seconds spent ``reading``,
+            ``converting`` and ``transforming`` (summed over threads), and ``waiting``: the time the
+            consumer stood still until a batch was ready. ``reader`` names what finds single rows
+            and short runs in this process: ``"pylance"`` or ``"lancedb"``.
         """
         return {**self._totals(), "reader": self._reads_by()}
 
@@ -314,6 +322,7 @@ class TableDataset:
             f"columns={reprlib.repr(self.column_names)}",
             f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
             f"reader={self._reads_by()!r}",
+            *([f"cache_dir={self._disk.directory!r}"] if self._disk is not None else []),
         ]
 
     def _reader(self) -> Reader:
@@ -321,12 +330,12 @@ class TableDataset:
             follow_parent()
             send_small_tensors_whole()
         if self._perm is None:
-            self._perm = self._new_reader()
+            self._perm = self._new_reader(self._disk)
         return self._perm.open()
 
-    def _new_reader(self) -> Reader:
+    def _new_reader(self, local: LocalRows | None = None) -> Reader:
         view = self._view
-        return Reader(view.recipe, view.selection, view.columns)
+        return Reader(view.recipe, view.selection, view.columns, local)
 
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""

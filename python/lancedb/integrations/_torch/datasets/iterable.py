@@ -22,6 +22,7 @@ from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
+from ..cache.disk import MappedTable
 from ..cache.tables import Everything, Room
 from ..common.checks import whole_number
 from ..common.machine import memory_bytes
@@ -141,6 +142,11 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         of the rows or more are chosen, with an automatic layout, that takes up to 192 MB (32 MB
         in an object store), has no tiny fragments, and is read by one process alone. The order
         is the same in either case.
+    cache_dir : str or path, optional
+        As for `LanceTorchDataset`. Rows that `cache` keeps in memory unasked are not written to it;
+        ``cache=True`` loads them from it.
+    cache_bytes : int or str, optional
+        As for `LanceTorchDataset`.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
     blobs : {"bytes", "file", "descriptor"}, default "bytes"
@@ -240,6 +246,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         readahead: int = 2,
         transform_threads: int = 0,
         cache: Cache = "auto",
+        cache_dir: Any = None,
+        cache_bytes: int | str | None = None,
         on_error: OnError = "raise",
         read_timeout: float | None = READ_TIMEOUT,
         batching: TokenBudget | Packing | None = None,
@@ -271,6 +279,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             on_error=on_error,
             read_timeout=read_timeout,
             packed=None if batching is None else batching._packed,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
         )
         if unwrap and self.batch_size != 1:
             raise ValueError(
@@ -732,9 +742,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _kept_in(
         self, plan: RowOrder
-    ) -> contextlib.AbstractContextManager[WindowMemory | Everything]:
+    ) -> contextlib.AbstractContextManager[WindowMemory | Everything | MappedTable]:
         """Memory for the rows of one stream."""
         held = self._held()
+        if self._disk is not None and (held is None or self.cache is True):
+            self._disk.fill(again=True)
+            if held is None and self._disk.is_complete and not self._sizes.are_skewed:
+                return contextlib.nullcontext(MappedTable(self._disk, self._reader()))
         if held is not None:
             most = None if self.cache is True else self._most
             row_bytes = self._order.row_bytes

@@ -108,6 +108,15 @@ class LanceTorchDataset(TableDataset, Dataset):
         has read 3 % of the rows, as each column costs a read of its own for every row. It keeps
         none where under a quarter of a stretch of the table is wanted. True keeps all columns
         from the first read on.
+    cache_dir : str or path, optional
+        A directory on a disk of this machine, made if it is not there. What is read is written
+        there in the background, decoded, and taken from there from then on, by every process of
+        this machine and of every later run. Default: ``LANCEDB_TORCH_CACHE_DIR`` of the
+        environment; if there is none, nothing is written. With it ``cache="auto"`` keeps no
+        columns in memory.
+    cache_bytes : int or str, optional
+        What all files in `cache_dir` may have: bytes, or a size such as ``"500GB"``. Default: what
+        leaves a tenth of the disk free. Of a larger table the first rows that fit are kept.
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it. ``iter(dataset)`` then gives every row.
@@ -201,6 +210,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         pad_value: Any = 0,
         pad_to: Any = None,
         cache: Cache = "auto",
+        cache_dir: Any = None,
+        cache_bytes: int | str | None = None,
         unwrap: bool = False,
         blobs: Literal["bytes", "file", "descriptor"] = "bytes",
         dictionary: Literal["values", "codes"] = "values",
@@ -233,6 +244,8 @@ class LanceTorchDataset(TableDataset, Dataset):
             batch_size=batch_size,
             on_error=on_error,
             read_timeout=read_timeout,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
         )
         self._kept = KeptColumns(check_cache(cache))
         self._ahead = RowsAhead()
@@ -341,6 +354,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         return batch
 
     def _begin_read(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
+        if self._disk is not None:
+            self._disk.fill()
         return self._kept.begin(self._reader(), rows)
 
     def _bytes_counted(self) -> Counter[str]:

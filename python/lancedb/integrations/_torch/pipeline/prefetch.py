@@ -14,7 +14,7 @@ the consumer is two jobs further.
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from ..arrow.buffer_pool import WindowMemory
 from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import LargeRows, Limits
 from ..arrow.origins import Origins, with_origins
+from ..cache.disk import MappedTable
 from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
 from ..convert.transform import Output
@@ -87,7 +88,7 @@ class Stream:
         Where rows and seconds are added up.
     ahead : ReadAhead
         How far to work ahead.
-    room : WindowMemory or Everything
+    room : WindowMemory, Everything or MappedTable
         Where the rows of open windows are kept, or all rows are; used again by the next stream.
     large : LargeRows, optional
         What to do about rows that are far larger than others; None where all have one size.
@@ -106,7 +107,7 @@ class Stream:
         output: Output,
         stats: Stats,
         ahead: ReadAhead,
-        room: WindowMemory | Everything,
+        room: WindowMemory | Everything | MappedTable,
         large: LargeRows | None = None,
         limits: Limits | None = None,
         origins: Callable[[int], Origins] | None = None,
@@ -122,8 +123,10 @@ class Stream:
         self._loading = self._reads
         if isinstance(room, Everything):
             self._loading = Reads(read, room.reader.open(), stats, reads, plan.has_windows)
+        self._local = reader.local
         self._source: Source | None = None
-        self._is_cached = isinstance(room, Everything) and room.is_loaded  # by an earlier stream
+        # By an earlier stream.
+        self._is_cached = not isinstance(room, WindowMemory) and room.is_loaded
         self._most_steps = _steps_of_a_job(output, ahead.threads)
         self._groups = schedule(plan, spans, ahead.read_rows)
         self._scheduled: deque[_Scheduled] = deque()
@@ -131,6 +134,7 @@ class Stream:
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[_Job]] = deque()
         self._backlog = self._reads.backlog(limits or Limits())
+        self._found: Counter[str] = Counter()
         self._last_size = 0
         self._most_ahead = (limits or Limits()).ahead
         grows = output.pads or output.transform is not None
@@ -209,14 +213,30 @@ class Stream:
 
     def _finished(self, complete: Complete) -> _Job:
         batch, counts, fetched = complete
-        size = own_bytes(batch)
-        cached = size - fetched if self._is_cached else 0
-        self._stats.add(rows=batch.num_rows, bytes=size - cached, cached_bytes=cached)
+        size, rows = own_bytes(batch), batch.num_rows
+        if self._is_cached:
+            cached = {"rows": rows, "bytes": size - fetched}
+        else:
+            cached = self._found_locally(rows, size)
+        self._stats.add(
+            rows=rows,
+            cached_rows=cached["rows"],
+            bytes=size - cached["bytes"],
+            cached_bytes=cached["bytes"],
+        )
         if self._origins is not None:
             batch = with_origins(batch, self._origins(len(counts)))
         made = self._finish.begin(batch, counts)
         self._made.append([] if size > self._most_ahead else made)
         return _Job(made, size)
+
+    def _found_locally(self, rows: int, size: int) -> dict[str, int]:
+        """How much of a batch is said to be of the cache: its rows were read ahead with others."""
+        if self._local is not None:
+            self._found.update(self._local.counts())
+        cached = {"rows": min(rows, self._found["rows"]), "bytes": min(size, self._found["bytes"])}
+        self._found.subtract(cached)
+        return cached
 
     def _opened(self) -> Source:
         """Where the rows are to come from: memory, once they are there, or reads."""
@@ -225,7 +245,7 @@ class Stream:
 
     def _unplanned(self) -> Source:
         room, plan = self._room, self._plan
-        if isinstance(room, Everything):
+        if not isinstance(room, WindowMemory):
             if room.load(self._loading, self._ahead.reads):
                 return ResidentSource(plan, room)
             room = window_memory(rows_plan_of(plan))

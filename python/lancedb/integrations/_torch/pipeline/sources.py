@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..arrow import take as gather
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
+from ..cache.disk import MappedTable
 from ..cache.tables import Everything
 from ..common.counters import Stats
 from ..order.read_schedule import RowOrder, WindowRows, rows_of
@@ -202,17 +203,17 @@ class _Read:
 
 
 class ResidentSource:
-    """As `Source`, over rows that are all in memory.
+    """As `Source`, over rows that are all in memory, or mapped to it.
 
     Parameters
     ----------
     plan : Plan or BatchSequence
         The epoch's order of rows, or its planned batches.
-    everything : Everything
+    everything : Everything or MappedTable
         Loaded.
     """
 
-    def __init__(self, plan: RowOrder, everything: Everything):
+    def __init__(self, plan: RowOrder, everything: Everything | MappedTable):
         self._plan = plan
         self._everything = everything
         self._open: dict[int, np.ndarray] = {}

@@ -109,16 +109,21 @@ class DictionaryColumns:
 
     def encoded(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A batch with codes, or with the dictionary that all batches have."""
-        for name, common in self._common.items():
-            place = batch.schema.get_field_index(name)
-            column = common.encoded(batch.column(place))
-            batch = batch.set_column(place, batch.schema.field(place), column)
+        batch = self.with_common(batch)
         for name, codes in self._codes.items():
             place = batch.schema.get_field_index(name)
             column = batch.column(place)
             of_values = codes.of(column)
             found = column.indices if of_values is None else of_values.take(column.indices)
             batch = batch.set_column(place, self.schema.field(name), found.cast(pa.int64()))
+        return batch
+
+    def with_common(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch with the dictionary that all batches have, unless codes are wanted."""
+        for name, common in self._common.items():
+            place = batch.schema.get_field_index(name)
+            column = common.encoded(batch.column(place))
+            batch = batch.set_column(place, batch.schema.field(place), column)
         return batch
 
 

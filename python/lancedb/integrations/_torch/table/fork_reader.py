@@ -29,7 +29,7 @@ import pyarrow as pa
 from ..arrow.large_rows import CountedRead
 from ..common.error_notes import add_note
 from . import fork_guard as forking
-from .handle import OwnHandle, empty_batch
+from .handle import LocalRows, OwnHandle, empty_batch
 from .nearest import Nearest
 from .pylance import expected_reader
 from .recipe import Recipe
@@ -49,6 +49,8 @@ class Delegate:
         How to open the table.
     columns : mapping of str to str
         Output name -> column of the table.
+    local : LocalRows, optional
+        As for `OwnHandle`; the other process reads the table alone.
 
     Raises
     ------
@@ -64,7 +66,7 @@ class Delegate:
     is_read_in_bulk = False
     blob_names: Collection[str] = ()
 
-    def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
+    def __init__(self, recipe: Recipe, columns: Mapping[str, str], local: LocalRows | None = None):
         try:
             asked = pickle.dumps((recipe, dict(columns)))
         except Exception as error:

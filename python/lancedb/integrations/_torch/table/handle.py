@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
@@ -32,7 +33,7 @@ from . import io_uring as uring
 from .blobs import BlobColumns
 from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
-from .pylance import PylanceRows
+from .pylance import PylanceRows, in_thread
 from .recipe import Recipe
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -45,6 +46,22 @@ _SCANNED_BYTES = 1024
 # so many rows on.
 _PART_ROWS = 512
 _MAX_PARTS = 4
+
+
+class LocalRows(Protocol):
+    """Rows of a table that need not be read from it."""
+
+    def find(self, offsets: np.ndarray) -> tuple[np.ndarray, pa.RecordBatch] | None:
+        """Which rows of ascending offsets are here, and these; None if it is none of them."""
+        ...
+
+    def take(self, offsets: np.ndarray) -> pa.RecordBatch | None:
+        """Rows by offset, in that order; None if one of them is not here."""
+        ...
+
+    def counts(self) -> Counter[str]:
+        """The ``rows`` and ``bytes`` taken since this was asked last."""
+        ...
 
 
 class Handle(Protocol):
@@ -119,11 +136,14 @@ class OwnHandle:
         How to open the table.
     columns : mapping of str to str
         Output name -> column (or SQL expression) of the table.
+    local : LocalRows, optional
+        Rows that are not read from the table.
     """
 
-    def __init__(self, recipe: Recipe, columns: Mapping[str, str]):
+    def __init__(self, recipe: Recipe, columns: Mapping[str, str], local: LocalRows | None = None):
         forking.note_use()
         self._columns = dict(columns)
+        self._local = local
         recipe.in_time(lambda: self._open(recipe))
         # Workers share the processors, and a server wants few requests.
         remote = isinstance(self._table, RemoteTable)
@@ -205,9 +225,27 @@ class OwnHandle:
         return max(1, min(self._max_parts, rows // _PART_ROWS))
 
     async def request(self, offsets: np.ndarray) -> pa.RecordBatch:
-        """Rows of the table by ascending offset, in one call to lancedb."""
+        """Rows by ascending offset: those that are here, and others in one call to lancedb."""
         if len(offsets) == 0:
             return empty_batch(self.schema)
+        local = self._local
+        found = None if local is None else await in_thread(lambda: local.find(offsets))
+        if found is None:
+            return await self._stored(offsets)
+        here, taken = found
+        if here.all():
+            return taken
+        taken = self._dictionaries.with_common(taken)
+        read = await self._stored(offsets[~here])
+        if not read.schema.equals(taken.schema):
+            return await self._stored(offsets)
+        places = np.empty(len(offsets), np.int64)
+        places[here] = np.arange(taken.num_rows)
+        places[~here] = np.arange(taken.num_rows, len(offsets))
+        taken = taken.replace_schema_metadata(read.schema.metadata)
+        return gather.take(gather.concatenate([taken, read]), places)
+
+    async def _stored(self, offsets: np.ndarray) -> pa.RecordBatch:
         batch = self._dictionaries.encoded(await self._blobs.read(await self._call(offsets)))
         self._row_bytes = own_bytes(batch) / len(offsets)
         names = self.schema.names

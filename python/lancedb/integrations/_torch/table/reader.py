@@ -23,7 +23,7 @@ from ..common.checks import did_you_mean
 from ..common.timeout import within
 from . import fork_guard as forking
 from .fork_reader import Delegate
-from .handle import Handle, OwnHandle
+from .handle import Handle, LocalRows, OwnHandle
 from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
@@ -41,10 +41,19 @@ class Reader:
         Which rows, in base order.
     columns : mapping of str to str
         Output name -> column (or SQL expression) of the table.
+    local : LocalRows, optional
+        Rows of these columns that need not be read from the table.
     """
 
-    def __init__(self, recipe: Recipe, selection: Selection, columns: Mapping[str, str]):
+    def __init__(
+        self,
+        recipe: Recipe,
+        selection: Selection,
+        columns: Mapping[str, str],
+        local: LocalRows | None = None,
+    ):
         self.recipe = recipe
+        self.local = local
         self.selection = selection
         self.columns = dict(columns)
         self._handle: Handle | None = None
@@ -81,7 +90,7 @@ class Reader:
         """This process's handle."""
         if self._handle is None or self._pid != os.getpid():
             kind = Delegate if forking.came_with_a_fork() else OwnHandle
-            self._handle, self._pid = kind(self.recipe, self.columns), os.getpid()
+            self._handle, self._pid = kind(self.recipe, self.columns, self.local), os.getpid()
         return self._handle
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:

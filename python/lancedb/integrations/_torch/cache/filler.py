@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that writes the parts which are missing, while others read.
+
+Of all processes over one cache directory, one at a time writes the parts of a table. It works at
+most half of the time, so that whoever trains meanwhile does not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import errno
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow.buffer_pool import release_freed
+from ..table.reader import Reader
+from .cached_rows import CachedRows
+from .directory import CacheDirectory, Entry
+from .parts import MappedParts, write_part
+
+_log = logging.getLogger("lancedb.integrations.torch")
+
+# Seconds of rest for each second of work.
+_REST = 1.0
+_ASKED_EVERY = 1.0
+_ENDS_WITHIN = 10.0
+# Of rows that differ in size, what is read at once.
+_READ_BYTES = 4 << 20
+
+_alive: weakref.WeakSet[Filler] = weakref.WeakSet()
+
+
+class Filler(threading.Thread):
+    """Writes parts until all are there, none fits any more, or the interpreter exits.
+
+    Parameters
+    ----------
+    rows : CachedRows
+        Of which there are to be parts.
+    mapped : MappedParts
+        Is told of each part as soon as it is there; without it nobody needs the parts.
+    say : callable of str
+        Warns.
+    """
+
+    def __init__(self, rows: CachedRows, mapped: MappedParts, say: Callable[[str], None]):
+        super().__init__(name="lance-cache", daemon=True)
+        self._rows = rows
+        self._mapped = weakref.ref(mapped, lambda _: self.stop())
+        self._say = weakref.WeakMethod(say)  # type: ignore[arg-type]
+        self._directory = CacheDirectory(rows.settings.directory)
+        self._stopped = threading.Event()
+        _alive.add(self)
+
+    def stop(self) -> None:
+        """End after the part that is being written, which is left out."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        entry = self._directory.entry(self._rows.key)
+        try:
+            while not self._stopped.is_set() and self._missing(entry):
+                if entry.writing.acquire():
+                    self._write_all(entry)
+                    return
+                self._stopped.wait(_ASKED_EVERY)
+        except _Stopped:
+            pass
+        except FileNotFoundError as error:
+            _log.debug("the cache is not filled: it was deleted: %s", error)
+        except OSError as error:
+            self._warn(f"no more rows are cached: {_in_words(error)}")
+        except Exception as error:  # of whichever kind: the epoch says what is wrong with the table
+            _log.debug("the cache is not filled: %s", error)
+        finally:
+            entry.writing.release()
+
+    def _missing(self, entry: Entry) -> list[int]:
+        """The parts that are wanted, and were written by nobody."""
+        mapped = self._mapped()
+        if mapped is None:
+            return []
+        mapped.set_files(entry.parts())
+        there = mapped.numbers
+        return [number for number in self._rows.wanted if number not in there]
+
+    def _write_all(self, entry: Entry) -> None:
+        entry.make(self._rows.about)
+        reader = Reader(self._rows.recipe, self._rows.selection, self._rows.columns)
+        for number in self._missing(entry):
+            started = time.monotonic()
+            if not self._fits(self._rows.part_bytes):
+                if number == self._rows.wanted[0]:
+                    self._warn(
+                        f"not one part of {self._rows.part_bytes / 1e6:,.0f} MB fits: "
+                        "free some of the disk, or give more cache_bytes"
+                    )
+                return
+            part = write_part(entry, number, self._read(reader, number))
+            mapped = self._mapped()
+            if mapped is None:
+                return
+            if not self._fits(0):  # its rows are larger than others
+                part.path.unlink()
+                return
+            mapped.add_file(part)
+            del mapped
+            release_freed()
+            self._rest(started)
+
+    def _fits(self, size: int) -> bool:
+        return self._directory.free_up(size, self._rows.settings.most_bytes, self._rows.key)
+
+    def _read(self, reader: Reader, number: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a part: in one batch, unless these may be much larger than others."""
+        rows = self._rows
+        start = number * rows.part_rows
+        stop = min(start + rows.part_rows, rows.selection.num_rows)
+        step = rows.part_rows
+        if rows.are_cut:
+            step = max(1, int(step * _READ_BYTES / max(rows.part_bytes, _READ_BYTES)))
+        for begin in range(start, stop, step):
+            if self._stopped.is_set():
+                raise _Stopped
+            wanted = np.arange(begin, min(begin + step, stop))
+            yield reader.open().begin(wanted, asyncio.Semaphore(1)).in_order()
+
+    def _rest(self, started: float) -> None:
+        self._stopped.wait(_REST * (time.monotonic() - started))
+        if self._stopped.is_set():
+            raise _Stopped
+
+    def _warn(self, reason: str) -> None:
+        say = self._say()
+        if say is not None:
+            say(reason)
+
+
+class _Stopped(Exception):
+    """Nobody needs the parts any more."""
+
+
+def _in_words(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full ({error.strerror}); those that are there are used"
+    return str(error)
+
+
+def _stop_all() -> None:
+    """Leave no part half written where the interpreter exits."""
+    until = time.monotonic() + _ENDS_WITHIN
+    for filler in list(_alive):
+        filler.stop()
+    for filler in list(_alive):
+        if filler.is_alive():
+            filler.join(max(0.0, until - time.monotonic()))
+
+
+atexit.register(_stop_all)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people may want to know of a cache directory, and how they empty it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .directory import CacheDirectory, Entry, cache_settings
+
+
+def cache_info(dir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What is in a cache directory.
+
+    Parameters
+    ----------
+    dir : str or path, optional
+        As `cache_dir` of the datasets. Default: ``LANCEDB_TORCH_CACHE_DIR`` of the environment.
+
+    Returns
+    -------
+    dict
+        ``directory``; ``bytes`` of all its files; ``tables``, a list with a dict for each choice
+        of columns and rows of a table version: ``table``, ``version``, ``columns``, ``rows`` there
+        could be, ``cached_rows`` there are, ``bytes``, and whether it is ``in_use`` by a process.
+        Empty for a directory that is not there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If no directory is named.
+
+    Examples
+    --------
+    >>> import lancedb, tempfile
+    >>> from lancedb.integrations.torch import LanceIterableTorchDataset, cache_info, clear_cache
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> table = lancedb.connect(folder.name).create_table("points", [{"x": i} for i in range(100)])
+    >>> cache = folder.name + "/cache"
+    >>> dataset = LanceIterableTorchDataset(table, cache_dir=cache, cache_bytes="1GB")
+    >>> sum(len(batch) for batch in dataset)
+    100
+    >>> dataset._disk.wait()  # the first epoch is over before its rows are written
+    >>> [(each["table"], each["cached_rows"]) for each in cache_info(cache)["tables"]]
+    [('points', 100)]
+    >>> clear_cache(cache) > 0
+    True
+    >>> cache_info(cache)["tables"]
+    []
+    """
+    directory = _directory(dir)
+    tables = [_described(entry) for entry in directory.entries()]
+    return {
+        "directory": str(directory.path),
+        "bytes": sum(table["bytes"] for table in tables),
+        "tables": tables,
+    }
+
+
+def clear_cache(dir: str | os.PathLike[str] | None = None) -> int:
+    """Delete all rows of a cache directory, also those in use: who reads them has them on.
+
+    Epochs under way go on with what they have mapped, or from the table.
+
+    Parameters
+    ----------
+    dir : str or path, optional
+        As `cache_dir` of the datasets. Default: ``LANCEDB_TORCH_CACHE_DIR`` of the environment.
+
+    Returns
+    -------
+    int
+        The bytes of the files that were deleted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If no directory is named.
+    OSError
+        If something cannot be deleted.
+    """
+    directory, freed = _directory(dir), 0
+    for entry in directory.entries():
+        size = entry.size()
+        entry.delete()
+        if entry.path.exists():
+            raise OSError(f"{entry.path} cannot be deleted")
+        freed += size
+    return freed
+
+
+def _directory(dir: Any) -> CacheDirectory:
+    settings = cache_settings(dir, None)
+    if settings is None:
+        raise ValueError("no cache directory is named: pass the cache_dir of the datasets")
+    return CacheDirectory(settings.directory)
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    about = entry.about()
+    rows, part_rows = about.get("rows", 0), about.get("part_rows", 1)
+    numbers = {part.number for part in entry.parts()}
+    cached = sum(min(part_rows, rows - number * part_rows) for number in numbers)
+    return {
+        "table": about.get("table"),
+        "version": about.get("version"),
+        "columns": [name for name, _ in about.get("columns", [])],
+        "rows": rows,
+        "cached_rows": cached,
+        "bytes": entry.size(),
+        "in_use": entry.is_used(),
+    }

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locks that processes of one machine hold on files, which end with the process that took them.
+
+A lock belongs to the open file. A forked child has its parent's: there it is closed at once, which
+leaves it to the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+class FileLock:
+    """A lock on a file that is made if it is not there, and never deleted.
+
+    Parameters
+    ----------
+    path : Path
+        Outside of any directory that may be deleted: who locks a deleted file locks nobody out.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file: int | None = None
+        self._pid = os.getpid()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it."""
+        return self._file is not None and self._pid == os.getpid()
+
+    def acquire(self, *, shared: bool = False) -> bool:
+        """Take the lock if it is free; whether that was so.
+
+        Raises
+        ------
+        OSError
+            If files cannot be locked here.
+        """
+        if self.is_held:
+            return True
+        if fcntl is None:
+            raise OSError("files cannot be locked on this system")
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        except BaseException:
+            os.close(file)
+            raise
+        self._file, self._pid = file, os.getpid()
+        _held.add(self)
+        return True
+
+    def release(self) -> None:
+        """Let others take the lock."""
+        file, self._file = self._file, None
+        if file is not None and self._pid == os.getpid():
+            os.close(file)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.release()
+
+    def _forget(self) -> None:
+        """Close the file in a forked child, which has it open beside its parent."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = None
+
+
+def exclude(path: Path) -> bool:
+    """Whether a lock, once taken, cannot be taken again: some network file systems only say yes.
+
+    Raises
+    ------
+    OSError
+        If files cannot be locked here.
+    """
+    first, second = FileLock(path), FileLock(path)
+    try:
+        return not first.acquire() or not second.acquire()
+    finally:
+        first.release()
+        second.release()
+
+
+def _forget_all() -> None:
+    for lock in list(_held):
+        lock._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
