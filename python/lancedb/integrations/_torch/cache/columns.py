@@ -87,13 +87,14 @@ class KeptColumns:
         finish: Callable[[], pa.RecordBatch],
     ) -> pa.RecordBatch:
         batch = finish()
+        size = own_bytes(batch)
         if held is not None:
             cached = sum(own_bytes(batch[name]) for name in held.names)
             rows = batch.num_rows if len(held.names) == batch.num_columns else 0
         else:
-            found = Counter() if local is None else local.counts()
-            cached, rows = min(found["bytes"], own_bytes(batch)), min(found["rows"], batch.num_rows)
-        self._counts.update(bytes=own_bytes(batch) - cached, cached_bytes=cached, cached_rows=rows)
+            rows = min(0 if local is None else local.count(), batch.num_rows)
+            cached = size * rows // max(1, batch.num_rows)
+        self._counts.update(bytes=size - cached, cached_bytes=cached, cached_rows=rows)
         if not self._decided:
             self._note(batch)
         return batch

@@ -12,13 +12,11 @@ import os
 import threading
 import time
 import warnings
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..arrow.dictionaries import own_bytes
 from ..table.reader import Reader
 from ..table.selection import AllRows
 from .cached_rows import CachedRows, cached_rows
@@ -55,7 +53,7 @@ class DiskCache:
         self._filler: Filler | None = None
         self._is_off = False
         self._looked = 0.0
-        self._counts: Counter[str] = Counter()
+        self._count = 0
         self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple:
@@ -120,15 +118,14 @@ class DiskCache:
         places = self._places(offsets)
         return self._taken(places) if self._are_mapped(places).all() else None
 
-    def counts(self) -> Counter[str]:
-        """The ``rows`` and ``bytes`` taken since this was asked last."""
-        counts, self._counts = self._counts, Counter()
-        return counts
+    def count(self) -> int:
+        """How many rows were taken since this was asked last."""
+        count, self._count = self._count, 0
+        return count
 
     def _taken(self, places: np.ndarray) -> pa.RecordBatch:
-        batch = self._mapped.take(places)
-        self._counts.update(rows=batch.num_rows, bytes=own_bytes(batch))
-        return batch
+        self._count += len(places)
+        return self._mapped.take(places)
 
     def _places(self, offsets: np.ndarray) -> np.ndarray:
         """Where rows stand among those that have parts; -1 for those that have none."""

@@ -14,7 +14,7 @@ the consumer is two jobs further.
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ class Stream:
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[_Job]] = deque()
         self._backlog = self._reads.backlog(limits or Limits())
-        self._found: Counter[str] = Counter()
+        self._found = 0
         self._last_size = 0
         self._most_ahead = (limits or Limits()).ahead
         grows = output.pads or output.transform is not None
@@ -214,15 +214,10 @@ class Stream:
     def _finished(self, complete: Complete) -> _Job:
         batch, counts, fetched = complete
         size, rows = own_bytes(batch), batch.num_rows
-        if self._is_cached:
-            cached = {"rows": rows, "bytes": size - fetched}
-        else:
-            cached = self._found_locally(rows, size)
+        cached = rows if self._is_cached else self._found_locally(rows)
+        cached_bytes = (size - fetched) * cached // max(1, rows)
         self._stats.add(
-            rows=rows,
-            cached_rows=cached["rows"],
-            bytes=size - cached["bytes"],
-            cached_bytes=cached["bytes"],
+            rows=rows, cached_rows=cached, bytes=size - cached_bytes, cached_bytes=cached_bytes
         )
         if self._origins is not None:
             batch = with_origins(batch, self._origins(len(counts)))
@@ -230,12 +225,12 @@ class Stream:
         self._made.append([] if size > self._most_ahead else made)
         return _Job(made, size)
 
-    def _found_locally(self, rows: int, size: int) -> dict[str, int]:
-        """How much of a batch is said to be of the cache: its rows were read ahead with others."""
+    def _found_locally(self, rows: int) -> int:
+        """How many of a job's rows are said to be cached: they were read ahead with others."""
         if self._local is not None:
-            self._found.update(self._local.counts())
-        cached = {"rows": min(rows, self._found["rows"]), "bytes": min(size, self._found["bytes"])}
-        self._found.subtract(cached)
+            self._found += self._local.count()
+        cached = min(rows, self._found)
+        self._found -= cached
         return cached
 
     def _opened(self) -> Source:

@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import os
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
@@ -59,8 +58,8 @@ class LocalRows(Protocol):
         """Rows by offset, in that order; None if one of them is not here."""
         ...
 
-    def counts(self) -> Counter[str]:
-        """The ``rows`` and ``bytes`` taken since this was asked last."""
+    def count(self) -> int:
+        """How many rows were taken since this was asked last."""
         ...
 
 
