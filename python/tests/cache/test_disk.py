@@ -162,14 +162,14 @@ def test_a_table_made_anew_in_its_place_has_another(db, cache):
     assert old._disk._rows.key != new._disk._rows.key
 
 
-def test_blobs_are_fetched_for_their_batch_and_not_cached(db, cache):
+def test_blobs_are_cached_where_their_column_is_named(db, cache):
     table = db.create_table("b", schema=pa.schema([pa.field("id", pa.int64()), blob("data")]))
     table.add([{"id": n, "data": bytes([n]) * 3000} for n in range(30)])
-    with pytest.warns(UserWarning, match="a blob column, whose values are fetched for their batch"):
-        dataset = LanceTorchDataset(table, cache_dir=cache)
-    rows = dataset.__getitems__([29, 3])
-    assert [row["data"] for row in rows] == [bytes([29]) * 3000, bytes([3]) * 3000]
-    assert dataset.stats()["cached_rows"] == 0
+    with pytest.warns(UserWarning, match="blobs are cached by the map-style dataset"):
+        LanceTorchDataset(table, cache_dir=cache)
+    named = filled(LanceTorchDataset(table, columns=["id", "data"], cache=False, cache_dir=cache))
+    assert [row["data"] for row in named[[29, 3]]] == [bytes([29]) * 3000, bytes([3]) * 3000]
+    assert named.stats()["cached_rows"] == 2
 
 
 def test_memory_is_loaded_from_the_parts(table, cache, monkeypatch):

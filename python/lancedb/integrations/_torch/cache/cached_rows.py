@@ -61,7 +61,7 @@ class CachedRows(NamedTuple):
     are_cut: bool
 
 
-def cached_rows(settings: CacheSettings, reader: Reader) -> CachedRows | str:
+def cached_rows(settings: CacheSettings, reader: Reader, names_columns: bool) -> CachedRows | str:
     """What a reader reads, as rows on disk; or why they are not put there.
 
     Rows that are a quarter or more of a stretch of the table share the parts of the whole table.
@@ -73,14 +73,16 @@ def cached_rows(settings: CacheSettings, reader: Reader) -> CachedRows | str:
         Where, and how many bytes.
     reader : Reader
         Open or not.
+    names_columns : bool
+        Whether its columns were named one by one.
     """
     recipe, handle = reader.recipe, reader.handle()
     if isinstance(recipe.source, (HandleSource, MemorySource)):
         return "the table is in memory"
     if recipe.identity is None or recipe.version is None:
         return "nothing tells the table from another one of its name and version"
-    if handle.blob_names:
-        return "it has a blob column, whose values are fetched for their batch"
+    if handle.blob_names and not names_columns:
+        return "blobs are cached by the map-style dataset, where columns= names them"
     stretch = reader.selection.stretch()
     if stretch is not None:
         held, wanted = AllRows(handle.stored_rows), (stretch.start, stretch.num_rows)

@@ -185,7 +185,7 @@ class DiskCache:
         say(self._rows.settings, reason)
 
 
-def disk_cache(settings: CacheSettings, reader: Reader) -> DiskCache | None:
+def disk_cache(settings: CacheSettings, reader: Reader, names_columns: bool) -> DiskCache | None:
     """What of a reader's rows is on disk; None, with a word about it, if none can be.
 
     Parameters
@@ -194,8 +194,10 @@ def disk_cache(settings: CacheSettings, reader: Reader) -> DiskCache | None:
         Where, and how many bytes.
     reader : Reader
         Reads the rows.
+    names_columns : bool
+        Whether its columns were named one by one.
     """
-    rows = cached_rows(settings, reader)
+    rows = cached_rows(settings, reader, names_columns)
     if isinstance(rows, CachedRows):
         return DiskCache(rows)
     say(settings, f"no rows of {reader.recipe.describe()} are cached: {rows}")

@@ -77,6 +77,7 @@ class TableDataset:
     """
 
     _default_batch_size = 100
+    _caches_blobs = True
 
     def __init__(
         self,
@@ -115,7 +116,8 @@ class TableDataset:
         self.unwrap = bool(unwrap)
         self._begin_use()
         if settings is not None:
-            self._disk = disk_cache(settings, self._new_reader())
+            names_blobs = self._caches_blobs and given.columns is not None
+            self._disk = disk_cache(settings, TableDataset._new_reader(self), names_blobs)
         if self.num_rows == 0:
             rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
             warnings.warn(f"this dataset is empty: {rows}", stacklevel=4)

@@ -46,6 +46,7 @@ from ..pipeline.groups import rows_plan_of
 from ..pipeline.prefetch import ReadAhead, Stream
 from ..table.arguments import Given
 from ..table.blobs import LATE
+from ..table.handle import LocalRows
 from ..table.reader import Reader
 from ..table.recipe import is_in_object_store
 from ..table.row_weights import RowWeights, read_weights
@@ -206,6 +207,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     """
 
     _limits = Limits()
+    _caches_blobs = False  # they are fetched with their batch, by row ids
 
     @explain_unknown
     def __init__(
@@ -704,8 +706,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 stacklevel=2,
             )
 
-    def _new_reader(self) -> Reader:
-        reader = super()._new_reader()
+    def _new_reader(self, local: LocalRows | None = None) -> Reader:
+        reader = super()._new_reader(local)
         if self.cache is True or reader.recipe.blobs != "bytes":
             return reader
         # Blobs are fetched for the batches that come next.

@@ -64,7 +64,7 @@ class Reader:
 
     def of(self, recipe: Recipe) -> Reader:
         """A reader of the same rows and columns by another recipe."""
-        return Reader(recipe, self.selection, self.columns)
+        return Reader(recipe, self.selection, self.columns, self.local)
 
     @property
     def schema(self) -> pa.Schema:
