@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train PyTorch models on LanceDB tables: the two datasets and the loader.
+"""Train PyTorch models on LanceDB tables: datasets over one table and several, and the loader.
 
 >>> import lancedb, torch
 >>> from lancedb.integrations.torch import LanceTorchDataset
@@ -28,6 +28,7 @@ from ._torch.datasets.batching import Packing, TokenBudget
 from ._torch.datasets.iterable import LanceIterableTorchDataset
 from ._torch.datasets.lookup import LanceLookup
 from ._torch.datasets.map_style import LanceTorchDataset
+from ._torch.datasets.mixed import LanceMixedTorchDataset
 from ._torch.loader.loader import LanceDataLoader
 from ._torch.loader.opentelemetry import instrument_loader_metrics
 from ._torch.permutation_methods import extend
@@ -38,6 +39,7 @@ __all__ = [
     "LanceDataLoader",
     "LanceIterableTorchDataset",
     "LanceLookup",
+    "LanceMixedTorchDataset",
     "LanceTorchDataset",
     "Packing",
     "TokenBudget",

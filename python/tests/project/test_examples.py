@@ -249,3 +249,15 @@ def test_each_epoch_of_a_growing_table_is_one_version(tmp_path, run_warm):
     accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)%", printed)]
     assert len(accuracies) == 4
     assert accuracies[-1] > 80
+
+
+def test_a_mixture_goes_on_with_other_ranks_and_workers(tmp_path, run_warm):
+    """Cut off on one rank, it ends on two with workers, with the steps of a run of one piece."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert "the rare class is learned: True" in run_warm("mixture.py", "--out", whole)
+    run_warm("mixture.py", "--out", cut, "--stop-after", 40)
+    said = run_warm("mixture.py", "--out", cut, "--workers", 1, ranks=2)
+    assert "the rare class is learned: True" in said
+    steps = [(folder / "steps.jsonl").read_text().splitlines() for folder in (whole, cut)]
+    assert len(steps[0]) == 150
+    assert steps[0] == steps[1]

@@ -69,14 +69,159 @@ _ELSEWHERE = {
 }
 
 
-class TableDataset:
+class BatchDataset:
+    """What becomes of record batches, and what was counted: all that needs no table.
+
+    Parameters
+    ----------
+    output : Output
+        What becomes of each record batch.
+    batch_size : int
+        Rows of one rank's batch.
+    unwrap : bool
+        Whether a batch of one row is that row.
+    """
+
+    _default_batch_size = 100
+
+    def __init__(self, output: Output, batch_size: Any, unwrap: bool):
+        self._output = output
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.unwrap = bool(unwrap)
+        self._begin_use()
+
+    def _begin_use(self) -> None:
+        """Begin with nothing opened, read or counted."""
+        self._board: torch.Tensor | None = None
+        self._counts: tuple[int, Stats] | None = None
+        self._counted: list[Stats] = []
+        self._ledger = Ledger()
+        self._skipped = SkippedRows()
+        forking.note_use()
+
+    def __getstate__(self) -> dict[str, Any]:
+        preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
+        self._output.check_sendable()
+        return {**self.__dict__, "_counts": None, "_counted": [], "_ledger": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._ledger = Ledger()
+        forking.note_use()
+
+    def __getattr__(self, name: str) -> Any:
+        hint = _ELSEWHERE.get(name)
+        also = f": {hint}" if hint else ""
+        raise AttributeError(f"{type(self).__name__} has no {name!r}{also}", name=name, obj=self)
+
+    @property
+    def format(self) -> str:
+        """The format of the batches."""
+        return self._output.format
+
+    def _arguments(self, order: EpochOrder, layout: Any) -> dict[str, Any]:
+        """What every rank has to be given alike."""
+        return {
+            **order.arguments,
+            "columns": self.column_names,
+            "format": self.format,
+            **order.describe(layout),
+        }
+
+    def _share_counts(self, processes: int) -> None:
+        """Count in shared memory, worker w in row w + 1, so that all can be summed."""
+        if self._board is None or len(self._board) < processes:
+            # Workers of another loader may still count on the board that was.
+            self._counted.append(self._stats())
+            self._board = shared_board(processes)
+            self._counts = None
+            self._skipped.share(processes)
+
+    def skipped_rows(self) -> list[int]:
+        """Offsets, in the table version that is read, of the rows that `on_error` left out.
+
+        Each is listed once, ascending; at most the first 1,000 of each worker process. Rows left
+        out in workers are known here only with `LanceDataLoader`.
+
+        Returns
+        -------
+        list of int
+        """
+        return self._skipped.offsets()
+
+    def stats(self) -> dict[str, Any]:
+        """What this dataset has done so far in this process.
+
+        Returns
+        -------
+        dict
+            ``rows`` that batches were made of, and ``cached_rows`` that were not read from the
+            table for them; ``bytes`` (Arrow bytes) that were read from the table, and
+            ``cached_bytes`` that came out of this process's memory or off `cache_dir`; rows
+            ``skipped`` by `on_error`, counted each time; seconds spent ``reading``,
+            ``converting`` and ``transforming`` (summed over threads), and ``waiting``: the time the
+            consumer stood still until a batch was ready. Of one table ``reader`` names what finds
+            single rows and short runs in this process: ``"pylance"`` or ``"lancedb"``.
+        """
+        return {**self._totals(), **self._reading()}
+
+    def _totals(self) -> dict[str, Any]:
+        return summed([*self._counted, self._stats()])
+
+    def _reading(self) -> dict[str, str]:
+        """What finds rows, where that is known."""
+        return {}
+
+    def _count_for(self, loader: Any) -> None:
+        """Add what is counted from now on to what `_stats_for` says of a loader."""
+        self._ledger.turn_to(loader, self._totals())
+
+    def _stats_for(self, loader: Any) -> dict[str, Any]:
+        """As `stats`, but only what was counted for one of the loaders over this dataset."""
+        return {**self._ledger.share_of(loader, self._totals()), **self._reading()}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._described())})"
+
+    def _stats(self) -> Stats:
+        """The totals that this process adds to; a forked worker has others than its parent."""
+        if self._counts is None or self._counts[0] != os.getpid():
+            self._counts = (os.getpid(), Stats(self._board, process_number()))
+        return self._counts[1]
+
+    def _without_bad(self, batch: Any, rows: np.ndarray) -> Any:
+        """The batch, once what was left out of it is counted, listed and reported."""
+        if not isinstance(batch, Partial):
+            return batch
+        offsets = self._offsets(rows)
+        self._stats().add(skipped=len(batch.bad))
+        self._skipped.report(batch, offsets, self._output.on_error, process_number())
+        return batch.batch
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, as the batches have them."""
+        raise NotImplementedError
+
+    def _offsets(self, rows: Any) -> np.ndarray:
+        """Where some rows stand in the table version that is read."""
+        raise NotImplementedError
+
+    def _note(self, error: Exception, doing: str, rows: Any) -> None:
+        """Have an error's traceback say which rows of which table it came from."""
+        raise NotImplementedError
+
+    def _described(self) -> list[str]:
+        raise NotImplementedError
+
+
+class TableDataset(BatchDataset):
     """A pinned view of a LanceDB table that reopens itself in every process.
 
     What is pickled is the recipe: where the table is, its version, the rows, columns and format.
     The open reader, ``_perm``, is made at the first read in each process.
     """
 
-    _default_batch_size = 100
     _caches_blobs = True
 
     def __init__(
@@ -105,16 +250,14 @@ class TableDataset:
         # What is not used need not be pickled, nor can it always be.
         self._view = dataclasses.replace(self._view, transform=None)
         files = _files_of(self._view)
-        self._output = Output(
+        output = Output(
             format, transform, fill_null, ragged, pad_value, pad_to, on_error, files, packed
         )
-        if self._output.makes_tensors:
-            self._output.check(empty_batch(self._view.schema))
+        if output.makes_tensors:
+            output.check(empty_batch(self._view.schema))
         if batch_size is None:
             batch_size = self._view.batch_size or self._default_batch_size
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.unwrap = bool(unwrap)
-        self._begin_use()
+        super().__init__(output, batch_size, unwrap)
         if settings is not None:
             names_blobs = self._caches_blobs and given.columns is not None
             self._disk = disk_cache(settings, TableDataset._new_reader(self), names_blobs)
@@ -123,55 +266,23 @@ class TableDataset:
             warnings.warn(f"this dataset is empty: {rows}", stacklevel=4)
 
     def _begin_use(self) -> None:
-        """Begin with nothing opened, read or counted."""
+        super()._begin_use()
         self._perm: Reader | None = None
         self._disk: DiskCache | None = None
         self._data: dict[str, Any] | None = None
         self._categories: dict[str, list[Any]] | None = None
-        self._board: torch.Tensor | None = None
-        self._counts: tuple[int, Stats] | None = None
-        self._counted: list[Stats] = []
-        self._ledger = Ledger()
-        self._skipped = SkippedRows()
-        forking.note_use()
 
     def __getstate__(self) -> dict[str, Any]:
-        preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
-        self._output.check_sendable()
-        mine = {
-            "_perm": None,
-            "_categories": None,
-            "_counts": None,
-            "_counted": [],
-            "_ledger": None,
-        }
-        return {**self.__dict__, "_view": self._sent_view(), **mine}
+        mine = {"_view": self._sent_view(), "_perm": None, "_categories": None}
+        return {**super().__getstate__(), **mine}
 
     def _sent_view(self) -> View:
-        if isinstance(self._view.recipe.source, FactorySource):
-            check_sendable("connection_factory", self._view.recipe.source.factory)
-        # A reader of blobs may read row ids, and says nothing of what they become.
-        return self._view if self._view.blobs else dataclasses.replace(self._view, schema=None)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._ledger = Ledger()
-        forking.note_use()
-
-    def __getattr__(self, name: str) -> Any:
-        hint = _ELSEWHERE.get(name)
-        also = f": {hint}" if hint else ""
-        raise AttributeError(f"{type(self).__name__} has no {name!r}{also}", name=name, obj=self)
+        return sent_view(self._view)
 
     @property
     def table_name(self) -> str:
         """The table's name."""
         return self._view.recipe.name
-
-    @property
-    def format(self) -> str:
-        """The format of the batches."""
-        return self._output.format
 
     @property
     def version(self) -> int | None:
@@ -251,81 +362,14 @@ class TableDataset:
             }
         return self._data
 
-    def _arguments(self, order: EpochOrder, layout: Any) -> dict[str, Any]:
-        """What every rank has to be given alike."""
-        return {
-            **order.arguments,
-            "columns": self.column_names,
-            "format": self.format,
-            **order.describe(layout),
-        }
-
-    def _share_counts(self, processes: int) -> None:
-        """Count in shared memory, worker w in row w + 1, so that all can be summed."""
-        if self._board is None or len(self._board) < processes:
-            # Workers of another loader may still count on the board that was.
-            self._counted.append(self._stats())
-            self._board = shared_board(processes)
-            self._counts = None
-            self._skipped.share(processes)
-
-    def skipped_rows(self) -> list[int]:
-        """Offsets, in the table version that is read, of the rows that `on_error` left out.
-
-        Each is listed once, ascending; at most the first 1,000 of each worker process. Rows left
-        out in workers are known here only with `LanceDataLoader`.
-
-        Returns
-        -------
-        list of int
-        """
-        return self._skipped.offsets()
-
-    def stats(self) -> dict[str, Any]:
-        """What this dataset has done so far in this process.
-
-        Returns
-        -------
-        dict
-            ``rows`` that batches were made of, and ``cached_rows`` that were not read from the
-            table for them; ``bytes`` (Arrow bytes) that were read from the table, and
-            ``cached_bytes`` that came out of this process's memory or off `cache_dir`; rows
-            ``skipped`` by `on_error`, counted each time; seconds spent ``reading``,
-            ``converting`` and ``transforming`` (summed over threads), and ``waiting``: the time the
-            consumer stood still until a batch was ready. ``reader`` names what finds single rows
-            and short runs in this process: ``"pylance"`` or ``"lancedb"``.
-        """
-        return {**self._totals(), "reader": self._reads_by()}
-
-    def _totals(self) -> dict[str, Any]:
-        return summed([*self._counted, self._stats()])
+    def _reading(self) -> dict[str, str]:
+        return {"reader": self._reads_by()}
 
     def _reads_by(self) -> str:
         """What finds rows, or is expected to until a reader is open."""
         if self._perm is not None and self._perm.is_open:
             return self._perm.handle().reads_by
         return expected_reader(self._view.recipe)
-
-    def _count_for(self, loader: Any) -> None:
-        """Add what is counted from now on to what `_stats_for` says of a loader."""
-        self._ledger.turn_to(loader, self._totals())
-
-    def _stats_for(self, loader: Any) -> dict[str, Any]:
-        """As `stats`, but only what was counted for one of the loaders over this dataset."""
-        return {**self._ledger.share_of(loader, self._totals()), "reader": self._reads_by()}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._described())})"
-
-    def _described(self) -> list[str]:
-        return [
-            self._view.recipe.describe(),
-            f"rows={self.num_rows} ({self._view.selection.describe()})",
-            f"columns={reprlib.repr(self.column_names)}",
-            f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
-            f"reader={self._reads_by()!r}",
-            *([f"cache_dir={self._disk.directory!r}"] if self._disk is not None else []),
-        ]
 
     def _reader(self) -> Reader:
         if in_worker():  # a forked one has its parent's reader
@@ -339,21 +383,6 @@ class TableDataset:
         view = self._view
         return Reader(view.recipe, view.selection, view.columns, local)
 
-    def _stats(self) -> Stats:
-        """The totals that this process adds to; a forked worker has others than its parent."""
-        if self._counts is None or self._counts[0] != os.getpid():
-            self._counts = (os.getpid(), Stats(self._board, process_number()))
-        return self._counts[1]
-
-    def _without_bad(self, batch: Any, rows: np.ndarray) -> Any:
-        """The batch, once what was left out of it is counted, listed and reported."""
-        if not isinstance(batch, Partial):
-            return batch
-        offsets = self._offsets(rows)
-        self._stats().add(skipped=len(batch.bad))
-        self._skipped.report(batch, offsets, self._output.on_error, process_number())
-        return batch.batch
-
     def _offsets(self, rows: np.ndarray) -> np.ndarray:
         """Where some rows stand in the table version that is read."""
         return self._view.selection.offsets(rows)
@@ -363,6 +392,30 @@ class TableDataset:
         offsets = self._offsets(rows[:8]).tolist()
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
+
+    def _described(self) -> list[str]:
+        return [
+            self._view.recipe.describe(),
+            f"rows={self.num_rows} ({self._view.selection.describe()})",
+            f"columns={reprlib.repr(self.column_names)}",
+            f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
+            f"reader={self._reads_by()!r}",
+            *([f"cache_dir={self._disk.directory!r}"] if self._disk is not None else []),
+        ]
+
+
+def sent_view(view: View) -> View:
+    """A view as it travels to another process: without the schema, which is read there.
+
+    Raises
+    ------
+    TypeError
+        If its table cannot be opened there.
+    """
+    if isinstance(view.recipe.source, FactorySource):
+        check_sendable("connection_factory", view.recipe.source.factory)
+    # A reader of blobs may read row ids, and says nothing of what they become.
+    return view if view.blobs else dataclasses.replace(view, schema=None)
 
 
 def _files_of(view: View) -> dict[str, BlobSource]:

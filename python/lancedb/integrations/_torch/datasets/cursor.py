@@ -104,15 +104,20 @@ class RankOrder:
         Whose share is asked for.
     described : callable
         The description of the order with a layout.
+    steps_of : callable, optional
+        The steps of an epoch by its number, where epochs differ.
     """
 
     steps: Steps
     rank: int
     described: Callable[[Any], dict[str, Any]]
+    steps_of: Callable[[int], Steps] | None = None
 
     def of(self, epoch: int, layout: Any) -> RankOrder:
-        """Itself: the steps of all epochs are alike."""
-        return self
+        """The order of an epoch: itself, unless epochs differ in their steps."""
+        if self.steps_of is None:
+            return self
+        return dataclasses.replace(self, steps=self.steps_of(epoch))
 
     def has_step(self, position: int) -> bool:
         """Whether there is one more step from this position on."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from lancedb.permutation import Permutation
 from lancedb.table import Table
-from torch.utils.data import IterableDataset
 
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits, vary_in_size
@@ -26,24 +23,22 @@ from ..cache.disk import MappedTable
 from ..cache.tables import Everything, Room
 from ..common.checks import whole_number
 from ..common.machine import memory_bytes
-from ..convert.on_error import OnError, Partial
-from ..convert.transform import Output, only_row
-from ..frameworks.accelerate import refuse_blind_skip, refuse_second_deal
+from ..convert.on_error import OnError
+from ..convert.transform import Output
 from ..frameworks.torch_loader import (
     in_worker,
-    process_number,
     this_worker,
-    warn_of_batches_of_batches,
     workers_are_kept,
 )
 from ..order.batch_steps import BatchSteps
 from ..order.layout import Layout, times_read
-from ..order.read_schedule import RowOrder
+from ..order.read_schedule import RowOrder, schedule
 from ..order.shuffle import Order
-from ..order.state import Position, make_state, of_worker, read_state, start_of, steps_of_worker
+from ..order.state import Position, read_state
 from ..order.steps import Steps
 from ..pipeline.groups import rows_plan_of
 from ..pipeline.prefetch import ReadAhead, Stream
+from ..pipeline.table_input import TableInput
 from ..table.arguments import Given
 from ..table.blobs import LATE
 from ..table.handle import LocalRows
@@ -52,13 +47,7 @@ from ..table.recipe import is_in_object_store
 from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
-from ..workers.agreement import Agreement
-from ..workers.batch_slots import BatchSlots
-from ..workers.epoch_feed import RecordBatches
-from ..workers.rank import SentRank, rank_in, resolve_rank
-from ..workers.shared_epoch import EpochClock
-from ..workers.worker_dataset import WorkerDataset
-from .base import READ_TIMEOUT, TableDataset, warn_if_no_step
+from .base import READ_TIMEOUT, TableDataset
 from .batching import (
     NOMINAL_BATCH,
     BatchOrder,
@@ -68,9 +57,10 @@ from .batching import (
     check_batching,
     refuse_context,
 )
-from .cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
+from .cursor import EpochOrder, RankOrder
 from .keywords import explain_unknown
-from .origins import RandomSeed, StepOrigins, origins_of
+from .origins import RandomSeed, origins_of
+from .sharded import ShardedDataset
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -83,14 +73,14 @@ _MOST_OF_MEMORY = 0.25
 Auto = int | Literal["auto"]
 
 # Reads of an object store that are under way for each one of a disk.
-_FAR = 4
+FAR_READS = 4
 
 # Bytes of a table that is kept in memory. Of a disk they are read in a fraction of a second.
-_CACHED = 192 << 20
-_CACHED_FROM_AFAR = 32 << 20
+MOST_CACHED = 192 << 20
+MOST_CACHED_FROM_AFAR = 32 << 20
 
 
-class LanceIterableTorchDataset(TableDataset, IterableDataset):
+class LanceIterableTorchDataset(ShardedDataset, TableDataset):
     """An iterable dataset over a LanceDB table that yields whole batches.
 
     Give it to ``DataLoader(dataset, batch_size=None)`` or to `LanceDataLoader`. Rows are dealt to
@@ -288,14 +278,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             raise ValueError(
                 f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
             )
-        self.drop_last = bool(drop_last)
         self.readahead = whole_number("readahead", readahead, 1)
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
         self.cache = check_cache(cache)
-        if mesh is not None and (rank is not None or world_size is not None):
-            raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
-        self._given_rank = (rank, world_size) if mesh is None else rank_in(mesh)
-        self._sent_rank: SentRank | None = None
         self._sizes = row_sizes(self._new_reader())
         self._order = Order(
             rows=self.num_rows,
@@ -320,56 +305,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 batching, self._view, self._order, output.ragged, output.nulls
             )
         self._describe_data()
-        self._clock = EpochClock()
-        self._cursor = EpochCursor(self._clock)
-        self._skip = 0  # steps of its own that a worker had made where its state was taken
-        self._has_warned = False  # of rows that no epoch delivers
-        self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._room = Room()
         self._is_advised = False
-        self._agreement = Agreement()
-        if self._planned is None:
-            warn_if_no_step(self._steps(), stacklevel=4)
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._refuse_foreign_loader()
-        return {
-            **super().__getstate__(),
-            "_sent_rank": SentRank(*self.rank_and_world_size(), receiver=0),
-            "_is_lent": False,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self._sent_rank is not None:
-            self._sent_rank = self._sent_rank._replace(receiver=os.getpid())
-
-    def __len__(self) -> int:
-        """How many batches an epoch has on this rank, the same on every rank.
-
-        With `batching`, those of the epoch under way or to come, all of which is planned for it.
-        """
-        at = self._cursor.place
-        return self._epoch_order().of(at.epoch, self._cursor.layout).all_steps()
-
-    def __getitem__(self, index: Any) -> Any:
-        """Refused: also `random_split` and `Subset` ask for rows by number.
-
-        Parameters
-        ----------
-        index : int
-            Any.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError(
-            "LanceIterableTorchDataset is iterated, and has no rows by number: take "
-            "LanceTorchDataset for that; or, for a part of the rows, filter=, or split= of a "
-            "permutation_table, which lancedb.permutation.permutation_builder(table) makes"
-        )
+        self._begin_epochs(drop_last, rank, world_size, mesh)
 
     def _weighted(
         self, sample_weights: str | None, balance_by: str | None, epoch_rows: int | None
@@ -398,132 +336,18 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """ "none", "block" or "global"."""
         return _ShuffleName(self._order.shuffle)
 
-    def rank_and_world_size(self) -> tuple[int, int]:
-        """This process's rank and the number of ranks."""
-        return resolve_rank(*self._given_rank, self._sent_rank)
+    @property
+    def _order_name(self) -> str:
+        return self._order.shuffle
 
-    def _steps(self, start: int = 0) -> Steps:
-        """The global steps of an epoch from a position on."""
+    def _steps(self, start: int = 0, epoch: int | None = None, layout: Any = None) -> Steps:
+        """The global steps of an epoch from a position on; all epochs are alike."""
         world_size = self.rank_and_world_size()[1]
         return Steps(self._order.rows, self.batch_size, world_size, self.drop_last, start)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter()`` be this epoch, from its beginning.
-
-        Where a state in the middle of this very epoch was loaded just before, it goes on there; and
-        where that state says that this epoch has ended, no batch comes, and the next epoch follows.
-
-        Parameters
-        ----------
-        epoch : int
-            From 0 on.
-
-        Raises
-        ------
-        ValueError
-            If `epoch` is no such number.
-        """
-        at = start_of(epoch)
-        refuse_second_deal(self)
-        self._clock.wait_for_late()
-        if self._clock.ran_in_workers:
-            self._cursor.lapse()
-        self._cursor.seek(at.epoch)
-        self._skip, self._is_lent = 0, False
-
-    def __iter__(self) -> Iterator[Any]:
-        """The batches of the next epoch, or of the rest of one, for this rank and worker."""
-        self._refuse_foreign_loader()
-        if not self.unwrap:
-            warn_of_batches_of_batches()
-        if not in_worker():
-            return self._begin_late(self._cursor)
-        # Whoever set this worker off waits until it has looked where to begin.
-        try:
-            at = self._clock.begin(process_number(), this_worker()[1])
-        except Exception as error:
-            return raising(error)
-        self._cursor.join(at, self._clock.layout)
-        self._advise(*this_worker())
-        return self._begin(self._cursor)
-
-    def _begin_late(self, cursor: EpochCursor) -> Iterator[Any]:
-        """The batches of the next epoch by a cursor, which begins when the first one is asked for.
-
-        An iterator that is asked for none uses up no epoch.
-        """
-        yield from self._begin(cursor)
-
-    def _begin(self, cursor: EpochCursor) -> Iterator[Any]:
-        order = self._epoch_order()
-        world_size = self.rank_and_world_size()[1]
-        self._agreement.check(world_size, lambda: self._arguments(order, cursor.layout))
-        tracker = cursor.begin(order)
-        for _ in range(self._skip):
-            tracker.advance()
-        self._skip = 0
-        self._is_lent = self._is_lent and cursor is not self._cursor
-        return self._batches(tracker, cursor.layout, cursor)
-
-    def _batches(
-        self, tracker: EpochTracker, layout: Layout | None, cursor: EpochCursor
-    ) -> Iterator[Any]:
-        """The batches of this worker's steps from where a tracker of a cursor begins."""
-        plan = self._plan(tracker.at.epoch, layout)
-        # The stream reads ahead of the steps that are delivered.
-        ahead, mine = (tracker.shares(*this_worker()) for _ in range(2))
-        return self._made(tracker, cursor, plan, (share for _, share in ahead), mine)
-
-    def _made(
-        self,
-        tracker: EpochTracker,
-        cursor: EpochCursor,
-        plan: RowOrder,
-        ahead: Iterator[tuple[int, int]],
-        mine: Iterator[tuple[int, tuple[int, int]]],
-    ) -> Iterator[Any]:
-        self._warn_if_cached_in_vain(tracker.at.epoch)
-        with contextlib.ExitStack() as stack:
-            stream = self._stream(stack, plan, ahead, self._output, self._output.takes_context)
-            batches = stack.enter_context(contextlib.closing(stream.batches()))
-            stack.callback(tracker.finish)
-            for step, share in mine:
-                try:
-                    batch = next(batches)
-                    if isinstance(batch, Partial):
-                        batch = self._without_bad(batch, plan.rows_at(np.arange(*share)))
-                except Exception as error:
-                    rows = plan.rows_at(np.arange(*share))
-                    self._note(error, f"making step {step} of epoch {tracker.at.epoch}", rows)
-                    raise
-                cursor.deliver(tracker)
-                yield only_row(batch, self.format) if self.unwrap else batch
-
-    def _record_batches(self, at: Position, layout: Layout | None) -> RecordBatches:
-        """The record batches of this rank's steps from a place on, for workers to convert."""
-        tracker = EpochTracker(at, self._epoch_order().of(at.epoch, layout))
-        plan = self._plan(at.epoch, layout)
-
-        def rows() -> Iterator[np.ndarray]:
-            return (plan.rows_at(np.arange(*share)) for _, share in tracker.shares(0, 1))
-
-        def opened(stack: contextlib.ExitStack) -> Stream:
-            ahead = (share for _, share in tracker.shares(0, 1))
-            named = self._output.takes_context or self._output.on_error != "raise"
-            return self._stream(stack, plan, ahead, Output("arrow", None), named)
-
-        def note(error: Exception, step: int) -> None:
-            of_step = next(itertools.islice(rows(), step, None), None)
-            if of_step is not None:
-                self._note(error, f"making step {step} of epoch {at.epoch}", of_step)
-
-        return RecordBatches((step for step, _ in tracker.shares(0, 1)), opened, note)
-
-    def _worker_dataset(
-        self, slots: BatchSlots, collate: Callable[[Any], Any] | None
-    ) -> WorkerDataset:
-        """What a loader's workers have in place of this dataset."""
-        return WorkerDataset(self._output, collate, self.unwrap, self._board, self._skipped, slots)
+    def _rows_of(self, plan: Any, share: tuple[int, int]) -> np.ndarray:
+        """The rows that a rank takes at a step."""
+        return plan.rows_at(np.arange(*share))
 
     def _stream(
         self,
@@ -534,100 +358,37 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         with_origins: bool,
     ) -> Stream:
         """What reads the rows of some spans ahead, and makes batches of them."""
-        origins = None
-        if with_origins:
-            spans, of_origins = itertools.tee(spans)
-            origins = StepOrigins(of_origins, partial(self._origins_at, plan))
-        return Stream(
-            plan,
-            spans,
-            self._reader(),
-            output,
-            self._stats(),
-            self._read_ahead(),
-            stack.enter_context(self._kept_in(plan)),
-            self._large_rows(),
-            self._limits_here(),
-            origins,
-        )
+        spans, origins = self._with_origins(plan, spans, with_origins)
+        ahead, stats = self._read_ahead(), self._stats()
+        room = stack.enter_context(self._kept_in(plan))
+        large = self._large_rows()
+        rows = TableInput(plan, self._reader(), stats, ahead.reads, ahead.read_rows, room, large)
+        groups = schedule(plan, spans, ahead.read_rows)
+        return Stream(rows, groups, output, stats, ahead, self._limits_here(), origins)
 
-    def _origins_at(self, plan: RowOrder, positions: np.ndarray) -> Origins:
-        """Where the rows at some positions of an epoch come from."""
+    def _origins_of(self, plan: RowOrder, shares: list[tuple[int, int]]) -> Origins:
+        """Where the rows of some shares come from."""
         of_rows = rows_plan_of(plan)
+        positions = np.concatenate([np.arange(*share) for share in shares])
         rows, seed = plan.rows_at(positions), RandomSeed(of_rows.seed, of_rows.epoch)
         points = None if of_rows.draws is None else of_rows.points_at(positions)
         return origins_of(self._view.selection, rows, seed, points=points)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the iteration of this process stands, as a JSON-serialisable dict.
-
-        In a DataLoader worker the state is that of the worker alone, as
-        `torchdata.stateful_dataloader.StatefulDataLoader` collects it from each.
-
-        Returns
-        -------
-        dict
-            As of `LanceDataLoader.state_dict`.
-
-        Raises
-        ------
-        RuntimeError
-            In the main process while workers make the batches: use `LanceDataLoader`.
-        """
-        order, tracker = self._epoch_order(), self._cursor.under_way
-        if in_worker():
-            at = self._clock.peek(process_number()) if tracker is None else tracker.at
-            made = self._skip if tracker is None else tracker.taken
-            state = make_state(at.settled(), order.describe(self._cursor.layout))
-            return of_worker(state, *this_worker(), made)
-        if self._is_lent:
-            raise RuntimeError(
-                "this dataset is iterated by a LanceDataLoader, which knows how many batches were "
-                "delivered; take the state_dict() of that loader instead"
-            )
-        if tracker is None and self._clock.ran_in_workers:
-            raise RuntimeError(
-                "this dataset is iterated by DataLoader workers, which have come further than "
-                "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
-            )
-        return self._cursor.state(order)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next ``iter()`` continue where `state` was taken.
-
-        The number of ranks and workers and the batch size may be others.
-
-        Parameters
-        ----------
-        state : mapping
-            From `state_dict`, of this dataset or of a `LanceDataLoader`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `state` is none, or belongs to other data or another order; every difference is
-            named.
-        """
-        made = steps_of_worker(state, *this_worker())
-        at, layout = self._read_state(state, self._cursor.layout)
-        if not in_worker():
-            self._clock.wait_for_late()
-        self._cursor.restore(at, layout, self._epoch_order())
-        self._skip, self._is_lent = made, False
-
     def _read_state(
-        self, state: Mapping[str, Any], layout: Layout | None
+        self, state: Mapping[str, Any], layout: Layout | None, allow: Iterable[str] = ()
     ) -> tuple[Position, Layout]:
         """Check a state against this dataset; where it was taken, and the layout of its order."""
+        if set(allow):
+            raise ValueError(f"allow={allow!r} is for mixtures: one table has no weights")
         at, parts = read_state(state, self._epoch_order().describe(layout))
         loaded = Layout(**parts)
         # What cannot be iterated is refused here.
         if self._planned is None:
             self._steps(at.position)
-        self._plan(at.epoch, loaded)
+        self._plan(at, loaded)
         return at, loaded
 
-    def _epoch_order(self) -> EpochOrder:
+    def _epoch_order(self, layout: Any = None) -> EpochOrder:
         """What cursors ask, for this rank."""
         rank, world_size = self.rank_and_world_size()
         data = self._describe_data()
@@ -643,28 +404,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         steps = self._steps()
         return RankOrder(steps, rank, partial(_described, data, self._order, steps.global_batch))
 
-    def _plan(self, epoch: int, layout: Layout | None) -> RowOrder:
+    def _plan(self, at: Position, layout: Layout | None) -> RowOrder:
         """The order of an epoch's rows, or its planned batches."""
         if self._planned is not None:
-            return self._planned.sequence(epoch, layout)
-        return self._order.with_layout(layout).plan(epoch, self._steps().global_batch)
+            return self._planned.sequence(at.epoch, layout)
+        return self._order.with_layout(layout).plan(at.epoch, self._steps().global_batch)
 
-    @contextlib.contextmanager
-    def _iterated_by(self, cursor: EpochCursor) -> Iterator[None]:
-        """Have who iterates this dataset meanwhile begin where a cursor says."""
-        own, self._cursor = self._cursor, cursor
-        try:
-            yield
-        finally:
-            self._cursor = own
-            self._lend()
-
-    def _lend(self) -> None:
-        """Note that a loader begins, which knows better than this dataset where it stands."""
-        self._is_lent = True
-        self._cursor.is_named = False
-
-    def _advise(self, worker: int, workers: int) -> None:
+    def _begins_in_worker(self, worker: int, workers: int) -> None:
         """Log once what it costs that each worker of a plain loader reads for itself."""
         if self._planned is not None:
             times = self._planned.times_read(self.rank_and_world_size()[1] * workers)
@@ -680,23 +426,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 times,
             )
 
-    def _refuse_foreign_loader(self) -> None:
-        refuse_second_deal(self)
-        if not self._is_named:
-            refuse_blind_skip(self)
-
-    @property
-    def _is_named(self) -> bool:
-        """Whether nobody has begun since it was said where to begin."""
-        return self._cursor.is_named and not self._clock.ran_in_workers
-
     def _read_ahead(self) -> ReadAhead:
         far = is_in_object_store(self._view.recipe.source)
-        reads = self.readahead * (_FAR if far else 1)
+        reads = self.readahead * (FAR_READS if far else 1)
         rows = self._order.read_rows, self._order.job_rows
         return ReadAhead(*rows, reads, self.transform_threads)
 
-    def _warn_if_cached_in_vain(self, epoch: int) -> None:
+    def _begins_in(self, epoch: int) -> None:
         """Say once that workers which end with an epoch keep nothing for the next one."""
         first = in_worker() and this_worker()[0] == 0 and epoch == 1
         if self.cache is True and first and not workers_are_kept():
@@ -740,7 +476,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     @property
     def _most(self) -> int:
         """Bytes that are kept unasked."""
-        return _CACHED_FROM_AFAR if is_in_object_store(self._view.recipe.source) else _CACHED
+        far = is_in_object_store(self._view.recipe.source)
+        return MOST_CACHED_FROM_AFAR if far else MOST_CACHED
 
     def _kept_in(
         self, plan: RowOrder
@@ -786,9 +523,3 @@ class _ShuffleName(str):
             "LanceIterableTorchDataset is shuffled where it is made: pass shuffle=True, seed=1 to "
             "it; set_epoch() gives each epoch its own order"
         )
-
-
-def raising(error: Exception) -> Iterator[Any]:
-    """An iterator that raises when it is asked: a worker that stays would die of it before."""
-    raise error
-    yield

@@ -29,17 +29,18 @@ class StepOrigins:
     ----------
     spans : iterator of (int, int)
         The positions of each step, in order.
-    at : callable of numpy.ndarray to Origins
-        Where the rows at some positions of the epoch come from.
+    at : callable of list to Origins
+        Where the rows of some spans of the epoch come from.
     """
 
-    def __init__(self, spans: Iterator[tuple[int, int]], at: Callable[[np.ndarray], Origins]):
+    def __init__(
+        self, spans: Iterator[tuple[int, int]], at: Callable[[list[tuple[int, int]]], Origins]
+    ):
         self._spans = spans
         self._at = at
 
     def __call__(self, steps: int) -> Origins:
-        spans = itertools.islice(self._spans, steps)
-        return self._at(np.concatenate([np.arange(*span) for span in spans]))
+        return self._at(list(itertools.islice(self._spans, steps)))
 
 
 def origins_of(

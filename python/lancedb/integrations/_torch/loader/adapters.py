@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from ..common.checks import whole_number
 from ..datasets.cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
-from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.map_style import LanceTorchDataset
-from ..order.layout import Layout
+from ..datasets.sharded import ShardedDataset
 from ..order.shuffle import Order
 from ..order.state import Position, read_state
 from ..order.steps import Steps
@@ -34,9 +33,9 @@ class Adapter(Protocol):
 
     def rank_and_world_size(self) -> tuple[int, int]: ...
 
-    def steps(self, start: int = 0) -> Steps: ...
+    def steps(self, start: int = 0, epoch: int | None = None) -> Steps: ...
 
-    def order(self) -> EpochOrder: ...
+    def order(self, layout: Any = None) -> EpochOrder: ...
 
     def hear(self) -> bool: ...
 
@@ -44,7 +43,11 @@ class Adapter(Protocol):
 
     def bytes_to_cache(self) -> int | None: ...
 
-    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]: ...
+    def read_state(
+        self, state: Mapping[str, Any], allow: Iterable[str] = ()
+    ) -> tuple[Position, Any]: ...
+
+    def progress(self, at: Position) -> dict[str, Any]: ...
 
 
 class IterableAdapter:
@@ -54,7 +57,7 @@ class IterableAdapter:
     said to the dataset is said to each of them.
     """
 
-    def __init__(self, dataset: LanceIterableTorchDataset):
+    def __init__(self, dataset: ShardedDataset):
         self._dataset = dataset
         self.cursor = EpochCursor()
         self._heard = -1 if dataset._is_named else dataset._cursor.generation
@@ -63,7 +66,7 @@ class IterableAdapter:
     @property
     def order_name(self) -> str:
         """ "none", "block" or "global"."""
-        return self._dataset._order.shuffle
+        return self._dataset._order_name
 
     @property
     def batch_size(self) -> int:
@@ -72,11 +75,12 @@ class IterableAdapter:
     def rank_and_world_size(self) -> tuple[int, int]:
         return self._dataset.rank_and_world_size()
 
-    def steps(self, start: int = 0) -> Steps:
-        return self._dataset._steps(start)
+    def steps(self, start: int = 0, epoch: int | None = None) -> Steps:
+        epoch = self.cursor.place.epoch if epoch is None else epoch
+        return self._dataset._steps(start, epoch, self.cursor.layout)
 
-    def order(self) -> EpochOrder:
-        return self._dataset._epoch_order()
+    def order(self, layout: Any = None) -> EpochOrder:
+        return self._dataset._epoch_order(self.cursor.layout if layout is None else layout)
 
     def hear(self) -> bool:
         """Go where the dataset itself was set since; whether it was."""
@@ -116,9 +120,15 @@ class IterableAdapter:
         """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
         return self._dataset._bytes_to_cache()
 
-    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]:
+    def read_state(
+        self, state: Mapping[str, Any], allow: Iterable[str] = ()
+    ) -> tuple[Position, Any]:
         """Check a state; where it was taken, and the layout of its order."""
-        return self._dataset._read_state(state, self.cursor.layout)
+        return self._dataset._read_state(state, self.cursor.layout, allow)
+
+    def progress(self, at: Position) -> dict[str, Any]:
+        """How far each source of a mixture has come at a place."""
+        return self._dataset._progress(at, self.cursor.layout)
 
 
 class MappedAdapter:
@@ -163,10 +173,10 @@ class MappedAdapter:
     def rank_and_world_size(self) -> tuple[int, int]:
         return resolve_rank(None, None)
 
-    def steps(self, start: int = 0) -> Steps:
+    def steps(self, start: int = 0, epoch: int | None = None) -> Steps:
         return self.sampler.steps(start)
 
-    def order(self) -> RankOrder:
+    def order(self, layout: Any = None) -> RankOrder:
         order = {**self._dataset._describe_data(), **self.sampler.order.describe(self.batch_size)}
         return RankOrder(self.steps(), self.rank_and_world_size()[0], lambda layout: order)
 
@@ -185,8 +195,16 @@ class MappedAdapter:
         """None: it keeps what is worth it by itself."""
         return None
 
-    def read_state(self, state: Mapping[str, Any]) -> tuple[Position, Layout | None]:
+    def progress(self, at: Position) -> dict[str, Any]:
+        """Nothing: there is but one table."""
+        return {}
+
+    def read_state(
+        self, state: Mapping[str, Any], allow: Iterable[str] = ()
+    ) -> tuple[Position, Any]:
         """Check a state; where it was taken."""
+        if set(allow):
+            raise ValueError(f"allow={allow!r} is for mixtures: one table has no weights")
         at = read_state(state, self.order().describe(None))[0]
         self.steps(at.position)  # what cannot be iterated is refused here
         return at, None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -15,9 +15,9 @@ from ..common.checks import whole_number
 from ..common.counters import SECONDS
 from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
 from ..datasets.cursor import EpochOrder, EpochTracker
-from ..datasets.iterable import LanceIterableTorchDataset
 from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
+from ..datasets.sharded import ShardedDataset
 from ..frameworks.accelerate import makes_batches_of
 from ..frameworks.lightning import (
     epoch_of,
@@ -52,8 +52,9 @@ class LanceDataLoader(DataLoader):
 
     Parameters
     ----------
-    dataset : LanceIterableTorchDataset or LanceTorchDataset
-        What to load. An iterable dataset has its own batch size, order, seed and shards.
+    dataset : LanceIterableTorchDataset, LanceMixedTorchDataset or LanceTorchDataset
+        What to load. One that yields batches, of a table or of a mixture of several, has its own
+        batch size, order, seed and shards.
     batch_size : int, optional
         Rows of one rank's batch, for a map-style dataset. Default: the dataset's, which is 100 if
         it was given none.
@@ -85,7 +86,7 @@ class LanceDataLoader(DataLoader):
     Raises
     ------
     TypeError
-        If `dataset` is neither of the two.
+        If `dataset` is none of these.
     ValueError
         If an argument belongs to the dataset, is a sampler, or would deliver batches out of order;
         or if `num_workers` is no number of workers.
@@ -121,7 +122,7 @@ class LanceDataLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: LanceIterableTorchDataset | LanceTorchDataset,
+        dataset: ShardedDataset | LanceTorchDataset,
         *,
         batch_size: int | None = None,
         shuffle: bool | None = None,
@@ -134,10 +135,8 @@ class LanceDataLoader(DataLoader):
         num_workers = whole_number("num_workers", num_workers, 0)
         refuse_out_of_order(options)
         if num_workers:
-            options |= start_options(
-                options, opens_tables=not isinstance(dataset, LanceIterableTorchDataset)
-            )
-        if isinstance(dataset, LanceIterableTorchDataset):
+            options |= start_options(options, opens_tables=not isinstance(dataset, ShardedDataset))
+        if isinstance(dataset, ShardedDataset):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
             self._adapter: Adapter = IterableAdapter(dataset)
             if not dataset._has_warned and dataset.batching is None:
@@ -152,8 +151,9 @@ class LanceDataLoader(DataLoader):
             options["batch_sampler"] = adapter.sampler
         else:
             raise TypeError(
-                "dataset must be a LanceIterableTorchDataset or a LanceTorchDataset, not "
-                f"{type(dataset).__name__}; any other goes into torch.utils.data.DataLoader"
+                "dataset must be a LanceIterableTorchDataset, a LanceMixedTorchDataset or a "
+                f"LanceTorchDataset, not {type(dataset).__name__}; any other goes into "
+                "torch.utils.data.DataLoader"
             )
         if num_workers:
             dataset._share_counts(num_workers + 1)
@@ -389,7 +389,7 @@ class LanceDataLoader(DataLoader):
             self._adapter.hear()
         return self._cursor.state(self._adapter.order())
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], allow: Iterable[str] = ()) -> None:
         """Continue where `state` was taken, at the next batch asked for.
 
         That batch may come from the next ``iter()``, or from an iterator that is under way.
@@ -399,6 +399,9 @@ class LanceDataLoader(DataLoader):
         state : mapping
             From `state_dict`, of a loader or of an iterable dataset, on any number of ranks and
             workers.
+        allow : set of str, default empty
+            With ``{"weights"}`` a mixture goes on with weights, or with further sources, that the
+            state does not know.
 
         Raises
         ------
@@ -407,9 +410,9 @@ class LanceDataLoader(DataLoader):
             named.
         """
         steps_of_worker(state, 0, 1)  # raises for the state of a single worker
-        at, layout = self._adapter.read_state(state)
+        at, layout = self._adapter.read_state(state, allow)
         self._adapter.hear()  # what was said before counts no more
-        self._cursor.restore(at, layout, self._adapter.order())
+        self._cursor.restore(at, layout, self._adapter.order(layout))
         self._adapter.announce()
         self._is_restored = True
 
@@ -424,11 +427,14 @@ class LanceDataLoader(DataLoader):
             and the call for the next one. ``wait_share``: waiting as a share of both.
             ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
             and ``steps``: the epoch under way, its batches handed out, and all it has on this
-            rank; None where `batching` makes them and the epoch is not planned to its end.
+            rank; None where `batching` makes them and the epoch is not planned to its end. Of a
+            mixture also ``sources``: by name, the ``rows`` that all ranks were given, counted
+            through all epochs, and the ``epoch`` of the source.
 
         Examples
         --------
         >>> import lancedb
+        >>> from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
         >>> table = lancedb.connect("memory://").create_table("t", [{"x": i} for i in range(100)])
         >>> loader = LanceDataLoader(LanceIterableTorchDataset(table, batch_size=10))
         >>> for batch in loader:
@@ -445,16 +451,19 @@ class LanceDataLoader(DataLoader):
             "delivered": self._total.rows,
             "rows_per_second": self._total.rows_per_second,
             **self._place(),
+            **self._adapter.progress(self._cursor.place),
         }
 
     def postfix(self) -> dict[str, str]:
         """Epoch, step, rows per second and wait share of this epoch, for a progress bar.
 
-        Rows and waiting are those of this rank, which is named if there are several.
+        Rows and waiting are those of this rank, which is named if there are several. Of a mixture
+        also how often each source was gone through.
 
         Examples
         --------
         >>> import lancedb
+        >>> from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
         >>> from tqdm import tqdm
         >>> table = lancedb.connect("memory://").create_table("t", [{"x": i} for i in range(100)])
         >>> loader = LanceDataLoader(LanceIterableTorchDataset(table, format="torch"))
@@ -473,6 +482,12 @@ class LanceDataLoader(DataLoader):
             "rows/s": f"{pace.rows_per_second:,.0f}",
             "wait": f"{pace.wait_share:.0%}",
             **({"rank": f"{rank}/{ranks}"} if ranks > 1 else {}),
+            **{
+                name: f"{source['epoch']:.2f}"
+                for name, source in self._adapter.progress(self._cursor.place)
+                .get("sources", {})
+                .items()
+            },
         }
 
     def skipped_rows(self) -> list[int]:

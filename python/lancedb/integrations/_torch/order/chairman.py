@@ -66,7 +66,7 @@ def period(weights: tuple[int, ...]) -> Period:
     Examples
     --------
     >>> period((3, 1)).sources.tolist()
-    [0, 0, 1, 0]
+    [0, 0, 0, 1]
     """
     total = sum(weights)
     to_come = [(0, -(-total // w), source, 0) for source, w in enumerate(weights) if w]

@@ -325,18 +325,23 @@ class Plan:
         return Pieces(*body), np.bincount(owners, minlength=len(starts))
 
     def body_pieces(
-        self, starts: np.ndarray, stops: np.ndarray, shard: int = 0, shards: int = 1
+        self,
+        starts: np.ndarray,
+        stops: np.ndarray,
+        shard: np.ndarray | None = None,
+        shards: int = 1,
     ) -> tuple[np.ndarray, ...]:
         """What stands before the tail: each piece's span, window, begin and count.
 
-        The spans are those of the sequence that takes a chunk from each of every `shards`-th lane
-        in turn, from lane `shard` on; by default from each lane, which is the epoch's own.
+        Each span is one of the sequence that takes a chunk from each of every `shards`-th lane in
+        turn, from its `shard` on; by default from each lane, which is the epoch's own.
         """
         owners, starts, stops = divided(starts, stops, self.chunk)
         # A chunk may go on in the lane's next window, and from there in the one after that.
         parts = []
         while len(starts):
-            windows, begins, counts = self._pieces_at(starts, stops, shard, shards)
+            first = None if shard is None else shard[owners]
+            windows, begins, counts = self._pieces_at(starts, stops, first, shards)
             parts.append((owners, starts, windows, begins, counts))
             more = starts + counts < stops
             owners, starts, stops = owners[more], (starts + counts)[more], stops[more]
@@ -350,12 +355,13 @@ class Plan:
         return owners[order], *(column[order] for column in pieces)
 
     def _pieces_at(
-        self, starts: np.ndarray, stops: np.ndarray, shard: int, shards: int
+        self, starts: np.ndarray, stops: np.ndarray, shard: np.ndarray | None, shards: int
     ) -> tuple[np.ndarray, ...]:
         """What follows some positions within a chunk out of one window."""
         chunks = starts // self.chunk
         turns, lanes = np.divmod(chunks, self.lanes // shards)
-        lanes = lanes * shards + shard
+        if shard is not None:
+            lanes = lanes * shards + shard
         index, size = turns * self.chunk + starts - chunks * self.chunk, self.block_rows
         numbers, firsts, ends = self._windows_at(lanes, index // size)
         counts = np.minimum(stops - starts, ends * size - index)

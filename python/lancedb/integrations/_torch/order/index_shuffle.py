@@ -131,8 +131,18 @@ def hash_below(x: np.ndarray, n: int, key: int) -> np.ndarray:
     >>> int(values.min()), int(values.max())
     (0, 9)
     """
-    hashed = _mix(x.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
-    return _scaled(hashed, np.uint64(n)).view(np.int64)
+    return _scaled(hashed(x, key), np.uint64(n)).view(np.int64)
+
+
+def hashed(x: np.ndarray, key: int) -> np.ndarray:
+    """A keyed hash of each of `x`, of 64 bits.
+
+    Examples
+    --------
+    >>> hashed(np.arange(3), key=7).dtype
+    dtype('uint64')
+    """
+    return _mix(x.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
 
 
 def _walk(x: np.ndarray, n: int, keys: tuple[np.uint64, ...]) -> None:

@@ -57,6 +57,8 @@ def auto_layout(
     block_rows: Auto = "auto",
     window_rows: Auto = "auto",
     lanes: Auto = "auto",
+    share: float = 1.0,
+    shards: int | None = None,
 ) -> Layout:
     """Blocks, windows and lanes for a table; what is given wins, and the rest follows it.
 
@@ -72,6 +74,11 @@ def auto_layout(
         Only ``"block"`` has a layout.
     block_rows, window_rows, lanes : int or "auto"
         As for `LanceIterableTorchDataset`.
+    share : float
+        Of the memory for windows, which sources of a mixture share.
+    shards : int, optional
+        What divides the rows of a step and, so that each shard has lanes of its own, the lanes;
+        by default as many as `auto_chunk` cuts a step for.
 
     Examples
     --------
@@ -85,11 +92,12 @@ def auto_layout(
     lanes = _auto_or_whole("lanes", lanes)
     if shuffle != "block":
         return Layout(1, 1, 1, 1)
-    most_rows = max(WINDOWS_ROWS, _STEPS_IN_WINDOWS * LEAST_BLOCK_ROWS * global_batch)
-    budget = max(1, min(WINDOWS_BYTES // row_bytes, most_rows) // 2)
+    windows_rows, windows_bytes = int(WINDOWS_ROWS * share), int(WINDOWS_BYTES * share)
+    most_rows = max(windows_rows, _STEPS_IN_WINDOWS * LEAST_BLOCK_ROWS * global_batch)
+    budget = max(1, min(windows_bytes // row_bytes, most_rows) // 2)
     mixed = min(rows, 2 * budget)
     block = _auto_block(row_bytes, global_batch, mixed) if block_rows == "auto" else block_rows
-    small = rows * row_bytes <= ONE_WINDOW_BYTES
+    small = rows * row_bytes <= ONE_WINDOW_BYTES * share
     if small and _fits_one_window(rows, block, global_batch, window_rows, lanes):
         unit = 1 if block_rows == "auto" else block_rows
         return Layout(unit, max(1, -(-rows // unit)) * unit, 1, 1)
@@ -98,7 +106,7 @@ def auto_layout(
     turns = _auto_turns(mixed, block, global_batch)
     # A step that no chunk divides has a lane for each of its rows: after as many steps as a chunk
     # has rows all lanes have had their turn, and the first one is next.
-    chunk = auto_chunk(global_batch)
+    chunk = auto_chunk(global_batch, shards)
     if chunk == 1:
         chunk = turns
     if lanes == "auto":
@@ -109,12 +117,12 @@ def auto_layout(
     return Layout(block, max(1, window_rows // block) * block, lanes, chunk)
 
 
-def auto_chunk(global_batch: int) -> int:
+def auto_chunk(global_batch: int, shards: int | None = None) -> int:
     """Rows taken of a lane in turn: 1, 2, 4 or 8 ranks all cut a step between chunks.
 
     Steps of 1,024 rows and more are cut well for up to 64 ranks.
     """
-    ranks = 8 if global_batch < 1024 else 64
+    ranks = shards or (8 if global_batch < 1024 else 64)
     share = global_batch // math.gcd(global_batch, ranks)
     return max(size for size in range(1, MOST_CHUNK + 1) if share % size == 0)
 

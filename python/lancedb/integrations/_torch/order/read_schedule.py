@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,11 +31,27 @@ class Step(NamedTuple):
 
 
 class WindowRows(NamedTuple):
-    """A window to read: its rows are those of a block window, or of spans of positions."""
+    """A window to read: its rows are those of a block window, or of spans, or listed here."""
 
     window: int
     size: int
     spans: tuple[Span, ...] = ()
+    source: int = 0
+    rows: np.ndarray | None = None
+
+
+PlannedSteps = tuple[Pieces, list[tuple[Step, list[WindowRows]]]]
+
+
+class Planner(Protocol):
+    """An order of rows out of several sources."""
+
+    @property
+    def has_windows(self) -> bool: ...
+
+    def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
+        """The pieces of some steps in a row, and of each step the windows it is first to need."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,34 +73,39 @@ class Group:
     reads: tuple[tuple[WindowRows, ...], ...]
 
 
-def rows_of(plan: RowOrder | Shards, window: WindowRows) -> np.ndarray:
+def rows_of(plan: RowOrder | Shards | Planner, window: WindowRows) -> np.ndarray:
     """The rows of a window in the order in which it hands them out."""
+    if window.rows is not None:
+        return window.rows
+    assert isinstance(plan, (Plan, BatchSequence, Shards))
     if window.spans and not isinstance(plan, Shards):
         return plan.rows_at(np.concatenate([np.arange(*span) for span in window.spans]))
     return plan.window_rows_of(window.window)
 
 
-def schedule(plan: RowOrder, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+def schedule(plan: RowOrder | Planner, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
     """Group the steps of one worker so that each group's reads have about `read_rows` rows.
 
     The first groups are smaller, so that the first batch does not wait for a full read.
 
     Parameters
     ----------
-    plan : Plan or BatchSequence
-        The epoch's order of rows, or of documents.
+    plan : Plan, BatchSequence or Planner
+        The epoch's order of rows, of documents, or of rows out of several sources.
     spans : iterable of (int, int)
         The positions of each of the worker's steps, ascending.
     read_rows : int
         Rows of one call to the reader.
     """
+    if not isinstance(plan, (Plan, BatchSequence)):
+        return _window_groups(plan.planned(spans, read_rows), read_rows)
     if plan.has_windows:
-        return _window_groups(plan, spans, read_rows)
+        return _window_groups(_planned(plan, spans, read_rows), read_rows)
     return _run_groups(spans, read_rows)
 
 
 def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
-    for number, taken in enumerate(_in_batches(spans, read_rows)):
+    for number, taken in enumerate(in_batches(spans, read_rows)):
         yield _run_group(number, taken)
 
 
@@ -98,9 +119,9 @@ def _run_group(number: int, spans: list[Span]) -> Group:
     return Group(pieces, tuple(steps), ((read,),))
 
 
-def _window_groups(plan: RowOrder, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
+def _window_groups(steps: Iterator[PlannedSteps], read_rows: int) -> Iterator[Group]:
     growing, target = _Growing(), 1
-    for pieces, planned in _planned(plan, spans, read_rows):
+    for pieces, planned in steps:
         begin = end = 0
         for step, opened in planned:
             growing.add(step, opened)
@@ -141,17 +162,15 @@ class _Growing:
         return Group(together(self.parts), tuple(self.steps), in_reads(self._opened, read_rows))
 
 
-def _planned(
-    plan: RowOrder, spans: Iterable[Span], read_rows: int
-) -> Iterator[tuple[Pieces, list[tuple[Step, list[WindowRows]]]]]:
+def _planned(plan: RowOrder, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
     """The pieces of some steps in a row, and of each step the windows it is the first to need."""
     open_in_lane: dict[int, int] = {}
-    for number, some in enumerate(_in_batches(spans, read_rows)):
+    for number, some in enumerate(in_batches(spans, read_rows)):
         pieces, counts = plan.pieces_of(np.array(some))
         pieces, tail = _tail_of_its_own(plan, pieces, plan.tail_window + number)
         opened: dict[int, list[WindowRows]] = {}
         spent: dict[int, list[int]] = {}
-        for window, step in _first_needed(pieces, counts):
+        for window, step in steps_that_need_first(pieces, counts):
             lane = plan.lane_of(window)
             before = open_in_lane.get(lane)
             if before != window:
@@ -188,14 +207,14 @@ def _tail_of_its_own(plan: RowOrder, pieces: Pieces, number: int) -> tuple[Piece
     return own, WindowRows(number, int(counts.sum()), tuple(spans))
 
 
-def _first_needed(pieces: Pieces, counts: np.ndarray) -> Iterator[tuple[int, int]]:
+def steps_that_need_first(pieces: Pieces, counts: np.ndarray) -> Iterator[tuple[int, int]]:
     """The windows of some steps' pieces, and the step that needs each of them first."""
     firsts = np.sort(np.unique(pieces.windows, return_index=True)[1])
     steps = np.searchsorted(np.cumsum(counts), firsts, "right")
     return zip(pieces.windows[firsts].tolist(), steps.tolist(), strict=True)
 
 
-def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
+def in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
     """Spans to plan at once: few at first, as the first batch waits for them."""
     batch: list[Span] = []
     rows, target = 0, 1
@@ -211,11 +230,11 @@ def _in_batches(spans: Iterable[Span], most_rows: int) -> Iterator[list[Span]]:
 
 
 def in_reads(windows: list[WindowRows], read_rows: int) -> tuple[tuple[WindowRows, ...], ...]:
-    """Windows packed into reads of about `read_rows` rows; a large window has its own."""
+    """Windows packed into reads of about `read_rows` rows of a source; a large one has its own."""
     reads: list[list[WindowRows]] = []
     rows = 0
-    for window in windows:
-        if not reads or rows + window.size > read_rows:
+    for window in sorted(windows, key=lambda window: window.source):
+        if not reads or rows + window.size > read_rows or reads[-1][0].source != window.source:
             reads.append([])
             rows = 0
         reads[-1].append(window)

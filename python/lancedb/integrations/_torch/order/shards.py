@@ -100,13 +100,13 @@ class Shards:
 
     # -- rows ------------------------------------------------------------------------------
 
-    def rows_at(self, shard: int, indices: np.ndarray) -> np.ndarray:
+    def rows_at(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
         """The rows of a shard at some places of its own numbering.
 
         Parameters
         ----------
-        shard : int
-            In ``[0, count)``.
+        shard : int, or numpy.ndarray of int64
+            In ``[0, count)``; one for all, or one for each of the places.
         indices : numpy.ndarray of int64
             In ``[0, sizes[shard])``.
 
@@ -117,7 +117,7 @@ class Shards:
         """
         return self.plan.rows_at(self.positions(shard, indices))
 
-    def positions(self, shard: int, indices: np.ndarray) -> np.ndarray:
+    def positions(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Where some rows of a shard stand in the plan's own sequence."""
         indices = np.asarray(indices, np.int64)
         chunks, within = np.divmod(indices, self.plan.chunk)
@@ -129,13 +129,13 @@ class Shards:
 
     # -- windows ---------------------------------------------------------------------------
 
-    def pieces_of(self, shard: int, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
+    def pieces_of(self, shard: int | np.ndarray, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
         """Spans of a shard's own numbering as runs of windows, in sequence.
 
         Parameters
         ----------
-        shard : int
-            In ``[0, count)``.
+        shard : int, or numpy.ndarray of int64
+            In ``[0, count)``; one for all, or one for each of the spans.
         spans : numpy.ndarray of int64, shape (spans, 2)
             Where each starts and stops, in ``[0, sizes[shard]]``.
 
@@ -155,16 +155,16 @@ class Shards:
         if not self.plan.has_windows:
             raise ValueError(f"shuffle={self.plan.shuffle!r} has no windows here: take rows_at()")
         starts, stops = np.asarray(spans, np.int64).reshape(-1, 2).T
-        end = self.body_rows
+        end, shards = self.body_rows, np.broadcast_to(np.asarray(shard, np.int64), starts.shape)
         owners, *body = self.plan.body_pieces(
-            np.minimum(starts, end), np.minimum(stops, end), shard, self.count
+            np.minimum(starts, end), np.minimum(stops, end), shards, self.count
         )
         counts = np.bincount(owners, minlength=len(starts))
         pieces = Pieces(*body)
         of_tail = np.flatnonzero(stops > np.maximum(starts, end))
         if len(of_tail):
             begins = np.maximum(starts[of_tail] - end, 0)
-            windows = np.full(len(of_tail), self.tail_window(shard))
+            windows = self.tail_window(0) + shards[of_tail]
             tail = Pieces(windows, begins, stops[of_tail] - end - begins)
             order = np.argsort(np.concatenate([owners, of_tail]), kind="stable")
             both = together([pieces, tail])
@@ -218,7 +218,7 @@ class Shards:
         """Rows of all shards before the tail."""
         return self._lanes * self._lane_rows
 
-    def _tail_at(self, shard: int, indices: np.ndarray) -> np.ndarray:
+    def _tail_at(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
         """The places in the tail of some rows of a shard's share of it."""
         dealt_before = self.plan.epoch % self.count * (self.plan.rows - self._whole_rows)
         return (shard - dealt_before) % self.count + indices * self.count
@@ -235,7 +235,7 @@ def rows_before(rows: int, count: int, shard: Any, epoch: Any) -> Any:
     return (epoch * rows - shard + count - 1) // count
 
 
-def epoch_at(rows: int, count: int, shard: int, numbers: np.ndarray) -> np.ndarray:
+def epoch_at(rows: int, count: int, shard: int | np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """The epoch of each of a shard's rows, counted through all epochs.
 
     Examples

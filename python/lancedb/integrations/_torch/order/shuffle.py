@@ -72,12 +72,12 @@ class Order:
     @property
     def read_rows(self) -> int:
         """Rows of one call to the reader: large enough to be fast, at most about 8 MB."""
-        return max(1, min(_READ_ROWS, _READ_BYTES // self.row_bytes))
+        return read_rows(self.row_bytes)[0]
 
     @property
     def job_rows(self) -> int:
         """Rows that are put together at once: at most about 4 MB."""
-        return max(1, min(_JOB_ROWS, _JOB_BYTES // self.row_bytes))
+        return read_rows(self.row_bytes)[1]
 
     def layout(self, global_batch: int) -> Layout:
         """Blocks, windows and lanes for steps of `global_batch` rows over all ranks."""
@@ -114,6 +114,12 @@ class Order:
         drawn = "".join(f", {name}={value!r}" for name, value in self.drawn_by.items())
         drawn += f", epoch_rows={self.rows}" if drawn else ""
         return f"shuffle={self.shuffle!r}, seed={self.seed}{drawn}"
+
+
+def read_rows(row_bytes: int) -> tuple[int, int]:
+    """Rows of one call to the reader, and rows that are put together at once."""
+    read = max(1, min(_READ_ROWS, _READ_BYTES // row_bytes))
+    return read, max(1, min(_JOB_ROWS, _JOB_BYTES // row_bytes))
 
 
 def _shuffle_name(shuffle: Any) -> str:

@@ -93,7 +93,7 @@ def steps_of_worker(state: Any, worker: int, workers: int) -> int:
             f"this state is of one worker ({shown(theirs)}) and this is worker {worker} of "
             f"{workers}: take states of LanceDataLoader to change the number of workers"
         )
-    return _whole(theirs, "steps", 0, _MOST)
+    return whole(theirs, "steps", 0, _MOST)
 
 
 def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str, int]]:
@@ -114,6 +114,15 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
         If it is of a newer format, damaged, or belongs to other data or another order; every
         field that differs is named.
     """
+    theirs = open_state(state)
+    refuse(differences(theirs, plan))
+    # Of batches there may be more than rows.
+    at = place_in(state, _MOST_IN_LAYOUT if "batching" in plan else int(plan["rows"]))
+    return at, {name: whole(theirs, name, 1, _MOST_IN_LAYOUT) for name in ADOPTED}
+
+
+def open_state(state: Any) -> Mapping[str, Any]:
+    """The plan in a state dict; raises as `read_state` if there is none that this release reads."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a dict from state_dict(), not {type(state).__name__}")
     missing = [key for key in ("format_version", "epoch", "position", "plan") if key not in state]
@@ -127,43 +136,51 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
     theirs = state["plan"]
     if not isinstance(theirs, Mapping):
         raise ValueError(f"state's plan must be a dict, not {type(theirs).__name__}")
-    _refuse_other_data(theirs, plan)
-    # Of batches there may be more than rows.
-    most = _MOST_IN_LAYOUT if "batching" in plan else int(plan["rows"])
-    position = _whole(state, "position", 0, most)
-    layout = {name: _whole(theirs, name, 1, _MOST_IN_LAYOUT) for name in ADOPTED}
-    epoch = _whole(state, "epoch", 0, _MOST)
-    return Position(epoch, position, _ended(state, epoch, position)), layout
+    return theirs
+
+
+def place_in(state: Mapping[str, Any], rows: int | None) -> Position:
+    """Where a state was taken, in epochs of so many rows, or of any number."""
+    position = whole(state, "position", 0, _MOST if rows is None else rows)
+    epoch = whole(state, "epoch", 0, _MOST)
+    return Position(epoch, position, _ended(state, epoch, position))
 
 
 def _ended(state: Mapping[str, Any], epoch: int, position: int) -> int | None:
     """The epoch that has just ended; None in states of older releases, and within an epoch."""
     if state.get("ended") is None:
         return None
-    ended = _whole(state, "ended", 0, _MOST)
+    ended = whole(state, "ended", 0, _MOST)
     return ended if (epoch, position) == (ended + 1, 0) else None
 
 
-def _refuse_other_data(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    differences = [
-        f"{name} was {shown(theirs.get(name, '(missing)'))} and is {ours[name]!r}"
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], of: str = "") -> list[str]:
+    """What of a state's plan is not what it is here, in words; its layout may be any."""
+    found = [
+        f"{name} {of}was {shown(theirs.get(name, '(missing)'))} and is {ours[name]!r}"
         for name in ours
         if name not in ADOPTED and (name not in theirs or _differs(theirs[name], ours[name]))
     ]
-    differences += [
-        f"{name} was {shown(theirs[name])}"
+    found += [
+        f"{name} {of}was {shown(theirs[name])}"
         for name in OPTIONAL
         if name not in ours and name in theirs
     ]
-    if differences:
+    return found
+
+
+def refuse(found: list[str]) -> None:
+    """Raise a ValueError that names each difference, if there is any."""
+    if found:
         raise ValueError(
             "this state belongs to other data or another order: "
-            + "; ".join(differences)
+            + "; ".join(found)
             + ". Make the dataset with the arguments it had (version= pins the table's version)."
         )
 
 
-def _whole(values: Mapping[str, Any], name: str, low: int, high: int) -> int:
+def whole(values: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    """A whole number of a state; ValueError if it is none, or out of range."""
     return whole_number(f"state is damaged: {name}", values.get(name), low, high)
 
 

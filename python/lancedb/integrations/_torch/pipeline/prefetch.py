@@ -15,27 +15,21 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..arrow.buffer_pool import WindowMemory
 from ..arrow.dictionaries import own_bytes
-from ..arrow.large_rows import LargeRows, Limits
+from ..arrow.large_rows import Limits
 from ..arrow.origins import Origins, with_origins
-from ..cache.disk import MappedTable
-from ..cache.tables import Everything, window_memory
 from ..common.counters import Stats
 from ..convert.transform import Output
-from ..order.batch_sequence import BatchSequence
-from ..order.read_schedule import Group, RowOrder, Span, Step, schedule
+from ..order.read_schedule import Group, Step
 from ..order.window_slices import Pieces
-from ..table.reader import Reader
 from .completion import Complete
 from .executor import Finish, finish_of, submit, wait_for
-from .groups import PlannedSource, plan_to_read, rows_plan_of, source_of
-from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
+from .sources import Input, Source
 
 _JOBS_AHEAD = 2
 _JOBS_HANDED_OUT = 2
@@ -76,22 +70,16 @@ class Stream:
 
     Parameters
     ----------
-    plan : Plan or BatchSequence
-        The epoch's order of rows, or its planned batches.
-    spans : iterable of (int, int)
-        The positions, or documents, of each step, ascending; asked for as the epoch goes on.
-    reader : Reader
-        Opened here, before any thread starts.
+    rows : Input
+        What batches are made of.
+    groups : iterator of Group
+        The steps in sequence, and what to read for them; asked for as the epoch goes on.
     output : Output
         What becomes of each record batch.
     stats : Stats
         Where rows and seconds are added up.
     ahead : ReadAhead
         How far to work ahead.
-    room : WindowMemory, Everything or MappedTable
-        Where the rows of open windows are kept, or all rows are; used again by the next stream.
-    large : LargeRows, optional
-        What to do about rows that are far larger than others; None where all have one size.
     limits : Limits
         How many bytes may be read at once, and ahead, of rows and values that are read for their
         batch alone.
@@ -101,39 +89,26 @@ class Stream:
 
     def __init__(
         self,
-        plan: RowOrder,
-        spans: Iterable[Span],
-        reader: Reader,
+        rows: Input,
+        groups: Iterator[Group],
         output: Output,
         stats: Stats,
         ahead: ReadAhead,
-        room: WindowMemory | Everything | MappedTable,
-        large: LargeRows | None = None,
         limits: Limits | None = None,
         origins: Callable[[int], Origins] | None = None,
     ):
-        self._plan = plan
+        self._input = rows
         self._origins = origins
         self._stats = stats
         self._ahead = ahead
-        self._room = room
-        read = plan_to_read(plan)
-        reads = ahead.reads + 1
-        self._reads = Reads(read, reader.open(), stats, reads, plan.has_windows, large)
-        self._loading = self._reads
-        if isinstance(room, Everything):
-            self._loading = Reads(read, room.reader.open(), stats, reads, plan.has_windows)
-        self._local = reader.local
         self._source: Source | None = None
-        # By an earlier stream.
-        self._is_cached = not isinstance(room, WindowMemory) and room.is_loaded
         self._most_steps = _steps_of_a_job(output, ahead.threads)
-        self._groups = schedule(plan, spans, ahead.read_rows)
+        self._groups = groups
         self._scheduled: deque[_Scheduled] = deque()
         self._finish: Finish = finish_of(output, stats, ahead.threads)
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[_Job]] = deque()
-        self._backlog = self._reads.backlog(limits or Limits())
+        self._backlog = rows.backlog(limits or Limits())
         self._found = 0
         self._last_size = 0
         self._most_ahead = (limits or Limits()).ahead
@@ -170,8 +145,7 @@ class Stream:
     def cancel(self) -> None:
         """Give up every read; whoever waits for a batch, in any thread, waits no longer."""
         self._making.shutdown(wait=False, cancel_futures=True)
-        self._loading.cancel()
-        self._reads.cancel()
+        self._input.cancel()
 
     def close(self) -> None:
         """Stop every thread and every read, leaving what is not begun undone."""
@@ -189,7 +163,7 @@ class Stream:
     def _make_job(self) -> _Job:
         """The next few batches, begun; none at the end."""
         if self._source is None:
-            self._source = self._opened()
+            self._source = self._input.open()
         while self._backlog.wants_more and self._put_together(self._source):
             pass
         complete = self._backlog.take()
@@ -204,7 +178,7 @@ class Stream:
         pieces, steps = group.take(self._ahead.job_rows, self._most_steps)
         if not group.steps:
             self._scheduled.popleft()
-        batch = source.batch(pieces)
+        batch = self._input.labelled(source.batch(pieces), pieces)
         for step in steps:
             for window in step.spent:
                 source.drop(window)
@@ -214,7 +188,7 @@ class Stream:
     def _finished(self, complete: Complete) -> _Job:
         batch, counts, fetched = complete
         size, rows = own_bytes(batch), batch.num_rows
-        cached = rows if self._is_cached else self._found_locally(rows)
+        cached = rows if self._input.is_cached else self._found_locally(rows)
         cached_bytes = (size - fetched) * cached // max(1, rows)
         self._stats.add(
             rows=rows, cached_rows=cached, bytes=size - cached_bytes, cached_bytes=cached_bytes
@@ -227,26 +201,10 @@ class Stream:
 
     def _found_locally(self, rows: int) -> int:
         """How many of a job's rows are said to be cached: they were read ahead with others."""
-        if self._local is not None:
-            self._found += self._local.count()
+        self._found += self._input.found_locally()
         cached = min(rows, self._found)
         self._found -= cached
         return cached
-
-    def _opened(self) -> Source:
-        """Where the rows are to come from: memory, once they are there, or reads."""
-        plan, source = self._plan, self._unplanned()
-        return PlannedSource(plan, source) if isinstance(plan, BatchSequence) else source
-
-    def _unplanned(self) -> Source:
-        room, plan = self._room, self._plan
-        if not isinstance(room, WindowMemory):
-            if room.load(self._loading, self._ahead.reads):
-                return ResidentSource(plan, room)
-            room = window_memory(rows_plan_of(plan))
-        if isinstance(plan, BatchSequence):
-            return source_of(plan, self._reads, room, self._ahead.read_rows)
-        return WindowSource(self._reads, room) if plan.has_windows else RunSource(self._reads)
 
     def _read_ahead(self, source: Source) -> None:
         """Have reads under way for the groups of steps to come."""

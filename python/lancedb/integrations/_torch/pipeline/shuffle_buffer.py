@@ -21,6 +21,8 @@ from ..arrow.variable_width import ViewRows, concatenated
 from ..order.window_slices import Pieces, divided, runs
 
 _GIVEN_BACK = pa.nulls(0)
+# Fewer slices of single rows are joined as soon as they are sorted.
+_SINGLE = 16
 
 
 class ReadRows:
@@ -158,14 +160,35 @@ def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> p
     """
     schema = windows[0].schema
     arrow = set[int]().union(*(window.left_to_arrow for window in windows))
+    runs_of_rows, order = _as_runs(owners, pieces) if arrow else ((owners, pieces), None)
     places = _places(windows, owners, pieces) if len(arrow) < len(schema) else None
     columns = [
-        _joined(windows, owners, pieces, number)
+        _reordered(_joined(windows, *runs_of_rows, number), order)
         if number in arrow or places is None
         else _picked(windows[0], number, places)
         for number in range(len(schema))
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _as_runs(
+    owners: np.ndarray, pieces: Pieces
+) -> tuple[tuple[np.ndarray, Pieces], np.ndarray | None]:
+    """The pieces as they are; those of single rows as runs of neighbours, and the rows' order.
+
+    Arrow joins slices one by one, so that there must not be one for each row.
+    """
+    if len(pieces) < _SINGLE or len(pieces) < int(pieces.counts.sum()):
+        return (owners, pieces), None
+    order = np.lexsort((pieces.begins, owners))
+    ordered = Pieces(owners[order], pieces.begins[order], pieces.counts[order]).joined()
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return (ordered.windows, ordered), places
+
+
+def _reordered(column: pa.Array, order: np.ndarray | None) -> pa.Array:
+    return column if order is None else gather.take_column(column, order)
 
 
 class _Places(NamedTuple):

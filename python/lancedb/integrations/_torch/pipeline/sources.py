@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,15 @@ from ..arrow.large_rows import LargeRows, Limits
 from ..cache.disk import MappedTable
 from ..cache.tables import Everything
 from ..common.counters import Stats
-from ..order.read_schedule import RowOrder, WindowRows, rows_of
+from ..order.read_schedule import Planner, RowOrder, WindowRows, rows_of
 from ..order.shards import Shards
 from ..order.window_slices import Piece, Pieces
 from ..table.indices import distinct
 from ..table.reader import Reader, Reading, Waiting
 from .completion import Backlog
 from .shuffle_buffer import ReadRows, Window, assemble
+
+_NEAR = 1 << 14
 
 
 class Source(Protocol):
@@ -49,12 +51,41 @@ class Source(Protocol):
         ...
 
 
+class Input(Protocol):
+    """What batches are made of: an order, and where its rows come from."""
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether all rows were in memory already when it was made."""
+        ...
+
+    def open(self) -> Source:
+        """Begin to read, or load what is to be in memory; in the thread that makes batches."""
+        ...
+
+    def labelled(self, batch: pa.RecordBatch, pieces: Pieces) -> pa.RecordBatch:
+        """A batch of some pieces, with what is known of its rows without reading."""
+        ...
+
+    def backlog(self, limits: Limits) -> Backlog:
+        """Batches in order, of which what they lack is being read."""
+        ...
+
+    def found_locally(self) -> int:
+        """How many rows were read off a cache since this was asked for last."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up every read; whoever waits for one waits no longer."""
+        ...
+
+
 class Reads:
     """Starts the reads of windows, and counts what they bring."""
 
     def __init__(
         self,
-        plan: RowOrder | Shards,
+        plan: RowOrder | Shards | Planner,
         reader: Reader,
         stats: Stats,
         at_once: int,
@@ -76,6 +107,10 @@ class Reads:
     def rows(self) -> int:
         """How many rows there are to read."""
         return self._reader.selection.num_rows
+
+    def take_turns(self, turn: asyncio.Semaphore) -> None:
+        """Have as many reads under way as a semaphore says, which others share."""
+        self._turn = turn
 
     def begin(self, windows: Sequence[WindowRows]) -> Reading:
         """One read for all of these windows, one after the other."""
@@ -140,10 +175,22 @@ class RunSource:
         self._open.clear()
 
 
+class WindowReads(Protocol):
+    """What begins the reads of windows."""
+
+    def begin(self, windows: Sequence[WindowRows]) -> Any:
+        """One read for all of these windows, one after the other."""
+        ...
+
+    def finish(self, reading: Any) -> None:
+        """Add the time of a read that is done to the totals."""
+        ...
+
+
 class WindowSource:
     """For block shuffles: windows of many lanes, each handed out bit by bit."""
 
-    def __init__(self, reads: Reads, memory: WindowMemory):
+    def __init__(self, reads: WindowReads, memory: WindowMemory):
         self._reads = reads
         self._memory = memory
         self._open: dict[int, _Read] = {}
@@ -153,13 +200,12 @@ class WindowSource:
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: Pieces) -> pa.RecordBatch:
-        numbers, owners = distinct(pieces.windows)
-        owners = np.arange(len(numbers)) if owners is None else owners
+        numbers, owners = _distinct_windows(pieces.windows)
         windows = [self._open[number].window(number) for number in numbers.tolist()]
         batch = assemble(windows, owners, pieces)
-        # A window is handed out from first to last: its last piece comes last.
+        # A window is handed out from first to last, over any steps in a row.
         ends = np.zeros(len(windows), np.int64)
-        ends[owners] = pieces.begins + pieces.counts
+        np.maximum.at(ends, owners, pieces.begins + pieces.counts)
         for window, end in zip(windows, ends.tolist(), strict=True):
             window.hand_out(end)
         return batch
@@ -172,12 +218,22 @@ class WindowSource:
             self.drop(window)
 
 
+def _distinct_windows(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ones, ascending, and which of them each is: open ones have near numbers."""
+    low = int(windows.min())
+    if int(windows.max()) - low > _NEAR:
+        numbers, owners = distinct(windows)
+        return numbers, np.arange(len(numbers)) if owners is None else owners
+    seen = np.bincount(windows - low) > 0
+    return np.flatnonzero(seen) + low, (np.cumsum(seen) - 1)[windows - low]
+
+
 class _Read:
     """One read, which becomes several windows as soon as one of them is wanted."""
 
-    def __init__(self, reads: Reads, windows: Sequence[WindowRows], memory: WindowMemory):
+    def __init__(self, reads: WindowReads, windows: Sequence[WindowRows], memory: WindowMemory):
         self._reads = reads
-        self._reading: Reading | None = reads.begin(windows)
+        self._reading: Any = reads.begin(windows)
         self._wanted = windows
         self._memory = memory
         self._windows: dict[int, Window] = {}
@@ -189,13 +245,14 @@ class _Read:
             self._reading = None
         return self._windows[number]
 
-    def _keep(self, reading: Reading) -> None:
+    def _keep(self, reading: Any) -> None:
         batch, order = reading.rows(), reading.order
         order = np.arange(batch.num_rows) if order is None else order
         rows, start = ReadRows(batch), 0
-        for number, size, _ in self._wanted:
-            self._windows[number] = Window(rows, order[start : start + size], self._memory)
-            start += size
+        for wanted in self._wanted:
+            picked = order[start : start + wanted.size]
+            self._windows[wanted.window] = Window(rows, picked, self._memory)
+            start += wanted.size
 
     def close(self, number: int) -> None:
         if number in self._windows:

@@ -8,9 +8,13 @@ Every ``iter()`` is the next epoch. DataLoader workers, persistent or made anew,
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +31,13 @@ _REFUSED = 1 << 40
 _LATE_FOR = 20.0
 
 
+class LayoutCodec(NamedTuple):
+    """How the layout of an order is put into shared memory: as JSON, by its `as_json`."""
+
+    decode: Callable[[Any], Any]
+    most_bytes: int
+
+
 class EpochClock:
     """Hands out where each ``iter()`` begins.
 
@@ -34,9 +45,18 @@ class EpochClock:
     the order if a state brought one, as workers that stay were made before; the worker that began
     last, as the number of workers that it is one of and its process; then, from the second one on,
     how many times each worker has begun since that was set.
+
+    Parameters
+    ----------
+    codec : LayoutCodec, optional
+        How a layout that is more than four numbers is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, codec: LayoutCodec | None = None) -> None:
+        self._codec = codec
+        self._text = None
+        if codec is not None:
+            self._text = shared(torch.zeros(codec.most_bytes, dtype=torch.uint8, device="cpu"))
         size = _COUNTS + 1 + MAX_WORKERS
         self._numbers = shared(torch.zeros(size, dtype=torch.int64, device="cpu"))
         self._process = os.getpid()
@@ -44,6 +64,7 @@ class EpochClock:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._numbers = shared(self._numbers)
+        self._text = None if self._text is None else shared(self._text)
 
     @property
     def _shared(self) -> torch.Tensor:
@@ -56,7 +77,7 @@ class EpochClock:
             self._process = os.getpid()
         return self._numbers
 
-    def set(self, at: Position, layout: Layout | None) -> None:
+    def set(self, at: Position, layout: Any) -> None:
         """Let the next ``iter()`` of every worker begin here, with this layout or its own.
 
         A worker says so for itself alone: the others are set to the same place.
@@ -105,8 +126,11 @@ class EpochClock:
         return Position(epoch + begun, 0 if begun else position)
 
     @property
-    def layout(self) -> Layout | None:
+    def layout(self) -> Any:
         """That of a state which was loaded; None if there was none."""
+        if self._codec is not None and self._text is not None:
+            size, text = int(self._shared[_LAYOUT]), self._text.numpy().tobytes()
+            return self._codec.decode(json.loads(zlib.decompress(text[:size]))) if size else None
         numbers = self._shared[_LAYOUT:_WORKERS].tolist()
         return Layout(*numbers) if all(numbers) else None
 
@@ -115,11 +139,28 @@ class EpochClock:
         """Whether a worker has begun an epoch since the clock was set."""
         return bool(self._shared[_COUNTS + 1 :].any())
 
-    def _put(self, at: Position, layout: Layout | None) -> None:
-        numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
+    def _put(self, at: Position, layout: Any) -> None:
+        if self._text is not None:
+            numbers = (self._put_text(layout), 0, 0, 0)
+        else:
+            numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
         self._shared[_EPOCH] = at.epoch
         self._shared[_POSITION] = at.position
         self._shared[_LAYOUT:_WORKERS] = torch.tensor(numbers, device="cpu")
+
+    def _put_text(self, layout: Any) -> int:
+        """Write a layout down; how many bytes that takes."""
+        assert self._text is not None
+        if layout is None:
+            return 0
+        text = zlib.compress(json.dumps(layout.as_json()).encode(), 9)
+        if len(text) > len(self._text):
+            raise ValueError(
+                f"the state's weights were changed so often that they take {len(text)} bytes, and "
+                f"at most {len(self._text)} can be shared with workers: begin a new run"
+            )
+        self._text[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return len(text)
 
     def _sign_in(self, process: int, workers: int) -> None:
         others = int(self._shared[_WORKERS]) not in (0, workers)

@@ -83,7 +83,10 @@ class WorkerDataset(Dataset):
         if not isinstance(made, Partial) or origins is None:
             return made
         stats.add(skipped=len(made.bad))
-        self._skipped.report(made, origins.offsets, self._output.on_error, process_number())
+        on_error = self._output.on_error
+        numbers = getattr(on_error, "numbers", None)  # of a mixture, which has several tables
+        rows = origins.offsets if numbers is None else numbers(origins)
+        self._skipped.report(made, rows, on_error, process_number())
         return made.batch
 
     def _begun(self) -> Stats:

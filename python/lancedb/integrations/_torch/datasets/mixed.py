@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mixture of several tables as one dataset that yields whole batches."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow.buffer_pool import WindowMemory
+from ..arrow.origins import Origins
+from ..cache.columns import Cache, check_cache
+from ..common.checks import whole_number
+from ..common.error_notes import add_note
+from ..convert.on_error import OnError
+from ..convert.transform import Output
+from ..frameworks.torch_loader import in_worker
+from ..order.mixed_layout import MixedLayout, describe, merged, mixed_layout, read_mixed_state
+from ..order.mixed_plan import MixedPlan, MixedRows, SourceOrder
+from ..order.mixture import Mixture
+from ..order.read_schedule import schedule
+from ..order.shuffle import read_rows
+from ..order.state import Position
+from ..order.steps import Steps
+from ..pipeline.mixed_sources import MixedInput, mixed_memory
+from ..pipeline.prefetch import ReadAhead, Stream
+from ..table.handle import empty_batch
+from ..table.recipe import is_in_object_store
+from ..workers.shared_epoch import LayoutCodec
+from .cursor import RankOrder
+from .iterable import FAR_READS, MOST_CACHED, MOST_CACHED_FROM_AFAR
+from .mixture_arguments import (
+    WithSource,
+    check_schedule,
+    check_source_column,
+    check_stop,
+    common_schema,
+    sources_of,
+)
+from .mixture_source import MixtureSource
+from .origins import RandomSeed, joined, origins_of
+from .sharded import ShardedDataset
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_LAYOUT_BYTES = (1 << 10, 1 << 8)  # of a layout in shared memory: in all, and for each source
+
+
+class LanceMixedTorchDataset(ShardedDataset):
+    """A mixture of tables by weight, in whole batches.
+
+    It goes wherever `LanceIterableTorchDataset` goes, with the same guarantees: the same batches
+    on any number of workers and ranks, equal steps, and exact resume at any batch. Each source is
+    within two rows of its share, over any stretch of any of the shards into which an epoch is cut,
+    and is gone through as a whole before a row of it comes again, from one epoch of the mixture
+    into the next.
+
+    Parameters
+    ----------
+    datasets : mapping of str to LanceIterableTorchDataset
+        The sources by name, each with its own table, columns, filter, split, version and
+        ``shuffle``, and with the same columns and types. All else belongs to the mixture.
+    weights : mapping of str to float, or list of (int, mapping)
+        How many rows of each source come, in proportion. A list holds weights with the row of the
+        mixture from which on they apply, the first with row 0; rows are those of all ranks,
+        counted through all epochs. A source that is left out has a weight of 0.
+    batch_size : int, default 100
+        Rows of one rank's batch.
+    stop : {"first_exhausted", "all_exhausted"} or int, default "first_exhausted"
+        When an epoch of the mixture ends: before a source would deliver more rows than it has,
+        once each has delivered as many as it has, or after so many rows. The next epoch goes on
+        in every source where this one ended.
+    source_column : str, optional
+        Adds an int64 column of this name: the number of each row's source, in the sequence of
+        `datasets`.
+    format, transform, fill_null, ragged, pad_value, pad_to, unwrap, on_error, readahead, \
+transform_threads : optional
+        As for `LanceIterableTorchDataset`, for the mixed batches. A callable `on_error` is given
+        ``(name, offset)`` of each row that is left out.
+    cache : bool or "auto", default "auto"
+        Whether the sources' rows are kept in this process's memory. ``"auto"`` keeps those of
+        small sources, and of all of them if one process alone reads them and they are up to
+        192 MB together.
+    drop_last : bool, default True
+        As for `LanceIterableTorchDataset`.
+    seed : int, default 0
+        With the epoch, decides the order.
+    rank, world_size, mesh : optional
+        As for `LanceIterableTorchDataset`.
+
+    Raises
+    ------
+    ValueError
+        If weights are negative, not finite, all 0, too small, or of unknown sources; if a source
+        with a weight is empty, is given twice, has arguments that belong to the mixture, or other
+        columns than the others; if an epoch would have no rows.
+    TypeError
+        If a source is no `LanceIterableTorchDataset`.
+
+    Examples
+    --------
+    >>> import lancedb
+    >>> from lancedb.integrations.torch import LanceIterableTorchDataset, LanceMixedTorchDataset
+    >>> db = lancedb.connect("memory://")
+    >>> web = db.create_table("web", [{"x": i} for i in range(700)])
+    >>> code = db.create_table("code", [{"x": -i} for i in range(500)])
+    >>> dataset = LanceMixedTorchDataset(
+    ...     {name: LanceIterableTorchDataset(table, shuffle=True)
+    ...      for name, table in [("web", web), ("code", code)]},
+    ...     weights={"web": 0.75, "code": 0.25}, batch_size=40, format="torch",
+    ...     source_column="source")
+    >>> len(dataset)
+    23
+    >>> batch = next(iter(dataset))
+    >>> batch["source"].bincount().tolist()
+    [31, 9]
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, Any],
+        weights: Mapping[str, float] | Sequence[tuple[int, Mapping[str, float]]],
+        *,
+        batch_size: int = 100,
+        stop: str | int = "first_exhausted",
+        source_column: str | None = None,
+        format: str | None = None,
+        transform: Callable[..., Any] | None = None,
+        fill_null: Any = None,
+        ragged: str = "jagged",
+        pad_value: Any = 0,
+        pad_to: Any = None,
+        unwrap: bool = False,
+        drop_last: bool = True,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        mesh: DeviceMesh | None = None,
+        readahead: int = 2,
+        transform_threads: int = 0,
+        cache: Cache = "auto",
+        on_error: OnError = "raise",
+    ):
+        self._sources: dict[str, MixtureSource] = sources_of(datasets)
+        self._names = tuple(self._sources)
+        self._schedule = check_schedule(weights, self._sources)
+        self._rows_schema = common_schema(self._sources)
+        self._source_column = check_source_column(source_column, self._rows_schema)
+        self._seed = whole_number("seed", seed, error=TypeError)
+        self._stop = check_stop(stop)
+        on_error = WithSource.of(on_error, self._names)
+        output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
+        if output.makes_tensors:
+            output.check(empty_batch(self.schema))
+        super().__init__(output, batch_size, unwrap)
+        if self.unwrap and self.batch_size != 1:
+            raise ValueError(
+                f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
+            )
+        self.readahead = whole_number("readahead", readahead, 1)
+        self.transform_threads = whole_number("transform_threads", transform_threads, 0)
+        self.cache = check_cache(cache)
+        most_bytes, more = _LAYOUT_BYTES
+        codec = LayoutCodec(MixedLayout.of_json, most_bytes + more * len(self._names))
+        self._begin_epochs(drop_last, rank, world_size, mesh, codec)
+
+    def _begin_use(self) -> None:
+        super()._begin_use()
+        self._memory: WindowMemory | None = None
+        self._mixtures: dict[MixedLayout, Mixture] = {}
+        self._own_layouts: dict[int, MixedLayout] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_memory": None, "_mixtures": {}}
+
+    # -- what is read ------------------------------------------------------------------------
+
+    @property
+    def table_name(self) -> str:
+        """The names of the sources."""
+        return "+".join(self._names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the rows, before `format` and `transform`."""
+        if self._source_column is None:
+            return self._rows_schema
+        return self._rows_schema.append(pa.field(self._source_column, pa.int64()))
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, as the batches have them."""
+        return self.schema.names
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the next epoch has, over all ranks and workers."""
+        return self._steps().rows
+
+    def skipped_rows(self) -> list[Any]:
+        """The source and the offset of each row that `on_error` left out.
+
+        Returns
+        -------
+        list of (str, int)
+            As for `LanceIterableTorchDataset`, with the source's name.
+        """
+        return sorted(map(WithSource(None, self._names).named, super().skipped_rows()))
+
+    def stats(self) -> dict[str, Any]:
+        """As of `LanceIterableTorchDataset`, and how far each source has come.
+
+        Returns
+        -------
+        dict
+            ``sources`` has, by name, the ``rows`` that all ranks were given of a source, counted
+            through all epochs, and how often that is the whole of it, its ``epoch``.
+        """
+        return {**super().stats(), **self._progress(self._cursor.place, self._cursor.layout)}
+
+    def _count_for(self, loader: Any) -> None:
+        self._ledger.turn_to(loader, super().stats())
+
+    def _stats_for(self, loader: Any) -> dict[str, Any]:
+        return self._ledger.share_of(loader, super().stats())
+
+    # -- the order -----------------------------------------------------------------------------
+
+    @property
+    def _order_name(self) -> str:
+        return "block"
+
+    @property
+    def _global_batch(self) -> int:
+        return self.batch_size * self.rank_and_world_size()[1]
+
+    def _own_layout(self, of: MixedLayout | None = None) -> MixedLayout:
+        """The layout of these sources; of those in a state, as it says, and with them first."""
+        known = of.names if of is not None else ()
+        names = (*known, *(name for name in self._names if name not in known))
+        sizes = [self._sources[name].size for name in names]
+        if of is None:
+            return mixed_layout(names, sizes, self._schedule, self._global_batch)
+        layouts = dict(zip(of.names, of.layouts, strict=True))
+        return mixed_layout(names, sizes, self._schedule, self._global_batch, of.shards, layouts)
+
+    def _layout(self, layout: MixedLayout | None) -> MixedLayout:
+        if layout is not None:
+            return layout
+        size = self._global_batch
+        if size not in self._own_layouts:
+            self._own_layouts[size] = self._own_layout()
+        return self._own_layouts[size]
+
+    def _mixture(self, layout: MixedLayout | None) -> Mixture:
+        layout = self._layout(layout)
+        if layout not in self._mixtures:
+            sizes = tuple(self._sources[name].size.rows for name in layout.names)
+            self._mixtures.clear()
+            self._mixtures[layout] = Mixture(sizes, layout.changes, layout.shards, self._stop)
+        return self._mixtures[layout]
+
+    def _steps(self, start: int = 0, epoch: int | None = None, layout: Any = None) -> Steps:
+        if epoch is None:
+            epoch, layout = self._cursor.next.settled().epoch, self._cursor.layout
+        rows = self._mixture(layout).rows_of(epoch)
+        world_size = self.rank_and_world_size()[1]
+        return Steps(rows, self.batch_size, world_size, self.drop_last, start)
+
+    def _epoch_order(self, layout: Any = None) -> RankOrder:
+        steps_of = partial(self._steps_of, layout)
+        return RankOrder(
+            steps_of(self._cursor.next.settled().epoch),
+            self.rank_and_world_size()[0],
+            self._describe,
+            steps_of,
+        )
+
+    def _steps_of(self, layout: MixedLayout | None, epoch: int) -> Steps:
+        return self._steps(0, epoch, layout)
+
+    def _describe(self, layout: MixedLayout | None) -> dict[str, Any]:
+        described = {name: source.described for name, source in self._sources.items()}
+        return describe(self._layout(layout), described, self._also)
+
+    @property
+    def _also(self) -> dict[str, Any]:
+        return {"mix": "rows", "stop": self._stop, "seed": self._seed}
+
+    def _plan(self, at: Position, layout: Any) -> MixedPlan:
+        layout = self._layout(layout)
+        orders = tuple(
+            SourceOrder(name, size.rows, size.shuffle, of, self._is_in_memory(name, of))
+            for name, of, size in (
+                (name, of, self._sources[name].size)
+                for name, of in zip(layout.names, layout.layouts, strict=True)
+            )
+        )
+        steps = self._steps(at.position, at.epoch, layout)
+        return MixedPlan(self._mixture(layout), orders, self._seed, at.epoch, steps)
+
+    def _rows_of(self, plan: MixedPlan, share: tuple[int, int]) -> MixedRows:
+        return plan.rows_of([share])
+
+    def _progress(self, at: Position, layout: Any) -> dict[str, Any]:
+        mixture, layout = self._mixture(layout), self._layout(layout)
+        at = at.settled()
+        before = mixture.before(at.epoch).sum(axis=0)
+        given = before + mixture.delivered(at.epoch, at.position)
+        return {
+            "sources": {
+                name: {"rows": rows, "epoch": rows / max(1, size)}
+                for name, rows, size in zip(
+                    layout.names, given.tolist(), mixture.sizes, strict=True
+                )
+            }
+        }
+
+    # -- states ----------------------------------------------------------------------------
+
+    def _read_state(
+        self, state: Mapping[str, Any], layout: Any, allow: Iterable[str] = ()
+    ) -> tuple[Position, MixedLayout]:
+        allowed = set(allow)
+        if not allowed <= {"weights"}:
+            raise ValueError(f'allow may hold "weights" alone, not {sorted(allowed)}')
+        described = {name: source.described for name, source in self._sources.items()}
+        at, theirs = read_mixed_state(state, described, self._also, allowed)
+        own = self._own_layout(theirs)
+        sizes = tuple(self._sources[name].size.rows for name in theirs.names)
+        row = Mixture(sizes, theirs.changes, theirs.shards, self._stop).start_of(at.epoch)
+        loaded = merged(theirs, own, row + at.position, allowed)
+        self._steps(at.position, at.epoch, loaded)  # what cannot be iterated is refused here
+        return at, loaded
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def _stream(
+        self,
+        stack: contextlib.ExitStack,
+        plan: MixedPlan,
+        spans: Iterator[tuple[int, int]],
+        output: Output,
+        with_origins: bool,
+    ) -> Stream:
+        spans, origins = self._with_origins(plan, spans, with_origins)
+        sources = [self._sources[order.name] for order in plan.sources]
+        readers = [source.reader(self._rows_schema.names) for source in sources]
+        in_memory = {
+            number: sources[number].everything(readers[number])
+            for number, order in enumerate(plan.sources)
+            if order.in_memory
+        }
+        memory = stack.enter_context(self._memory_for(plan))
+        ahead, stats = self._read_ahead(plan), self._stats()
+        rows = MixedInput(
+            plan,
+            readers,
+            self._rows_schema,
+            stats,
+            ahead.reads,
+            memory,
+            in_memory,
+            self._numbering(plan),
+        )
+        groups = schedule(plan, spans, ahead.read_rows)
+        return Stream(rows, groups, output, stats, ahead, origins=origins)
+
+    def _origins_of(self, plan: MixedPlan, shares: list[tuple[int, int]]) -> Origins:
+        """Where the rows of some shares come from: random numbers are those of a source's epoch."""
+        rows = plan.rows_of(shares)
+        parts = []
+        for number in np.unique(rows.sources).tolist():
+            name = plan.sources[number].name
+            of_source = rows.sources == number
+            for epoch in np.unique(rows.epochs[of_source]).tolist():
+                here = np.flatnonzero(of_source & (rows.epochs == epoch))
+                selection, seed = self._sources[name].view.selection, RandomSeed(self._seed, epoch)
+                origins = origins_of(selection, rows.rows[here], seed, name)
+                parts.append((self._names.index(name), here, origins))
+        return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
+
+    def _numbering(self, plan: MixedPlan) -> tuple[str, np.ndarray] | None:
+        """The name of the column of sources, and the number of each source of a plan there."""
+        if self._source_column is None:
+            return None
+        return self._source_column, np.arange(len(plan.sources))
+
+    @contextlib.contextmanager
+    def _memory_for(self, plan: MixedPlan) -> Iterator[WindowMemory]:
+        """Memory for the windows of all sources; a stream beside another has its own."""
+        memory, self._memory = self._memory, None
+        memory = mixed_memory(plan, memory)
+        try:
+            yield memory
+        finally:
+            self._memory = memory
+
+    def _read_ahead(self, plan: MixedPlan) -> ReadAhead:
+        weights = plan.mixture.weights_at(plan.mixture.start_of(plan.epoch))
+        sizes = [self._sources[order.name].size.row_bytes for order in plan.sources]
+        row_bytes = sum(w * size for w, size in zip(weights, sizes, strict=True)) // sum(weights)
+        reads = self.readahead * (FAR_READS if self._is_far else 1)
+        return ReadAhead(*read_rows(max(1, row_bytes)), reads, self.transform_threads)
+
+    @property
+    def _is_far(self) -> bool:
+        return any(is_in_object_store(s.view.recipe.source) for s in self._sources.values())
+
+    def _is_in_memory(self, name: str, layout: Any) -> bool:
+        """Whether the rows of a source are read once by this process, and kept."""
+        source = self._sources[name]
+        if self.cache is True:
+            return True
+        if self.cache is False or not source.can_be_kept:
+            return False
+        return self._all_fit or (layout.lanes == 1 and layout.window_rows >= source.size.rows)
+
+    @property
+    def _all_fit(self) -> bool:
+        if in_worker() or self.rank_and_world_size()[1] > 1:
+            return False
+        total = sum(source.kept_bytes for source in self._sources.values())
+        return total <= (MOST_CACHED_FROM_AFAR if self._is_far else MOST_CACHED)
+
+    # -- errors and descriptions ---------------------------------------------------------------
+
+    def _offsets(self, rows: MixedRows) -> np.ndarray:
+        """The offset of each row in its table, and the number of its source, in one number."""
+        found = np.empty(len(rows.rows), np.int64)
+        layout = self._layout(self._cursor.layout)
+        for number in np.unique(rows.sources).tolist():
+            name, here = layout.names[number], rows.sources == number
+            offsets = self._sources[name].view.selection.offsets(rows.rows[here])
+            found[here] = offsets * len(self._names) + self._names.index(name)
+        return found
+
+    def _note(self, error: Exception, doing: str, rows: MixedRows) -> None:
+        first = MixedRows(rows.sources[:8], rows.rows[:8], rows.epochs[:8])
+        named = map(WithSource(None, self._names).named, self._offsets(first).tolist())
+        shown = ", ".join(f"{offset} of {name!r}" for name, offset in named)
+        more = f" and {len(rows.rows) - 8} more" if len(rows.rows) > 8 else ""
+        add_note(error, f"{doing}: rows {shown}{more}")
+
+    def _described(self) -> list[str]:
+        lines = [f"\n  {name!r}: {source.describe()}" for name, source in self._sources.items()]
+        weights = self._layout(self._cursor.layout).weights_as_json()
+        shown = [
+            "{" + ", ".join(f"{name!r}: {w / sum(of.values()):.4g}" for name, w in of.items()) + "}"
+            for _, of in weights
+        ]
+        if len(weights) > 1:
+            rows = (row for row, _ in weights)
+            shown = [f"from row {row:,}: {each}" for row, each in zip(rows, shown, strict=True)]
+        column = "" if self._source_column is None else f", source_column={self._source_column!r}"
+        return [
+            "{" + ",".join(lines) + "\n}",
+            f"weights={'; '.join(shown)}",
+            f"batch_size={self.batch_size}",
+            f"stop={self._stop!r}{column}",
+            f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
+            f"seed={self._seed}",
+        ]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One source of a mixture: its view, its size, and this process's reader of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..cache.tables import Everything
+from ..order.mixed_layout import SourceSize
+from ..table.arguments import View
+from ..table.reader import Reader
+from .base import sent_view
+
+
+class MixtureSource:
+    """What a mixture keeps of a dataset: everything but what the mixture decides.
+
+    Parameters
+    ----------
+    view : View
+        Which rows and columns of which table.
+    size : SourceSize
+        Rows, bytes of a row, shuffle.
+    data : dict
+        What a state says of it.
+    are_skewed : bool
+        Whether some rows are far larger than the average.
+    """
+
+    def __init__(self, view: View, size: SourceSize, data: dict[str, Any], are_skewed: bool):
+        self.view = view
+        self.size = size
+        self.described = {**data, "rows": size.rows, "shuffle": size.shuffle}
+        self._are_skewed = are_skewed
+        self._reader: Reader | None = None
+        self._everything: Everything | None = None
+
+    @property
+    def rows_and_columns(self) -> tuple[Any, ...]:
+        """What no other source has."""
+        return self.described, self.view.recipe.source, self.view.columns
+
+    def __getstate__(self) -> dict[str, Any]:
+        mine = {"view": sent_view(self.view), "_reader": None, "_everything": None}
+        return {**self.__dict__, **mine}
+
+    def reader(self, names: list[str]) -> Reader:
+        """This process's reader of columns in a certain sequence, opened."""
+        if self._reader is None:
+            columns = {name: self.view.columns[name] for name in names}
+            self._reader = Reader(self.view.recipe, self.view.selection, columns)
+        return self._reader.open()
+
+    @property
+    def kept_bytes(self) -> int:
+        """What keeping its rows in memory takes."""
+        held = self.view.selection.stretch() or self.view.selection
+        return held.num_rows * self.size.row_bytes
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether nothing speaks against keeping its rows unasked."""
+        too_large = self._everything is not None and self._everything.rows.is_too_large
+        return not self._are_skewed and not too_large
+
+    def everything(self, reader: Reader) -> Everything:
+        """All of its rows, read when they are first wanted."""
+        if self._everything is None:
+            held = self.view.selection.stretch() or self.view.selection
+            selection = reader.selection
+            if held is not selection:
+                reader = Reader(reader.recipe, held, reader.columns)
+            self._everything = Everything(reader, selection, self.size.row_bytes, None)
+        return self._everything
+
+    def describe(self) -> str:
+        """The source in a few words."""
+        rows, selection = self.size.rows, self.view.selection.describe()
+        return f"{self.view.recipe.describe()}, rows={rows} ({selection}), {self.size.shuffle}"

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of several tables as one source of record batches: one memory, one budget of reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow.buffer_pool import WindowMemory, segment_size
+from ..arrow.large_rows import Limits
+from ..cache.tables import Everything
+from ..common.counters import Stats
+from ..order.mixed_plan import MixedPlan
+from ..order.read_schedule import WindowRows, rows_of
+from ..order.window_slices import Pieces
+from ..table.reader import Reader, Reading
+from .completion import Backlog
+from .sources import Reads, Source, WindowSource
+
+_LEAST_SEGMENT = 64
+
+
+class MixedInput:
+    """The rows of several tables in the order of a mixture.
+
+    Parameters
+    ----------
+    plan : MixedPlan
+        The epoch's order.
+    readers : sequence of Reader
+        Of each source, with the same columns in the same sequence.
+    schema : pyarrow.Schema
+        Of every batch.
+    stats : Stats
+        Where the seconds of reading are added up.
+    ahead : int
+        Reads under way beyond the one whose rows come next, over all sources.
+    memory : WindowMemory
+        Where the rows of open windows of all sources are kept.
+    in_memory : mapping of int to Everything
+        The sources whose rows are read once.
+    numbering : (str, numpy.ndarray), optional
+        The name of a column with the number of each row's source, and these numbers.
+    """
+
+    is_cached = False
+
+    def __init__(
+        self,
+        plan: MixedPlan,
+        readers: Sequence[Reader],
+        schema: pa.Schema,
+        stats: Stats,
+        ahead: int,
+        memory: WindowMemory,
+        in_memory: Mapping[int, Everything],
+        numbering: tuple[str, np.ndarray] | None,
+    ):
+        self._memory = memory
+        self._sources = len(readers)
+        self._numbering = numbering
+        # One for all sources, so that as many reads are under way as for one table.
+        reads = [Reads(plan, reader.open(), stats, ahead + 1, True) for reader in readers]
+        turn = asyncio.Semaphore(ahead + 1)
+        for each in reads:
+            each.take_turns(turn)
+        loading = {
+            number: Reads(plan, everything.reader.open(), stats, ahead + 1, True)
+            for number, everything in in_memory.items()
+        }
+        self._reads = _MixedReads(plan, reads, loading, in_memory, ahead, schema)
+
+    def open(self) -> Source:
+        """Where the rows come from."""
+        return WindowSource(self._reads, self._memory)
+
+    def backlog(self, limits: Limits) -> Backlog:
+        """Batches in order, which lack nothing: rows of mixtures are read as a whole."""
+        return self._reads.first.backlog(limits)
+
+    def labelled(self, batch: pa.RecordBatch, pieces: Pieces) -> pa.RecordBatch:
+        """A batch with the number of each row's source, if that is wanted."""
+        if self._numbering is None:
+            return batch
+        name, numbers = self._numbering
+        of_row = np.repeat(numbers[pieces.windows % self._sources], pieces.counts)
+        return batch.append_column(name, pa.array(of_row))
+
+    def found_locally(self) -> int:
+        """None: a mixture has no cache on disk."""
+        return 0
+
+    def cancel(self) -> None:
+        """Give up every read."""
+        self._reads.cancel()
+
+
+def mixed_memory(plan: MixedPlan, memory: WindowMemory | None) -> WindowMemory:
+    """Memory for the windows of all sources: one that was used before, if it will do.
+
+    Windows of all sources are cut into segments of one size: that of the smallest windows, unless
+    they are very small.
+    """
+    windowed = [each for each in plan.sources if each.shuffle == "block" and not each.in_memory]
+    sizes = [segment_size(min(each.layout.window_rows, each.rows)) for each in windowed]
+    segment_rows = max(_LEAST_SEGMENT, min(sizes, default=_LEAST_SEGMENT))
+    if memory is not None and memory.segment_rows == segment_rows:
+        return memory
+    segments = sum(
+        each.layout.lanes * max(1, -(-each.layout.window_rows // segment_rows)) for each in windowed
+    )
+    return WindowMemory(segment_rows, max(1, segments))
+
+
+class _MixedReads:
+    """As `Reads`, each read being of one source."""
+
+    def __init__(
+        self,
+        plan: MixedPlan,
+        reads: Sequence[Reads],
+        loading: Mapping[int, Reads],
+        in_memory: Mapping[int, Everything],
+        ahead: int,
+        schema: pa.Schema,
+    ):
+        self._plan = plan
+        self._reads = reads
+        self._loading = loading
+        self._in_memory = in_memory
+        self._ahead = ahead
+        self._schema = schema
+
+    @property
+    def first(self) -> Reads:
+        """Those of the first source."""
+        return self._reads[0]
+
+    def begin(self, windows: Sequence[WindowRows]) -> _Conformed:
+        """One read for all of these windows of one source, or rows out of memory."""
+        source = windows[0].source
+        reads, everything = self._reads[source], self._in_memory.get(source)
+        if everything is None or not everything.load(self._loading[source], self._ahead):
+            return _Conformed(reads, reads.begin(windows), self._schema)
+        batch = everything.take(np.concatenate([rows_of(self._plan, window) for window in windows]))
+        return _Conformed(reads, None, self._schema, batch)
+
+    def finish(self, reading: _Conformed) -> None:
+        """Add the time of a read that is done to the totals."""
+        if reading.of is not None:
+            reading.reads.finish(reading.of)
+
+    def cancel(self) -> None:
+        """Give up every read, and begin no other."""
+        for reads in (*self._reads, *self._loading.values()):
+            reads.cancel()
+
+
+class _Conformed:
+    """A read whose rows have the schema of the mixture, metadata and all."""
+
+    def __init__(self, reads: Reads, of: Reading | None, schema: pa.Schema, batch: Any = None):
+        self.reads = reads
+        self.of = of
+        self._schema = schema
+        self._batch = batch
+
+    @property
+    def order(self) -> np.ndarray | None:
+        """As `Reading.order`."""
+        return None if self.of is None else self.of.order
+
+    def rows(self) -> pa.RecordBatch:
+        """Wait for the rows."""
+        batch = self._batch if self.of is None else self.of.rows()
+        if batch.schema.equals(self._schema, check_metadata=True):
+            return batch
+        columns = [
+            column if column.type == field.type else column.cast(field.type)
+            for column, field in zip(batch.columns, self._schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
