@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the rows of a table stand, by a key: sorted keys and their offsets.
 
-With it the rows of a thousand keys of a million come in half the time that lancedb's scalar index
-takes, in every process. It is as large as the key's column and 8 bytes a row; processes that are
-started map one copy of it, and forked ones have it already.
+It is as large as the key's column and 8 bytes a row; processes that are started map one copy of it,
+and forked ones have it already.
 """
 
 from __future__ import annotations
