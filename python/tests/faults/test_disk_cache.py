@@ -125,7 +125,7 @@ def test_a_writer_killed_at_any_point_leaves_nothing_that_is_believed(table, cac
         if point % 12 == 0:
             assert cached(table, cache)[ROWS]["id"].to_pylist() == ROWS
         point += 1
-    assert point > 20
+    assert point > 10
     assert_whole(table, cache)
 
 

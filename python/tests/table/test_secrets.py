@@ -4,6 +4,7 @@
 import functools
 import json
 import logging
+import operator
 import pickle
 import threading
 import traceback
@@ -185,7 +186,7 @@ def test_what_a_factory_has_bound_is_not_shown(kind, tmp_path, seen):
     bound = functools.partial(open_with, uri=tmp_path, api_key=MARK)
     sendable = kind(table_name="points", connection_factory=bound)
     assert "connection_factory open_with" in repr(sendable)
-    transform = functools.partial(len, MARK)
+    transform = functools.partial(operator.add, MARK)
     permutation = Permutation.identity(bound("points")).with_transform(transform)
     seen.add(sendable, vars(sendable), vars(kind(permutation)))
     locked = functools.partial(bound, lock=threading.Lock())
