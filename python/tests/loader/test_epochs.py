@@ -184,7 +184,7 @@ def test_nothing_internal_stands_in_public(table):
     assert names - set(dir(DataLoader(range(3)))) <= expected
     names = {name for name in dir(loader.dataset) if not name.startswith("_")}
     assert names - set(dir(IterableDataset)) == {
-        *("batch_size", "batching", "cache", "categories", "column_names", "drop_last", "format"),
+        *("batch_size", "cache", "categories", "column_names", "drop_last", "format"),
         "load_state_dict",
         *("num_rows", "rank_and_world_size", "readahead", "schema", "set_epoch", "shuffle"),
         *("skipped_rows", "state_dict", "stats", "table_name", "transform_threads", "unwrap"),

@@ -102,7 +102,9 @@ class BatchDataset:
     def __getstate__(self) -> dict[str, Any]:
         preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
-        return {**self.__dict__, "_counts": None, "_counted": [], "_ledger": None}
+        state = {**self.__dict__, "_counts": None, "_counted": []}
+        del state["_ledger"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -295,9 +295,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 self._view, selection=in_stored_order(self._view.selection)
             )
         self._order = self._weighted(sample_weights, balance_by, epoch_rows)
-        self.batching = batching
-        self._planned: PlannedBatches | None = None
         if batching is not None:
+            self._batching = batching
             output = self._output
             if output.takes_context:
                 refuse_context(batching, self._order.draws is not None)
@@ -505,7 +504,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         return size if size <= memory_bytes() * _MOST_OF_MEMORY else None
 
     def _described(self) -> list[str]:
-        size = f"batch_size={self.batch_size}" if self.batching is None else repr(self.batching)
+        size = f"batch_size={self.batch_size}" if self._batching is None else repr(self._batching)
         return [*super()._described(), size, repr(self._order)]
 
 

@@ -42,7 +42,8 @@ class ShardedDataset(BatchDataset, IterableDataset):
     They say in which order rows come, and how they are read.
     """
 
-    batching: Any = None  # what plans batches of other than so many rows
+    _batching: Any = None  # what asks for batches of other than so many rows
+    _planned: Any = None  # what plans those
 
     def _begin_epochs(
         self,
@@ -64,7 +65,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._has_warned = False  # of rows that no epoch delivers
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._agreement = Agreement()
-        if self.batching is None:
+        if self._batching is None:
             warn_if_no_step(self._steps(), stacklevel=5)
 
     # -- what kinds of datasets differ in ------------------------------------------------------

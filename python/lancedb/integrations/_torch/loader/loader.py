@@ -139,7 +139,7 @@ class LanceDataLoader(DataLoader):
         if isinstance(dataset, ShardedDataset):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
             self._adapter: Adapter = IterableAdapter(dataset)
-            if not dataset._has_warned and dataset.batching is None:
+            if not dataset._has_warned and dataset._batching is None:
                 dataset._has_warned = True
                 warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
         elif isinstance(dataset, LanceTorchDataset):
