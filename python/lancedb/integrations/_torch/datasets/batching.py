@@ -320,11 +320,12 @@ class PlannedBatches:
 
     def _new_sequence(self, epoch: int, layout: Any) -> BatchSequence:
         plan = self._order.with_layout(layout).plan(epoch, NOMINAL_BATCH)
-        key = derive_key(plan.seed, plan.epoch)
-        if plan.shuffle == "none":
-            plan, key = replace(plan, chunk=_CHUNK), None
+        if plan.shuffle == "none":  # every epoch is alike
+            shards, key = Shards(replace(plan, chunk=_CHUNK), SHARDS, turn=0), None
+        else:
+            shards, key = Shards(plan, SHARDS), derive_key(plan.seed, plan.epoch)
         planner = self._batching._planner
-        return BatchSequence(Shards(plan, SHARDS), self._lengths_of, planner, self.group_rows, key)
+        return BatchSequence(shards, self._lengths_of, planner, self.group_rows, key)
 
     def _lengths_of(self, rows: np.ndarray) -> np.ndarray:
         lengths = self._lengths.of(rows)

@@ -57,6 +57,8 @@ class Shards:
         without windows is dealt in chunks of ``plan.chunk`` rows.
     count : int
         How many shards there are.
+    turn : int, optional
+        The epoch in whose turn the tail is divided; by default the plan's own.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class Shards:
 
     plan: Plan
     count: int
+    turn: int | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -87,7 +90,7 @@ class Shards:
     @cached_property
     def sizes(self) -> np.ndarray:
         """How many rows each shard has in this epoch; they differ by one at most."""
-        shards, epoch = np.arange(self.count), self.plan.epoch % self.count
+        shards, epoch = np.arange(self.count), self._turn
         before, after = (
             rows_before(self.plan.rows, self.count, shards, number) for number in (epoch, epoch + 1)
         )
@@ -197,6 +200,10 @@ class Shards:
 
     # -- how lanes are dealt ----------------------------------------------------------------
 
+    @property
+    def _turn(self) -> int:
+        return (self.plan.epoch if self.turn is None else self.turn) % self.count
+
     @cached_property
     def _lanes(self) -> int:
         """Those of the plan; one for each shard where it has none."""
@@ -220,7 +227,7 @@ class Shards:
 
     def _tail_at(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
         """The places in the tail of some rows of a shard's share of it."""
-        dealt_before = self.plan.epoch % self.count * (self.plan.rows - self._whole_rows)
+        dealt_before = self._turn * (self.plan.rows - self._whole_rows)
         return (shard - dealt_before) % self.count + indices * self.count
 
 
