@@ -71,6 +71,13 @@ def test_sql_makes_weights(rated):
     assert Counter(ids(dataset)) == dict.fromkeys(range(10), 100)
 
 
+@pytest.mark.parametrize("argument", ["sample_weights", "balance_by"])
+def test_double_quotes_are_a_name_as_in_filters_and_columns(rated, argument):
+    options = {"shuffle": True, "epoch_rows": 200}
+    quoted = dataset_of(rated, **{argument: '"quality" + 1'}, **options)
+    assert ids(quoted) == ids(dataset_of(rated, **{argument: "quality + 1"}, **options))
+
+
 def test_weights_are_those_of_the_rows_that_were_chosen(rated):
     chosen = {"filter": "id >= 500", "sample_weights": "quality", "shuffle": True}
     counts = Counter(ids(dataset_of(rated, **chosen)))

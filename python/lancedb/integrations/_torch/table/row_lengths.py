@@ -16,6 +16,7 @@ from ..common.shared_memory import SharedArray
 from .reader import Reader
 from .recipe import Recipe
 from .selection import Selection
+from .sql import names_in_backticks
 from .whole_column import whole_column
 
 _NULL = -(2**31) + 1
@@ -85,7 +86,9 @@ class RowLengths:
             return self._read
 
     def _reader(self) -> Reader:
-        return Reader(self._recipe, self._selection, {"length": self.expression})
+        return Reader(
+            self._recipe, self._selection, {"length": names_in_backticks(self.expression)}
+        )
 
     def _check_type(self) -> None:
         try:

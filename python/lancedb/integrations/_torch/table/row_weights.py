@@ -14,6 +14,7 @@ from ..order.weighted import cumulative, drawn
 from .reader import Reader
 from .recipe import Recipe
 from .selection import Selection
+from .sql import names_in_backticks
 from .whole_column import whole_column
 
 _NULL = -1
@@ -54,7 +55,7 @@ def read_weights(
     name, column = ("balance_by", balance_by) if balance_by else ("sample_weights", sample_weights)
     if not isinstance(column, str) or not column.strip():
         raise TypeError(f"{name} must be a column's name or an SQL expression, not {column!r}")
-    reader = Reader(recipe, selection, {name: column})
+    reader = Reader(recipe, selection, {name: names_in_backticks(column)})
     try:
         kind = reader.schema.field(0).type
     except (ValueError, RuntimeError) as error:
