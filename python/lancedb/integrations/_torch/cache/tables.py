@@ -116,10 +116,8 @@ class Room:
     ) -> Iterator[Everything]:
         """All rows that a reader reads, for any number of streams, read as those to hold."""
         if self._everything is None:
-            selection = reader.selection
-            if held is not selection:
-                reader = Reader(reader.recipe, held, reader.columns, reader.local)
-            self._everything = Everything(reader, selection, row_bytes, most_bytes)
+            over = reader.over(held)
+            self._everything = Everything(over, reader.selection, row_bytes, most_bytes)
         yield self._everything
 
 

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ import torch
 
 from ..arrow.documents import Planned, planned_of
 from ..arrow.take import slices
+from ..common.checks import did_you_mean
 from ..order.window_slices import runs
 from .formats import torch_columns
 from .nulls import NullPolicy
@@ -97,9 +97,8 @@ class PackedConverter:
         """Raise unless the columns of an empty batch can be packed."""
         schema, column = batch.schema, self.rows.column
         if column not in schema.names:
-            near = difflib.get_close_matches(column, schema.names, n=3)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "name one with "
-            hint += "" if near else f"column=, of {schema.names}"
+            others = f"name one with column=, of {schema.names}"
+            hint = did_you_mean(column, schema.names, others)
             raise ValueError(f"Packing packs column {column!r}, which is not there: {hint}")
         kind = schema.field(column).type
         if not (is_ragged(kind) or _is_dense_list(kind)):

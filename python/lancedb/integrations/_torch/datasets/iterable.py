@@ -34,7 +34,7 @@ from ..order.batch_steps import BatchSteps
 from ..order.layout import Layout, times_read
 from ..order.read_schedule import RowOrder, schedule
 from ..order.shuffle import Order
-from ..order.state import Position, read_state
+from ..order.state import Position, read_state, refuse_allowances
 from ..order.steps import Steps
 from ..pipeline.groups import rows_plan_of
 from ..pipeline.prefetch import ReadAhead, Stream
@@ -377,8 +377,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self, state: Mapping[str, Any], layout: Layout | None, allow: Iterable[str] = ()
     ) -> tuple[Position, Layout]:
         """Check a state against this dataset; where it was taken, and the layout of its order."""
-        if set(allow):
-            raise ValueError(f"allow={allow!r} is for mixtures: one table has no weights")
+        refuse_allowances(allow)
         at, parts = read_state(state, self._epoch_order().describe(layout))
         loaded = Layout(**parts)
         # What cannot be iterated is refused here.

@@ -433,13 +433,13 @@ transform_threads : optional
 
     def _offsets(self, rows: MixedRows) -> np.ndarray:
         """The offset of each row in its table, and the number of its source, in one number."""
-        found = np.empty(len(rows.rows), np.int64)
+        offsets, sources = np.empty((2, len(rows.rows)), np.int64)
         layout = self._layout(self._cursor.layout)
         for number in np.unique(rows.sources).tolist():
             name, here = layout.names[number], rows.sources == number
-            offsets = self._sources[name].view.selection.offsets(rows.rows[here])
-            found[here] = offsets * len(self._names) + self._names.index(name)
-        return found
+            offsets[here] = self._sources[name].view.selection.offsets(rows.rows[here])
+            sources[here] = self._names.index(name)
+        return WithSource(None, self._names).numbers(Origins(offsets, sources=sources))
 
     def _note(self, error: Exception, doing: str, rows: MixedRows) -> None:
         first = MixedRows(rows.sources[:8], rows.rows[:8], rows.epochs[:8])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.origins import Origins
+from ..common.checks import did_you_mean
 from ..convert.on_error import OnError
 from ..convert.transform import Output
 from ..order.chairman import MOST_WEIGHT
@@ -123,8 +123,7 @@ def _checked(weights: Any, sources: Mapping[str, MixtureSource]) -> dict[str, fl
         raise TypeError(f"weights must map names to numbers, not {weights!r}")
     for name, weight in weights.items():
         if name not in sources:
-            near = difflib.get_close_matches(str(name), sources, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {list(sources)}"
+            hint = did_you_mean(name, sources, f"there are {list(sources)}")
             raise ValueError(f"weights name {name!r}, which is no source: {hint}")
         known = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
         if not known or not math.isfinite(weight) or weight < 0:

@@ -9,6 +9,7 @@ from ..cache.tables import Everything
 from ..order.mixed_layout import SourceSize
 from ..table.arguments import View
 from ..table.reader import Reader
+from ..table.selection import Selection
 from .base import sent_view
 
 
@@ -54,8 +55,12 @@ class MixtureSource:
     @property
     def kept_bytes(self) -> int:
         """What keeping its rows in memory takes."""
-        held = self.view.selection.stretch() or self.view.selection
-        return held.num_rows * self.size.row_bytes
+        return self._held.num_rows * self.size.row_bytes
+
+    @property
+    def _held(self) -> Selection:
+        """The rows to keep: the stretch that they are in, or themselves."""
+        return self.view.selection.stretch() or self.view.selection
 
     @property
     def can_be_kept(self) -> bool:
@@ -66,11 +71,8 @@ class MixtureSource:
     def everything(self, reader: Reader) -> Everything:
         """All of its rows, read when they are first wanted."""
         if self._everything is None:
-            held = self.view.selection.stretch() or self.view.selection
-            selection = reader.selection
-            if held is not selection:
-                reader = Reader(reader.recipe, held, reader.columns)
-            self._everything = Everything(reader, selection, self.size.row_bytes, None)
+            over = reader.over(self._held)
+            self._everything = Everything(over, reader.selection, self.size.row_bytes, None)
         return self._everything
 
     def describe(self) -> str:

@@ -11,7 +11,7 @@ from ..datasets.cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
 from ..order.shuffle import Order
-from ..order.state import Position, read_state
+from ..order.state import Position, read_state, refuse_allowances
 from ..order.steps import Steps
 from ..workers.batch_slots import BatchSlots
 from ..workers.epoch_feed import RecordBatches
@@ -33,7 +33,7 @@ class Adapter(Protocol):
 
     def rank_and_world_size(self) -> tuple[int, int]: ...
 
-    def steps(self, start: int = 0, epoch: int | None = None) -> Steps: ...
+    def steps(self) -> Steps: ...
 
     def order(self, layout: Any = None) -> EpochOrder: ...
 
@@ -75,9 +75,8 @@ class IterableAdapter:
     def rank_and_world_size(self) -> tuple[int, int]:
         return self._dataset.rank_and_world_size()
 
-    def steps(self, start: int = 0, epoch: int | None = None) -> Steps:
-        epoch = self.cursor.place.epoch if epoch is None else epoch
-        return self._dataset._steps(start, epoch, self.cursor.layout)
+    def steps(self) -> Steps:
+        return self._dataset._steps(0, self.cursor.place.epoch, self.cursor.layout)
 
     def order(self, layout: Any = None) -> EpochOrder:
         return self._dataset._epoch_order(self.cursor.layout if layout is None else layout)
@@ -173,8 +172,8 @@ class MappedAdapter:
     def rank_and_world_size(self) -> tuple[int, int]:
         return resolve_rank(None, None)
 
-    def steps(self, start: int = 0, epoch: int | None = None) -> Steps:
-        return self.sampler.steps(start)
+    def steps(self) -> Steps:
+        return self.sampler.steps()
 
     def order(self, layout: Any = None) -> RankOrder:
         order = {**self._dataset._describe_data(), **self.sampler.order.describe(self.batch_size)}
@@ -203,8 +202,7 @@ class MappedAdapter:
         self, state: Mapping[str, Any], allow: Iterable[str] = ()
     ) -> tuple[Position, Any]:
         """Check a state; where it was taken."""
-        if set(allow):
-            raise ValueError(f"allow={allow!r} is for mixtures: one table has no weights")
+        refuse_allowances(allow)
         at = read_state(state, self.order().describe(None))[0]
-        self.steps(at.position)  # what cannot be iterated is refused here
+        self.sampler.steps(at.position)  # what cannot be iterated is refused here
         return at, None

@@ -7,7 +7,7 @@ the same on every rank, and loading one runs no code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..common.checks import is_whole, shown, whole_number
@@ -119,6 +119,12 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
     # Of batches there may be more than rows.
     at = place_in(state, _MOST_IN_LAYOUT if "batching" in plan else int(plan["rows"]))
     return at, {name: whole(theirs, name, 1, _MOST_IN_LAYOUT) for name in ADOPTED}
+
+
+def refuse_allowances(allow: Iterable[str]) -> None:
+    """Raise where one table's state is to be loaded in spite of something."""
+    if set(allow):
+        raise ValueError(f"allow={allow!r} is for mixtures: one table has no weights")
 
 
 def open_state(state: Any) -> Mapping[str, Any]:

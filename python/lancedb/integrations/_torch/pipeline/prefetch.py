@@ -97,6 +97,7 @@ class Stream:
         limits: Limits | None = None,
         origins: Callable[[int], Origins] | None = None,
     ):
+        limits = limits or Limits()
         self._input = rows
         self._origins = origins
         self._stats = stats
@@ -108,10 +109,10 @@ class Stream:
         self._finish: Finish = finish_of(output, stats, ahead.threads)
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[_Job]] = deque()
-        self._backlog = rows.backlog(limits or Limits())
+        self._backlog = rows.backlog(limits)
         self._found = 0
         self._last_size = 0
-        self._most_ahead = (limits or Limits()).ahead
+        self._most_ahead = limits.ahead
         grows = output.pads or output.transform is not None
         held = 0 if grows else _JOBS_AHEAD + _JOBS_HANDED_OUT
         self._made: deque[list[Any]] = deque(maxlen=held)

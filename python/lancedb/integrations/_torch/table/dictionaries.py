@@ -17,6 +17,7 @@ import torch
 from lancedb.table import Table
 
 from ..arrow.dictionaries import Codes, CommonDictionary, has_codes
+from ..arrow.stream import packed, unpacked
 from ..common.shared_memory import shared
 
 DICTIONARY = ("values", "codes")
@@ -43,12 +44,12 @@ class Categories:
         self._packed: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        packed = self._packed
+        sent = self._packed
         if get_spawning_popen() is not None and self._values is not None:
-            packed = self._packed = shared(self._pack())
-        elif packed is not None and packed.nbytes > _SENT_BYTES:
-            packed = None
-        return {"_columns": self._columns, "_values": None, "_packed": packed}
+            sent = self._packed = shared(self._pack())
+        elif sent is not None and sent.nbytes > _SENT_BYTES:
+            sent = None
+        return {"_columns": self._columns, "_values": None, "_packed": sent}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -234,14 +235,11 @@ def _pack(values: Mapping[str, pa.Array]) -> torch.Tensor:
         for each in values.values()
     ]
     batch = pa.RecordBatch.from_arrays(lists, names=list(values))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return torch.frombuffer(bytearray(sink.getvalue().to_pybytes()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(packed(batch)), dtype=torch.uint8)
 
 
-def _unpack(packed: torch.Tensor) -> dict[str, pa.Array]:
-    batch = pa.ipc.open_stream(pa.py_buffer(packed.numpy())).read_next_batch()
+def _unpack(data: torch.Tensor) -> dict[str, pa.Array]:
+    batch = unpacked(pa.py_buffer(data.numpy()))
     return {
         name: column.flatten()
         for name, column in zip(batch.schema.names, batch.columns, strict=True)

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.large_rows import CountedRead
+from ..arrow.stream import packed, unpacked
 from ..common.error_notes import add_note
 from . import fork_guard as forking
 from .handle import LocalRows, OwnHandle, empty_batch
@@ -189,19 +190,6 @@ def _prepare(data: dict[str, Any]) -> None:
         multiprocessing.spawn.prepare(data)
     finally:
         forking.importing_main = False
-
-
-def packed(batch: pa.RecordBatch) -> pa.Buffer:
-    """A record batch with its schema, in Arrow's stream format."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return sink.getvalue()
-
-
-def unpacked(data: pa.Buffer) -> pa.RecordBatch:
-    """The record batch that `packed` made these bytes of; it shares their memory."""
-    return pa.ipc.open_stream(data).read_next_batch()
 
 
 def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:

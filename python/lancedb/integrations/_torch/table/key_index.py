@@ -16,8 +16,8 @@ import pyarrow.compute
 import torch
 from lancedb.table import Table
 
+from ..arrow.stream import packed, unpacked
 from ..common.shared_memory import shared
-from .fork_reader import packed, unpacked
 
 pc: Any = pyarrow.compute  # whose functions are made where it is imported
 

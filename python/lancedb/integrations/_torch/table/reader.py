@@ -62,6 +62,12 @@ class Reader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None, "_pid": None}
 
+    def over(self, selection: Selection) -> Reader:
+        """A reader of the same columns over other rows; itself if they are the same."""
+        if selection is self.selection:
+            return self
+        return Reader(self.recipe, selection, self.columns, self.local)
+
     def of(self, recipe: Recipe) -> Reader:
         """A reader of the same rows and columns by another recipe."""
         return Reader(recipe, self.selection, self.columns, self.local)

@@ -36,8 +36,7 @@ def whole_column(
     """
     selection = reader.selection
     stretch = selection.stretch() or selection
-    if stretch is not selection:
-        reader = Reader(reader.recipe, stretch, reader.columns)
+    reader = reader.over(stretch)
     values = np.empty(stretch.num_rows, dtype)
     start = 0
     for part in _parts(reader):
