@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lancedb.integrations._torch.arrow import dictionaries
-from lancedb.integrations._torch.arrow import take as gather
+from lancedb.integrations._torch.arrow import dictionaries, take
 from lancedb.integrations._torch.arrow.dictionaries import (
     Codes,
     CommonDictionary,
@@ -60,7 +59,7 @@ def test_values_that_arrow_cannot_look_up_stay_as_they_are():
 def test_rows_are_taken_in_any_order(values, data):
     places = data.draw(st.lists(st.integers(0, max(len(values) - 1, 0)), max_size=9))
     places = np.array(places if values else [], np.int64)
-    taken = gather.take_column(column_of(["z", *values]).slice(1), places)
+    taken = take.take_column(column_of(["z", *values]).slice(1), places)
     assert taken.to_pylist() == [values[place] for place in places]
 
 

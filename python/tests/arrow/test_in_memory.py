@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import record_reads, rows_with_nulls
-from lancedb.integrations._torch.arrow.in_memory import Resident, TooLarge
+from lancedb.integrations._torch.arrow.in_memory import InMemoryRows, TooLarge
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 ORDERS = pytest.mark.parametrize("shuffle", [True, "global"])
@@ -98,7 +98,7 @@ def test_a_table_that_turns_out_to_be_too_large_is_read_from_then_on(
 
 def test_rows_that_are_more_than_may_be_kept_are_not_kept():
     rows = rows_with_nulls(3000)
-    resident = Resident(3000, 50, rows.nbytes // 2)
+    resident = InMemoryRows(3000, 50, rows.nbytes // 2)
     for _ in range(2):
         with pytest.raises(TooLarge):
             resident.load(rows.to_batches(max_chunksize=100))
@@ -166,7 +166,7 @@ def test_batches_that_are_changed_do_not_change_what_is_kept(wide_range):
 def test_a_column_too_large_for_one_array_is_kept_in_pieces(monkeypatch):
     monkeypatch.setattr("lancedb.integrations._torch.arrow.in_memory._PIECE_BYTES", 20_000)
     rows = rows_with_nulls(3000)
-    resident = Resident(3000, 50)
+    resident = InMemoryRows(3000, 50)
     resident.load(rows.to_batches(max_chunksize=100))
     places = np.random.default_rng(0).integers(0, 3000, 500)
     assert resident.take(places).to_pylist() == rows.take(places).to_pylist()

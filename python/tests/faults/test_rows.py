@@ -11,7 +11,7 @@ import torch
 from conftest import rows_of
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.arrow import take as gather
+from lancedb.integrations._torch.arrow import take
 from lancedb.integrations._torch.arrow import variable_width as views
 from lancedb.integrations._torch.convert.formats import make_converter
 from lancedb.integrations.torch import (
@@ -295,7 +295,7 @@ def test_bytes_and_text_that_stand_beyond_32_bits(vast, kind):
     expected = [b"he", b"llo"] if kind == pa.large_binary() else ["he", "llo"]
     batch = pa.record_batch({"raw": array})
     assert make_converter("torch")(batch)["raw"] == expected
-    assert gather.take(batch, np.array([1, 0, 1]))["raw"].to_pylist() == [
+    assert take.take(batch, np.array([1, 0, 1]))["raw"].to_pylist() == [
         expected[i] for i in (1, 0, 1)
     ]
 
@@ -308,7 +308,7 @@ def test_lists_that_stand_beyond_32_bits(vast, ragged):
         pa.large_list(pa.int8()), 2, [None, offsets_beyond(2, 3)], children=[values]
     )
     batch = pa.record_batch({"list": array})
-    assert gather.take(batch, np.array([1, 0]))["list"].to_pylist() == [[3, 4, 5], [1, 2]]
+    assert take.take(batch, np.array([1, 0]))["list"].to_pylist() == [[3, 4, 5], [1, 2]]
     converted = make_converter("torch", ragged=ragged)(batch)["list"]
     rows = converted if ragged != "jagged" else converted.unbind()
     assert [row.tolist() for row in rows] == [[1, 2, 0] if ragged == "pad" else [1, 2], [3, 4, 5]]
@@ -319,7 +319,7 @@ def test_vectors_that_stand_beyond_32_bits(vast):
     vast[(count - 1) * width] = 7
     values = pa.Array.from_buffers(pa.int8(), width * count, [None, pa.py_buffer(vast)])
     batch = pa.record_batch({"vec": pa.FixedSizeListArray.from_arrays(values, width)})
-    picked = gather.take(batch, np.array([count - 1, 0]))
+    picked = take.take(batch, np.array([count - 1, 0]))
     for rows in (picked, batch.slice(count - 1, 1)):
         assert make_converter("torch")(rows)["vec"][0, :2].tolist() == [7, 0]
 

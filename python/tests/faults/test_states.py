@@ -11,7 +11,7 @@ import torch
 from conftest import rows_of
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.state import start_of
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -257,7 +257,7 @@ def test_an_epoch_that_cannot_be_is_refused(subject, epoch):
 
 
 def test_a_layout_of_very_many_lanes_costs_no_memory():
-    plan = Plan(2**60, block_rows=1, window_rows=2**10, lanes=2**50, chunk=1)
+    plan = EpochOrder(2**60, block_rows=1, window_rows=2**10, lanes=2**50, chunk=1)
     rows = plan.rows_at(np.arange(2**49, 2**49 + 50))
     assert len(np.unique(rows)) == 50
     assert "_all_permuted" not in vars(plan)

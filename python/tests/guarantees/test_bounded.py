@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from counted import Counted
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 from lancedb.integrations._torch.order.steps import Steps, worker_steps
 from lancedb.integrations.torch import (
@@ -24,7 +24,7 @@ SHUFFLES = pytest.mark.parametrize("shuffle", ["none", "block", "global"])
 
 def plan_of(shuffle):
     layout = auto_layout(ROWS, 524, RANKS * BATCH, shuffle)
-    return Plan(ROWS, seed=1, epoch=2, shuffle=shuffle, **vars(layout))
+    return EpochOrder(ROWS, seed=1, epoch=2, shuffle=shuffle, **vars(layout))
 
 
 def some_steps(steps, count=24):
@@ -85,7 +85,7 @@ def test_a_worker_reads_no_row_of_another(shuffle):
 @SHUFFLES
 def test_planning_a_batch_costs_as_much_as_on_a_small_table(shuffle):
     found = plan_of(shuffle)
-    plan = Counted(**{name: getattr(found, name) for name in Plan.__dataclass_fields__})
+    plan = Counted(**{name: getattr(found, name) for name in EpochOrder.__dataclass_fields__})
     steps = Steps(ROWS, BATCH, RANKS)
     Counted.asked = 0
     tracemalloc.start()

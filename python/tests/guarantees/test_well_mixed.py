@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 
 LABELS = 10
@@ -32,7 +32,7 @@ def mixing(plan, batch, kinds=LABELS):
 
 
 def auto_plan(rows, batch, epoch=0, row_bytes=EMBEDDING_ROW):
-    return Plan(rows, 0, epoch, "block", **vars(auto_layout(rows, row_bytes, batch, "block")))
+    return EpochOrder(rows, 0, epoch, "block", **vars(auto_layout(rows, row_bytes, batch, "block")))
 
 
 def test_the_measure_is_one_for_a_random_order_and_large_for_a_sorted_one():
@@ -80,7 +80,7 @@ def test_large_batches_of_a_large_table_mix_well():
 
 
 def test_a_global_shuffle_is_within_noise_of_sampling():
-    one, sixteen = mixing(Plan(10**6, 0, 0, "global"), 256)
+    one, sixteen = mixing(EpochOrder(10**6, 0, 0, "global"), 256)
     assert one == pytest.approx(1, abs=0.03)
     assert sixteen == pytest.approx(1, abs=0.12)
 

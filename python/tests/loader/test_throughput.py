@@ -89,7 +89,7 @@ def test_the_first_batch_counts_for_no_hint(monkeypatch):
     watch = Stopwatch(pace, after_first=steady)
     for _ in range(3):
         watch.ask()
-        watch.hand_out(1)
+        watch.deliver(1)
     assert (pace.batches, pace.waiting, pace.working) == (3, 9.5, 3.0)
     assert (steady.batches, steady.waiting, steady.working) == (2, 1.5, 3.0)
 
@@ -121,7 +121,7 @@ def test_waiting_and_working_are_told_apart(monkeypatch):
     watch = Stopwatch(pace)
     for rows in (5, 7):
         watch.ask()
-        watch.hand_out(rows)
+        watch.deliver(rows)
     assert (pace.rows, pace.batches, pace.waiting, pace.working) == (12, 2, 4.0, 7.0)
     assert pace.wait_share == pytest.approx(4 / 11)
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order.batch_sequence import BatchSequence
 from lancedb.integrations._torch.order.batch_steps import BatchSteps
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.packing import PackingPlanner
 from lancedb.integrations._torch.order.shards import Shards
 from lancedb.integrations._torch.order.token_budget import BudgetPlanner
@@ -19,7 +19,7 @@ LONGEST = 40
 
 def shards_of(rows, count):
     """The rows in an order, in shards."""
-    return Shards(Plan(rows, seed=7, shuffle="global"), count)
+    return Shards(EpochOrder(rows, seed=7, shuffle="global"), count)
 
 
 @st.composite

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order import epoch_order as plan_module
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 
 BILLION = 10**9
@@ -19,7 +19,7 @@ BILLION = 10**9
 @st.composite
 def block_plans(draw, most_rows=3000):
     block = draw(st.integers(1, 40))
-    return Plan(
+    return EpochOrder(
         rows=draw(st.integers(0, most_rows)),
         seed=draw(st.integers(-5, 2**64)),
         epoch=draw(st.integers(0, 9)),
@@ -37,7 +37,7 @@ def windowed_plans(**bounds):
 
 def layout_plan(rows, global_batch, epoch=0, row_bytes=524, **given):
     layout = auto_layout(rows, row_bytes, global_batch, "block", **given)
-    return Plan(
+    return EpochOrder(
         rows,
         seed=0,
         epoch=epoch,
@@ -67,9 +67,9 @@ def windows_of(plan):
 
 @given(block_plans())
 @settings(max_examples=150, deadline=None)
-@example(Plan(26, block_rows=1, window_rows=7, lanes=4, chunk=3))
-@example(Plan(17, block_rows=1, window_rows=1, lanes=1, chunk=16))
-@example(Plan(5, block_rows=8, window_rows=8, lanes=16, chunk=16))
+@example(EpochOrder(26, block_rows=1, window_rows=7, lanes=4, chunk=3))
+@example(EpochOrder(17, block_rows=1, window_rows=1, lanes=1, chunk=16))
+@example(EpochOrder(5, block_rows=8, window_rows=8, lanes=16, chunk=16))
 def test_a_block_shuffle_delivers_every_row_exactly_once(plan):
     assert np.array_equal(np.sort(everything(plan)), np.arange(plan.rows))
 
@@ -84,11 +84,11 @@ def test_chosen_layouts_deliver_every_row_exactly_once(rows, global_batch, row_b
 @given(st.integers(0, 100_000), st.integers(0, 2**64))
 @settings(max_examples=30, deadline=None)
 def test_a_global_shuffle_delivers_every_row_exactly_once(rows, seed):
-    assert np.array_equal(np.sort(everything(Plan(rows, seed, 0, "global"))), np.arange(rows))
+    assert np.array_equal(np.sort(everything(EpochOrder(rows, seed, 0, "global"))), np.arange(rows))
 
 
 def test_no_shuffle_is_the_base_order():
-    assert np.array_equal(everything(Plan(1000, 5, 3, "none")), np.arange(1000))
+    assert np.array_equal(everything(EpochOrder(1000, 5, 3, "none")), np.arange(1000))
 
 
 # -- one order, however it is asked for ------------------------------------------------------
@@ -161,7 +161,7 @@ def test_the_tail_is_smaller_than_a_block_and_a_chunk_of_each_lane(plan):
 
 
 def test_a_window_is_made_of_whole_blocks_of_neighbours():
-    plan = Plan(100_000, block_rows=32, window_rows=32 * 64, lanes=4, chunk=8)
+    plan = EpochOrder(100_000, block_rows=32, window_rows=32 * 64, lanes=4, chunk=8)
     rows = np.sort(plan.window_rows_of(4))
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     assert sum(len(run) for run in runs) == len(rows)
@@ -171,7 +171,7 @@ def test_a_window_is_made_of_whole_blocks_of_neighbours():
 
 @pytest.mark.parametrize(("blocks", "share"), [(4, 2), (32, 2), (64, 4), (128, 8), (1024, 8)])
 def test_the_windows_of_a_lane_double_until_they_have_their_full_size(blocks, share):
-    plan = Plan(10**6, block_rows=8, window_rows=8 * blocks, lanes=32, chunk=8)
+    plan = EpochOrder(10**6, block_rows=8, window_rows=8 * blocks, lanes=32, chunk=8)
     ids, _ = windows_of(plan)
     for lane in range(plan.lanes):
         mine = [int(window) for window in ids if plan.lane_of(int(window)) == lane]
@@ -187,7 +187,7 @@ def test_the_windows_of_a_lane_double_until_they_have_their_full_size(blocks, sh
 
 def test_the_last_window_of_a_lane_is_no_smaller_than_half_a_window():
     for rows in range(10**5, 10**5 + 4096, 500):
-        plan = Plan(rows, block_rows=8, window_rows=512, lanes=8, chunk=8)
+        plan = EpochOrder(rows, block_rows=8, window_rows=512, lanes=8, chunk=8)
         ids, _ = windows_of(plan)
         sizes = [plan.window_size(int(window)) for window in ids if window < plan.tail_window]
         assert min(sizes[-8:]) >= 512 / 2 - 8
@@ -196,7 +196,7 @@ def test_the_last_window_of_a_lane_is_no_smaller_than_half_a_window():
 @pytest.mark.parametrize("group", range(4))
 def test_the_lanes_of_a_step_come_to_new_windows_at_different_times(group):
     window, lanes, chunk = 2048, 64, 16
-    plan = Plan(10**6, block_rows=32, window_rows=window, lanes=lanes, chunk=chunk)
+    plan = EpochOrder(10**6, block_rows=32, window_rows=window, lanes=lanes, chunk=chunk)
     ids, firsts = windows_of(plan)
     # The lanes of every fourth step, which one of two or four workers reads.
     mine = (ids < plan.tail_window) & (ids % lanes // 16 == group)
@@ -221,7 +221,7 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own(shuffle):
     sizes = {"block_rows": 8, "window_rows": 64, "lanes": 4, "chunk": 4}
     layout = sizes if shuffle == "block" else {}
     orders = [
-        everything(Plan(5000, seed, epoch, shuffle, **layout))
+        everything(EpochOrder(5000, seed, epoch, shuffle, **layout))
         for seed in (0, 1, -1, 2**64)
         for epoch in (0, 1, 2)
     ]
@@ -231,7 +231,9 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own(shuffle):
 
 
 def test_what_fills_no_block_is_not_the_same_in_every_epoch():
-    tails = [Plan(1007, 0, epoch, block_rows=100, window_rows=500, lanes=2) for epoch in range(20)]
+    tails = [
+        EpochOrder(1007, 0, epoch, block_rows=100, window_rows=500, lanes=2) for epoch in range(20)
+    ]
     last_rows = {int(plan.rows_at(np.array([1006]))[0]) for plan in tails}
     assert len(last_rows) > 15
 
@@ -254,14 +256,14 @@ GOLDEN_HUGE = "277615510316 582466148596 721331242601"
 
 def test_the_order_of_a_seed_never_changes():
     sizes = {"block_rows": 4, "window_rows": 8, "lanes": 4, "chunk": 5}
-    block = Plan(63, 7, 2, "block", **sizes)
+    block = EpochOrder(63, 7, 2, "block", **sizes)
     assert in_words(everything(block)) == GOLDEN_BLOCK
-    assert in_words(everything(Plan(20, 7, 2, "global"))) == GOLDEN_GLOBAL
-    assert in_words(Plan(10**12, 7, 2, "global").rows_at(np.arange(3))) == GOLDEN_HUGE
+    assert in_words(everything(EpochOrder(20, 7, 2, "global"))) == GOLDEN_GLOBAL
+    assert in_words(EpochOrder(10**12, 7, 2, "global").rows_at(np.arange(3))) == GOLDEN_HUGE
 
 
 def test_the_picture_in_the_docstring_is_true():
-    plan = Plan(26, 0, 0, "block", block_rows=4, window_rows=8, lanes=2, chunk=2)
+    plan = EpochOrder(26, 0, 0, "block", block_rows=4, window_rows=8, lanes=2, chunk=2)
     drawn = re.search(r"sequence([ \d]+)\n", plan_module.__doc__)
     assert [int(number) for number in drawn[1].split()] == everything(plan).tolist()
     held = [in_words(plan.window_rows_of(int(window))) for window in windows_of(plan)[0]]
@@ -278,7 +280,7 @@ def test_planning_a_huge_table_takes_memory_for_what_is_asked_only(rows, shuffle
     layout = auto_layout(rows, 524, 256, shuffle)
     asked = np.concatenate([np.arange(4096), np.arange(rows // 2, rows // 2 + 4096), [rows - 1]])
     tracemalloc.start()
-    plan = Plan(rows, 1, 1, shuffle, **vars(layout))
+    plan = EpochOrder(rows, 1, 1, shuffle, **vars(layout))
     found = plan.rows_at(asked)
     pieces = plan.pieces(rows // 3, rows // 3 + 256) if plan.has_windows else ()
     peak = tracemalloc.get_traced_memory()[1]
@@ -297,33 +299,33 @@ def test_planning_a_huge_table_takes_memory_for_what_is_asked_only(rows, shuffle
 @pytest.mark.parametrize("value", [-1, 1.0, True, None, "8"])
 def test_what_is_no_whole_number_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a whole number"):
-        Plan(**{"rows": 10, name: value})
+        EpochOrder(**{"rows": 10, name: value})
 
 
 @pytest.mark.parametrize("name", ["block_rows", "window_rows", "lanes", "chunk"])
 def test_sizes_of_zero_are_refused_by_name(name):
     with pytest.raises(ValueError, match=f"^{name} must be a whole number from 1 on, not 0"):
-        Plan(**{"rows": 10, name: 0})
+        EpochOrder(**{"rows": 10, name: 0})
 
 
 def test_a_window_of_broken_blocks_and_an_unknown_order_are_refused():
     with pytest.raises(ValueError, match="window_rows=10 must be a multiple of block_rows=4"):
-        Plan(100, block_rows=4, window_rows=10)
+        EpochOrder(100, block_rows=4, window_rows=10)
     with pytest.raises(ValueError, match=r"shuffle must be one of .*not 'sideways'"):
-        Plan(100, shuffle="sideways")
+        EpochOrder(100, shuffle="sideways")
     with pytest.raises(ValueError, match=r"seed must be a whole number, not 0\.5"):
-        Plan(100, seed=0.5)
+        EpochOrder(100, seed=0.5)
 
 
 @pytest.mark.parametrize("shuffle", ["none", "global", "block"])
 def test_windows_of_an_order_that_needs_none_are_refused(shuffle):
     with pytest.raises(ValueError, match=f"shuffle='{shuffle}' has no windows here"):
-        Plan(100, shuffle=shuffle).pieces(0, 10)
+        EpochOrder(100, shuffle=shuffle).pieces(0, 10)
 
 
 def test_numpy_integers_give_the_same_order_as_python_ones():
     sizes = {"block_rows": 4, "window_rows": 40, "lanes": 3, "chunk": 2}
     sixtyfour = {name: np.int64(value) for name, value in sizes.items()}
-    expected = everything(Plan(500, 2**40, 1, **sizes))
-    plan = Plan(np.int64(500), np.int64(2**40), np.int32(1), **sixtyfour)
+    expected = everything(EpochOrder(500, 2**40, 1, **sizes))
+    plan = EpochOrder(np.int64(500), np.int64(2**40), np.int32(1), **sixtyfour)
     assert np.array_equal(everything(plan), expected)

@@ -10,7 +10,7 @@ import pytest
 from counted import Counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.steps import Steps, worker_steps
 
 MOST_ROWS = 10**12
@@ -23,7 +23,7 @@ COUNTS = st.integers(0, 12).flatmap(lambda digits: st.integers(0, 10**digits))
 def plans(draw, shuffles=SHUFFLES):
     """Plans of which a window fits in memory."""
     block = draw(st.integers(1, 64) | st.sampled_from([1, 127, 1000]))
-    return Plan(
+    return EpochOrder(
         rows=draw(COUNTS | st.just(MOST_ROWS)),
         seed=draw(st.integers(-(2**64), 2**64)),
         epoch=draw(st.integers(0, 2**62)),
@@ -103,7 +103,7 @@ def test_the_pieces_of_a_span_are_its_positions_one_after_the_other(data):
 def test_layouts_of_huge_numbers_overflow_nowhere(data):
     size = st.integers(0, 50).flatmap(lambda bits: st.integers(1, 2**bits))
     rows, block = data.draw(st.integers(1, 2**60)), data.draw(size)
-    plan = Plan(
+    plan = EpochOrder(
         rows,
         block_rows=block,
         window_rows=block * max(1, data.draw(size) // block),

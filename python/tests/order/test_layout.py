@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import (
     ONE_WINDOW_BYTES,
     WINDOWS_BYTES,
@@ -22,7 +22,7 @@ from lancedb.integrations._torch.order.steps import Steps, worker_steps
 @settings(max_examples=300)
 def test_every_layout_makes_a_plan_and_keeps_windows_within_the_budget(rows, row_bytes, batch):
     layout = auto_layout(rows, row_bytes, batch, "block")
-    Plan(rows, **vars(layout))
+    EpochOrder(rows, **vars(layout))
     window_bytes = layout.window_rows * layout.lanes * row_bytes
     one_block_each = layout.lanes * layout.block_rows * row_bytes
     # A batch has to be held in any case, and so has one block of each lane.
@@ -69,7 +69,7 @@ def lanes_of_worker(plan, batch, worker, workers):
 @pytest.mark.parametrize("workers", range(1, 9))
 def test_blocks_are_read_as_often_as_is_said(batch, workers):
     layout = auto_layout(100_000, 2000, batch, "block")
-    plan = Plan(100_000, **vars(layout))
+    plan = EpochOrder(100_000, **vars(layout))
     read = sum(lanes_of_worker(plan, batch, worker, workers) for worker in range(workers))
     # Where a step begins within a chunk, two workers share a lane at its edge.
     assert 1 <= read / plan.lanes / times_read(layout, batch, workers) <= 1.1
@@ -102,7 +102,7 @@ def test_orders_without_blocks_have_no_layout(shuffle):
 @pytest.mark.parametrize("rows", [100, 10**6])
 def test_what_is_given_wins(rows, given_sizes):
     layout = auto_layout(rows, 524, 256, "block", **given_sizes)
-    Plan(rows, **vars(layout))
+    EpochOrder(rows, **vars(layout))
     assert {name: getattr(layout, name) for name in given_sizes} == given_sizes
 
 

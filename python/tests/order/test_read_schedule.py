@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 from lancedb.integrations._torch.order.read_schedule import rows_of, schedule
 from lancedb.integrations._torch.order.steps import Steps, worker_steps
-from lancedb.integrations._torch.order.window_slices import Pieces, divided, runs
+from lancedb.integrations._torch.order.window_slices import WindowSlices, divided, runs
 
 LAYOUTS = {
     "none": {},
@@ -31,7 +31,7 @@ def spans_of(rows, batch_size, worker=0, workers=1):
 def test_every_step_is_made_of_what_was_read_before_it(
     shuffle, rows, batch_size, workers, read_rows, data
 ):
-    plan = Plan(rows, 1, 2, shuffle, **LAYOUTS[shuffle])
+    plan = EpochOrder(rows, 1, 2, shuffle, **LAYOUTS[shuffle])
     worker = data.draw(st.integers(0, workers - 1))
     spans = spans_of(rows, batch_size, worker, workers)
     open_windows, made = {}, []
@@ -57,7 +57,7 @@ def test_every_step_is_made_of_what_was_read_before_it(
 
 
 def test_of_the_tail_a_worker_reads_its_own_rows_in_a_few_windows():
-    plan = Plan(100_000, block_rows=64, window_rows=384, lanes=652, chunk=1)
+    plan = EpochOrder(100_000, block_rows=64, window_rows=384, lanes=652, chunk=1)
     tail = plan.rows - plan.body_rows
     assert tail > 10_000
     spans = spans_of(plan.rows, 163, worker=1, workers=3)
@@ -69,7 +69,7 @@ def test_of_the_tail_a_worker_reads_its_own_rows_in_a_few_windows():
 
 
 def test_reads_are_large_but_for_the_first_ones():
-    plan = Plan(100_000, shuffle="global")
+    plan = EpochOrder(100_000, shuffle="global")
     groups = list(schedule(plan, spans_of(100_000, 100), read_rows=5000))
     sizes = [window.size for group in groups for read in group.reads for window in read]
     assert sizes[0] == 100
@@ -77,7 +77,7 @@ def test_reads_are_large_but_for_the_first_ones():
 
 
 def test_an_epoch_of_a_billion_rows_begins_at_once():
-    plan = Plan(10**9, **vars(auto_layout(10**9, 524, 256, "block")))
+    plan = EpochOrder(10**9, **vars(auto_layout(10**9, 524, 256, "block")))
     steps, asked = Steps(10**9, 256), itertools.count()
     spans = (steps.slice_of(step, 0) for step in range(steps.num_steps) if next(asked) >= 0)
     assert next(schedule(plan, spans, 16_384)).steps
@@ -86,7 +86,7 @@ def test_an_epoch_of_a_billion_rows_begins_at_once():
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(1, 4)), max_size=20))
 def test_joined_pieces_have_the_same_rows_and_no_two_could_be_one(of_each):
-    pieces = Pieces(*np.array(of_each, np.int64).reshape(-1, 3).T)
+    pieces = WindowSlices(*np.array(of_each, np.int64).reshape(-1, 3).T)
     joined = pieces.joined()
     assert np.array_equal(joined.indices(), pieces.indices())
     for apart in (joined, pieces):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 from lancedb.integrations._torch.order.shards import (
     Shards,
@@ -22,7 +22,7 @@ COUNTS = st.sampled_from([1, 2, 4, 8, 64])
 @st.composite
 def sharded(draw, most_rows=3000):
     count, block = draw(COUNTS), draw(st.integers(1, 40))
-    plan = Plan(
+    plan = EpochOrder(
         rows=draw(st.integers(0, most_rows)),
         seed=draw(st.integers(0, 2**64)),
         epoch=draw(st.integers(0, 99)),
@@ -80,7 +80,9 @@ def test_every_row_is_in_one_shard(shards):
 
 @given(st.integers(1, 500), COUNTS, st.integers(0, 200))
 def test_sizes_over_all_epochs_differ_by_one_row_at_most(rows, count, epoch):
-    sizes = [Shards(Plan(rows, epoch=e, shuffle="none"), count).sizes for e in range(epoch + 1)]
+    sizes = [
+        Shards(EpochOrder(rows, epoch=e, shuffle="none"), count).sizes for e in range(epoch + 1)
+    ]
     totals = np.sum(sizes, axis=0)
     assert totals.sum() == (epoch + 1) * rows
     assert totals.max() - totals.min() <= 1
@@ -129,7 +131,7 @@ def test_no_two_shards_share_a_window_or_a_lane(shards):
 def test_automatic_layouts_have_lanes_for_every_shard(global_batch):
     for rows, row_bytes in itertools.product([1, 1000, 10**6, 10**9], [4, 524, 10**5]):
         layout = auto_layout(rows, row_bytes, global_batch, "block")
-        plan = Plan(rows, **vars(layout))
+        plan = EpochOrder(rows, **vars(layout))
         sizes = Shards(plan, canonical_shards(global_batch)).sizes
         assert sizes.sum() == rows
         assert sizes.max() - sizes.min() <= 1
@@ -137,7 +139,7 @@ def test_automatic_layouts_have_lanes_for_every_shard(global_batch):
 
 def test_a_billion_rows_are_looked_up_without_being_listed():
     layout = auto_layout(10**9, 524, 1024, "block")
-    shards = Shards(Plan(10**9, seed=1, epoch=10**12, **vars(layout)), 64)
+    shards = Shards(EpochOrder(10**9, seed=1, epoch=10**12, **vars(layout)), 64)
     size = int(shards.sizes[63])
     rows = shards.rows_at(63, np.array([0, size // 2, size - 1]))
     assert len(set(rows.tolist())) == 3
@@ -146,6 +148,6 @@ def test_a_billion_rows_are_looked_up_without_being_listed():
 
 
 def test_lanes_that_cannot_be_dealt_are_refused():
-    plan = Plan(1000, block_rows=4, window_rows=16, lanes=6)
+    plan = EpochOrder(1000, block_rows=4, window_rows=16, lanes=6)
     with pytest.raises(ValueError, match=r"lanes=6 must be a multiple of 4"):
         Shards(plan, 4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 from lancedb.integrations._torch.order.steps import Steps, worker_steps
 
@@ -124,7 +124,7 @@ def test_workers_take_turns(num_steps, num_workers):
 @settings(max_examples=10, deadline=None)
 def test_a_global_step_holds_the_same_rows_on_any_number_of_ranks(shuffle, rows, times, drop_last):
     layout = SIZES if shuffle == "block" else {}
-    order = Plan(rows, 1, 1, shuffle, **layout).rows_at(np.arange(rows))
+    order = EpochOrder(rows, 1, 1, shuffle, **layout).rows_at(np.arange(rows))
     global_batch = 24 * times
     held = []
     for world_size in (1, 2, 3, 4, 6, 8):
@@ -187,7 +187,7 @@ def test_the_position_after_a_step_is_what_has_been_delivered(steps):
 
 @pytest.mark.parametrize(("rows", "global_batch"), [(300_000, 64), (300_000, 256), (10**6, 1000)])
 def test_each_rank_and_worker_reads_windows_of_its_own(rows, global_batch):
-    plan = Plan(rows, **vars(auto_layout(rows, 524, global_batch, "block")))
+    plan = EpochOrder(rows, **vars(auto_layout(rows, 524, global_batch, "block")))
     windows, _ = plan.locate(np.arange(rows))
     sizes = np.bincount(windows)
     # Of the tail each reads its own rows (test_schedule.py), and of a lane whole windows.
@@ -203,7 +203,7 @@ def test_each_rank_and_worker_reads_windows_of_its_own(rows, global_batch):
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(3, 1), (1, 3), (5, 6)])
 def test_ranks_and_workers_that_share_lanes_read_more_and_deliver_the_same(world_size, num_workers):
-    plan = Plan(2000, **SIZES)
+    plan = EpochOrder(2000, **SIZES)
     steps = Steps(plan.rows, 12, world_size, drop_last=False)
     rows = plan.rows_at(delivered(steps, num_workers))
     assert np.array_equal(np.sort(rows), np.arange(plan.rows))

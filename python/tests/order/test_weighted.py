@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.weighted import cumulative, drawn
 
 WEIGHTS = st.lists(
@@ -66,8 +66,8 @@ def test_rare_rows_come_in_turn_over_the_epochs():
 )
 def test_an_order_is_that_of_its_points(layout):
     draws = Draws(np.arange(300) % 5, 1000)
-    points = Plan(1000, seed=7, epoch=3, **layout)
-    plan = Plan(1000, seed=7, epoch=3, draws=draws, **layout)
+    points = EpochOrder(1000, seed=7, epoch=3, **layout)
+    plan = EpochOrder(1000, seed=7, epoch=3, draws=draws, **layout)
     positions = np.arange(1000)
     assert (plan.rows_at(positions) == draws.rows(points.rows_at(positions), 7, 3)).all()
     assert plan == points  # also where it is cached
@@ -82,7 +82,7 @@ def test_draws_of_one_row_are_spread_over_the_epoch(shuffle):
     weights = np.ones(100_000)
     weights[5000] = 1000
     layout = {"block_rows": 32, "window_rows": 512, "lanes": 64, "chunk": 4}
-    plan = Plan(
+    plan = EpochOrder(
         100_000,
         shuffle=shuffle,
         draws=Draws(weights, 100_000),

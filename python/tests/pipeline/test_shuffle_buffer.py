@@ -8,10 +8,10 @@ import pytest
 from arrow_strategies import record_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.arrow import take as gather
+from lancedb.integrations._torch.arrow import take
 from lancedb.integrations._torch.arrow.buffer_pool import WindowMemory
-from lancedb.integrations._torch.arrow.fixed_width import from_raw, raw_rows, room_for, row_bytes
-from lancedb.integrations._torch.order.window_slices import Pieces
+from lancedb.integrations._torch.arrow.fixed_width import buffer_for, from_raw, raw_rows, row_bytes
+from lancedb.integrations._torch.order.window_slices import WindowSlices
 from lancedb.integrations._torch.pipeline.shuffle_buffer import ReadRows, Window, assemble
 
 TENSORS = pa.fixed_shape_tensor(pa.float32(), [2, 2])
@@ -26,7 +26,7 @@ def put_together(*parts: tuple[Window, int, int]) -> pa.RecordBatch:
     windows = list(dict.fromkeys(window for window, _, _ in parts))
     owners = np.array([windows.index(window) for window, _, _ in parts])
     begins, counts = np.array([part[1:] for part in parts], np.int64).T
-    return assemble(windows, owners, Pieces(owners, begins, counts))
+    return assemble(windows, owners, WindowSlices(owners, begins, counts))
 
 
 def taken(batch: pa.RecordBatch, indices: np.ndarray) -> list:
@@ -38,7 +38,7 @@ def taken(batch: pa.RecordBatch, indices: np.ndarray) -> list:
 def test_taking_rows_gives_them_in_that_order(batch, data):
     rows = st.integers(0, batch.num_rows - 1)
     indices = np.array(data.draw(st.lists(rows, max_size=20)), np.int64)
-    got = gather.take(batch, indices)
+    got = take.take(batch, indices)
     got.validate()
     assert got.schema == batch.schema
     assert got.to_pylist() == taken(batch, indices)
@@ -68,7 +68,7 @@ def test_what_was_handed_out_is_used_again_and_nothing_else():
     batch = pa.record_batch({"x": np.arange(10)})
     window = window_of(batch, np.arange(10), memory)
     kept = put_together((window, 0, 10))
-    window.hand_out(9)
+    window.deliver(9)
     new = window_of(pa.record_batch({"x": np.arange(100, 108)}), np.arange(8), memory)
     assert put_together((window, 8, 2))["x"].to_pylist() == [8, 9]
     assert put_together((new, 0, 8))["x"].to_pylist() == list(range(100, 108))
@@ -116,7 +116,7 @@ def test_growing_memory_keeps_what_open_windows_hold():
 def test_closing_a_window_twice_gives_its_memory_back_once():
     memory = WindowMemory(10)
     window = window_of(pa.record_batch({"x": np.arange(30)}), np.arange(30), memory)
-    window.hand_out(15)
+    window.deliver(15)
     window.close()
     window.close()
     taken = [memory.take() for _ in range(4)]
@@ -165,7 +165,7 @@ def test_nulls_and_no_rows_are_left_to_arrow(column):
 def test_tensors_keep_their_shape():
     storage = pa.array([[1, 2, 3, 4], [5, 6, 7, 8]], pa.list_(pa.float32(), 4))
     column = pa.ExtensionArray.from_storage(TENSORS, storage)
-    data, out = room_for(2, 16)
+    data, out = buffer_for(2, 16)
     out[:] = raw_rows(column)
     assert from_raw(TENSORS, 2, data).equals(column)
 
@@ -174,7 +174,7 @@ def test_nested_fixed_size_lists_are_taken_rightly_out_of_a_slice():
     vectors = pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], pa.list_(pa.list_(pa.int8(), 2), 2))
     for column in (vectors, pa.StructArray.from_arrays([vectors], ["x"])):
         expected = [column.to_pylist()[1]] * 2
-        assert gather.take_column(column.slice(1), np.array([0, 0])).to_pylist() == expected
+        assert take.take_column(column.slice(1), np.array([0, 0])).to_pylist() == expected
 
 
 @pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
@@ -182,10 +182,10 @@ def test_lists_of_numbers_are_taken_whole(kind):
     rows = [[1, 2, 3], [], [4], list(range(50)), []]
     column = pa.array([[9], *rows], kind(pa.int64())).slice(1)
     order = np.array([3, 0, 4, 4, 2])
-    assert gather.take_column(column, order).to_pylist() == [rows[index] for index in order]
-    assert gather.take_column(column, np.array([], np.int64)).to_pylist() == []
+    assert take.take_column(column, order).to_pylist() == [rows[index] for index in order]
+    assert take.take_column(column, np.array([], np.int64)).to_pylist() == []
     empty = pa.array([[], []], kind(pa.int64()))
-    assert gather.take_column(empty, np.array([1, 0])).to_pylist() == [[], []]
+    assert take.take_column(empty, np.array([1, 0])).to_pylist() == [[], []]
 
 
 def test_a_column_with_nulls_in_some_windows_only_is_put_together():

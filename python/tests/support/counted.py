@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan whose cost is counted in rows, not in seconds."""
 
-from lancedb.integrations._torch.order.epoch_order import Plan
+from lancedb.integrations._torch.order.epoch_order import EpochOrder
 
 
-class Counted(Plan):
+class Counted(EpochOrder):
     """A plan that counts how many rows it was asked for."""
 
     asked = 0

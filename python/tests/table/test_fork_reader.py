@@ -16,7 +16,7 @@ from arrow_strategies import record_batches
 from conftest import rows_of
 from hypothesis import given
 from lancedb.integrations._torch.table import fork_guard as forking
-from lancedb.integrations._torch.table.fork_reader import Delegate, packed, unpacked
+from lancedb.integrations._torch.table.fork_reader import ForkReader, packed, unpacked
 from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations._torch.table.reader import Reader
 from lancedb.integrations._torch.table.recipe import Recipe, UriSource
@@ -52,7 +52,7 @@ def ids(batches):
 def test_a_delegate_reads_what_a_handle_reads_and_ends_when_it_is_closed(table):
     before = {each.pid for each in delegates()}
     columns = {name: name for name in table.schema.names}
-    mine, theirs = OwnHandle(recipe_of(table), columns), Delegate(recipe_of(table), columns)
+    mine, theirs = OwnHandle(recipe_of(table), columns), ForkReader(recipe_of(table), columns)
     (process,) = (each for each in delegates() if each.pid not in before)
     assert theirs.schema.equals(mine.schema, check_metadata=True)
     for offsets in ([], [0], [3, 4, 399, 400, 999], range(1000)):
@@ -97,7 +97,7 @@ def test_forked_workers_make_the_same_batches(table, shuffle):
 
 def test_one_that_was_killed_is_an_error_and_no_hang(table):
     before = {each.pid for each in delegates()}
-    delegate = Delegate(recipe_of(table), {"id": "id"})
+    delegate = ForkReader(recipe_of(table), {"id": "id"})
     (process,) = (each for each in delegates() if each.pid not in before)
     process.kill()
     process.wait()
@@ -204,8 +204,8 @@ def test_an_error_of_a_factory_comes_with_its_traceback(table, error, kind, said
 
 def test_what_fails_there_is_raised_here(table):
     with pytest.raises(ValueError, match="version 77 of table 'points' does not exist"):
-        Delegate(Recipe(UriSource(table._conn.uri), "points", None, 77), {"id": "id"})
-    delegate = Delegate(recipe_of(table), {"id": "id"})
+        ForkReader(Recipe(UriSource(table._conn.uri), "points", None, 77), {"id": "id"})
+    delegate = ForkReader(recipe_of(table), {"id": "id"})
     shutil.rmtree(table._conn.uri)
     with pytest.raises(Exception, match="(?i)not found|no such file"):
         delegate.submit(np.array([900])).result(timeout=60)

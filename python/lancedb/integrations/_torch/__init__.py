@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private rooms behind `lancedb.integrations.torch`; knows nothing and imports nothing."""
+"""The private packages behind `lancedb.integrations.torch`. This module imports nothing."""

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from lancedb.background_loop import LOOP
 
-from .arrow import take as gather
+from .arrow import take
 from .common.error_notes import add_note
 from .convert import formats as convert
 from .table import fork_guard as forking
@@ -113,7 +113,7 @@ def fetch(self: Any, indices: Any) -> Any:
         return self.transform_fn(reader.read(normalize_indices(indices, reader.selection.num_rows)))
     known, places = distinct(normalize_indices(indices, len(self)))
     batch = _take(self, known)
-    return self.transform_fn(batch if places is None else gather.take(batch, places))
+    return self.transform_fn(batch if places is None else take.take(batch, places))
 
 
 def shallow_copy(self: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-# Of a window, so that it is given back little by little.
+# Of a window, so that its memory is freed little by little.
 SEGMENTS = 4
 _HUGE_PAGE = 2 << 20
 
@@ -25,7 +25,7 @@ def segment_size(window_rows: int) -> int:
 
 
 class WindowMemory:
-    """Room for rows in segments of `segment_rows` each, one array over all for every column.
+    """Memory for rows, in segments of `segment_rows` each, one array over all for every column.
 
     A row has the same place in each column's array, so that one list of places picks rows out of
     all columns. It grows to what is in use at once and stays so.
@@ -75,7 +75,7 @@ class WindowMemory:
 
 
 def new_rows(count: int, row_bytes: int) -> np.ndarray:
-    """Room for `count` rows, as byte strings of `row_bytes` each."""
+    """Memory for `count` rows, as byte strings of `row_bytes` each."""
     return np.frombuffer(_new_pages(max(1, count) * row_bytes), f"V{row_bytes}", count)
 
 

@@ -36,7 +36,7 @@ def from_raw(kind: pa.DataType, rows: int, data: pa.Buffer) -> pa.Array:
     return pa.Array.from_buffers(kind, rows, [None, data])
 
 
-def room_for(rows: int, width: int) -> tuple[pa.Buffer, np.ndarray]:
+def buffer_for(rows: int, width: int) -> tuple[pa.Buffer, np.ndarray]:
     """A new buffer, and the rows to write into it.
 
     It is of Arrow's memory pool, which uses freed memory again where numpy asks for new pages.

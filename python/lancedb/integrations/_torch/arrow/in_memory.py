@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from . import take as gather
+from . import take
 from .buffer_pool import new_rows
 from .dictionaries import own_bytes
 from .fixed_width import from_raw, raw_rows, row_bytes
-from .pieces import PiecesOfRows
+from .pieces import SlicesOfRows
 
 _READ_BYTES = 8 << 20
 # Of a column, in one array; small enough for offsets of 32 bits.
@@ -26,7 +26,7 @@ class TooLarge(Exception):
     """What was to be kept takes more memory than it may."""
 
 
-class Resident:
+class InMemoryRows:
     """All rows of something, by place.
 
     Parameters
@@ -43,7 +43,7 @@ class Resident:
         self._most_bytes = most_bytes
         self.is_too_large = False
         self._read_rows = max(1, _READ_BYTES // row_bytes)
-        self._columns: list[gather.Rows] | None = None
+        self._columns: list[take.Rows] | None = None
         self._loading = threading.Lock()
 
     @property
@@ -76,7 +76,7 @@ class Resident:
         columns = [column.take(places) for column in self._columns]
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
-    def _loaded(self, batches: Iterable[pa.RecordBatch]) -> list[gather.Rows]:
+    def _loaded(self, batches: Iterable[pa.RecordBatch]) -> list[take.Rows]:
         columns: list[_Column] = []
         size = 0
         for batch in batches:
@@ -97,29 +97,29 @@ class _Column:
 
     def __init__(self, kind: pa.DataType, rows: int):
         self._kind = kind
-        self._room = new_rows(rows, row_bytes(kind)) if row_bytes(kind) else None
+        self._buffer = new_rows(rows, row_bytes(kind)) if row_bytes(kind) else None
         self._filled = 0
         self._chunks: list[pa.Array] = [pa.nulls(0, kind)]
 
     def add(self, array: pa.Array) -> None:
-        raw = raw_rows(array) if self._room is not None else None
-        if raw is None and self._room is not None:
+        raw = raw_rows(array) if self._buffer is not None else None
+        if raw is None and self._buffer is not None:
             # A null: from here on Arrow has the column.
-            kept = pa.py_buffer(self._room[: self._filled])
+            kept = pa.py_buffer(self._buffer[: self._filled])
             self._chunks.append(from_raw(self._kind, self._filled, kept))
-            self._room = None
-        if self._room is None:
+            self._buffer = None
+        if self._buffer is None:
             self._chunks.append(array)
         else:
-            self._room[self._filled : self._filled + len(array)] = raw
+            self._buffer[self._filled : self._filled + len(array)] = raw
         self._filled += len(array)
 
-    def finished(self) -> gather.Rows:
-        if self._room is not None:
-            return gather.FixedRows(self._kind, self._room)
-        pieces = [gather.rows_of(pa.concat_arrays(group)) for group in _grouped(self._chunks)]
+    def finished(self) -> take.Rows:
+        if self._buffer is not None:
+            return take.FixedRows(self._kind, self._buffer)
+        pieces = [take.rows_of(pa.concat_arrays(group)) for group in _grouped(self._chunks)]
         starts = np.cumsum([0, *map(len, pieces)])[:-1]
-        return pieces[0] if len(pieces) == 1 else PiecesOfRows(self._kind, pieces, starts)
+        return pieces[0] if len(pieces) == 1 else SlicesOfRows(self._kind, pieces, starts)
 
 
 def _grouped(chunks: list[pa.Array]) -> Iterator[list[pa.Array]]:

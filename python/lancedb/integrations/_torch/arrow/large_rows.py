@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from . import take as gather
+from . import take
 from .dictionaries import own_bytes
 from .fixed_width import row_bytes
 from .variable_width import value_bytes
@@ -81,7 +81,7 @@ class LargeRows:
     def _cautious(self) -> int:
         return max(1, self.limits.one_call // _EXPECTED_BYTES)
 
-    def turn(self) -> contextlib.AbstractAsyncContextManager:
+    def permit(self) -> contextlib.AbstractAsyncContextManager:
         """Entered for a call: one at a time where rows may be large."""
         return contextlib.nullcontext() if self._rows_of_a_call is None else self._one_call
 
@@ -121,7 +121,7 @@ class CountedRead:
     """
 
     def __init__(self, large: LargeRows, slack: int | None):
-        self.turn = large.turn
+        self.permit = large.permit
         self._large = large
         self._slack = slack
         self._rows = self._bytes = 0
@@ -156,7 +156,7 @@ class CountedRead:
 
     def batch(self) -> pa.RecordBatch:
         """All that was kept, in one."""
-        return gather.concatenate(self._parts)
+        return take.concatenate(self._parts)
 
 
 def vary_in_size(schema: pa.Schema) -> bool:
@@ -243,11 +243,11 @@ def _without(batch: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
     columns = []
     for column in batch.columns:
         if _varies(column.type):
-            some = gather.take_column(column, kept)
+            some = take.take_column(column, kept)
             some = pa.concat_arrays([some, pa.nulls(1, column.type)])
-            columns.append(gather.take_column(some, where))
+            columns.append(take.take_column(some, where))
         else:
-            columns.append(gather.take_column(column, np.arange(len(column))))
+            columns.append(take.take_column(column, np.arange(len(column))))
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 

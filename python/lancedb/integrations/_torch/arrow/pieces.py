@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from .fixed_width import from_raw, room_for, row_bytes
+from .fixed_width import buffer_for, from_raw, row_bytes
 from .take import FixedRows, Rows, take_column
 
 
@@ -43,7 +43,7 @@ class Grouped:
         return len(self.back)
 
 
-class PiecesOfRows:
+class SlicesOfRows:
     """Pieces of a column, which need not follow each other without a gap.
 
     Parameters
@@ -84,6 +84,6 @@ class PiecesOfRows:
         for number, rows in wanted.pieces:
             self._fixed[number].bytes.take(rows, 0, grouped[start : start + len(rows)], "clip")
             start += len(rows)
-        data, out = room_for(len(wanted), width)
+        data, out = buffer_for(len(wanted), width)
         grouped.take(wanted.back, 0, out, "clip")
         return from_raw(self._kind, len(wanted), data)

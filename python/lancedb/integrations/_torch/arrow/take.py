@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from .dictionaries import with_codes
-from .fixed_width import from_raw, raw_rows, room_for
+from .fixed_width import buffer_for, from_raw, raw_rows
 from .variable_width import ViewRows, view_rows
 
 
@@ -104,7 +104,7 @@ class FixedRows:
         return len(self.bytes)
 
     def take(self, indices: np.ndarray) -> pa.Array:
-        data, out = room_for(len(indices), self.bytes.dtype.itemsize)
+        data, out = buffer_for(len(indices), self.bytes.dtype.itemsize)
         self.bytes.take(indices, 0, out, "clip")
         return from_raw(self._kind, len(indices), data)
 

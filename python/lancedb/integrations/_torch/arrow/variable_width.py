@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of varying length as views of what was read, copied once.
 
-Arrow's take copies what it has taken so far again, whenever it guessed too little room for it, and
+Arrow's take copies what it has taken so far again, whenever it reserved too little memory, and
 a batch of rows out of many windows is copied once more. Arrow's views are 16 bytes a row, with its
 length and its place, so that rows are put in order, and windows together, before they are copied.
 """

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.dictionaries import own_bytes
-from ..arrow.in_memory import Resident, TooLarge
+from ..arrow.in_memory import InMemoryRows, TooLarge
 from ..arrow.large_rows import vary_in_size
 from ..common.checks import one_of
 from ..frameworks.torch_loader import in_worker
 from ..table.handle import LocalRows
-from ..table.reader import Reader, Reading
+from ..table.reader import PendingRead, Reader
 from ..table.recipe import is_in_object_store
 from ..table.sample import average_row_bytes, row_sizes
 from ..table.selection import Selection, places_in
@@ -44,7 +44,7 @@ def check_cache(cache: Any) -> Cache:
     return one_of("cache", cache, (True, False, "auto"))
 
 
-class KeptColumns:
+class ColumnCache:
     """Columns of a dataset's rows in this process: a copy in another one begins with none.
 
     Parameters
@@ -63,7 +63,7 @@ class KeptColumns:
         self._counts: Counter[str] = Counter()
 
     def __reduce__(self) -> tuple:
-        return KeptColumns, (self.cache,)
+        return ColumnCache, (self.cache,)
 
     def read(self, reader: Reader, rows: np.ndarray) -> pa.RecordBatch:
         """As `Reader.read`, out of memory as far as may be."""
@@ -146,9 +146,9 @@ class KeptColumns:
         if row_sizes(reader).are_skewed:  # an average says nothing of columns that vary
             widths = {name: widths[name] for name in widths if _has_one_size(reader, name)}
         dear = in_worker() or is_in_object_store(reader.recipe.source)
-        room = _FEWER_BYTES if dear else _KEPT_BYTES
-        names = narrowest(widths, room / stretch.num_rows)
-        return _Held(reader, names, stretch, room) if names else None
+        budget = _FEWER_BYTES if dear else _KEPT_BYTES
+        names = narrowest(widths, budget / stretch.num_rows)
+        return _Held(reader, names, stretch, budget) if names else None
 
 
 class _Held:
@@ -178,9 +178,9 @@ class _Held:
         self.bytes_loaded = 0
         self._rows = self._in_memory(_only(reader, held, kept), most_bytes)
 
-    def _in_memory(self, reader: Reader, most_bytes: int | None) -> Resident:
+    def _in_memory(self, reader: Reader, most_bytes: int | None) -> InMemoryRows:
         """All that a reader reads."""
-        rows = Resident(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
+        rows = InMemoryRows(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
         rows.load(self._counted(reader, rows.parts()))
         return rows
 
@@ -194,7 +194,7 @@ class _Held:
         reading = self._rest.open().begin(rows) if self._rest is not None else None
         return functools.partial(self._finish, reading, rows)
 
-    def _finish(self, reading: Reading | None, rows: np.ndarray) -> pa.RecordBatch:
+    def _finish(self, reading: PendingRead | None, rows: np.ndarray) -> pa.RecordBatch:
         kept = self._rows.take(places_in(self._held, self._selection, rows))
         if reading is None:
             return kept
@@ -217,8 +217,8 @@ def _has_one_size(reader: Reader, name: str) -> bool:
     return not vary_in_size(pa.schema([reader.schema.field(name)]))
 
 
-def narrowest(widths: dict[str, float], room: float) -> list[str]:
-    """As many columns as fit in `room` bytes a row, the narrowest first.
+def narrowest(widths: dict[str, float], budget: float) -> list[str]:
+    """As many columns as fit in `budget` bytes a row, the narrowest first.
 
     Examples
     --------
@@ -227,8 +227,8 @@ def narrowest(widths: dict[str, float], room: float) -> list[str]:
     """
     names = []
     for name in sorted(widths, key=lambda name: widths[name]):
-        room -= widths[name]
-        if room < 0:
+        budget -= widths[name]
+        if budget < 0:
             break
         names.append(name)
     return names

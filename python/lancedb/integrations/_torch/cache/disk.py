@@ -234,7 +234,7 @@ class MappedTable:
         self.reader = reader
 
     def load(self, reads: Any, ahead: int) -> bool:
-        """As `Everything.load`: the rows are there."""
+        """As `CachedTable.load`: the rows are there."""
         return True
 
     def take(self, rows: np.ndarray) -> pa.RecordBatch:

@@ -45,7 +45,7 @@ class Filler(threading.Thread):
     rows : CachedRows
         Of which there are to be parts.
     mapped : MappedParts
-        Is told of each part as soon as it is there; without it nobody needs the parts.
+        Called with each part as soon as it is there; without it nobody needs the parts.
     say : callable of str
         Warns.
     """

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..arrow.pieces import Grouped, PiecesOfRows
+from ..arrow.pieces import Grouped, SlicesOfRows
 from ..arrow.take import Rows, rows_of
 from .directory import Entry, PartFile
 
@@ -128,7 +128,7 @@ class _Columns(NamedTuple):
 
     schema: pa.Schema
     starts: np.ndarray
-    columns: list[PiecesOfRows]
+    columns: list[SlicesOfRows]
 
 
 class MappedParts:
@@ -243,7 +243,7 @@ class MappedParts:
             [rows_of(batch.column(column)) for batch in batches] for column in range(len(schema))
         ]
         joined = [
-            PiecesOfRows(field.type, pieces, np.array(starts))
+            SlicesOfRows(field.type, pieces, np.array(starts))
             for field, pieces in zip(schema, columns, strict=True)
         ]
         return _Columns(schema, np.array(starts), joined)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import take as gather
+from ..arrow import take
 
 
 class RecentRows:
@@ -45,9 +45,9 @@ class RecentRows:
         if len(missing) or not parts:
             parts.append(read(offsets[missing]))
             places.append(missing)
-        batch = gather.concatenate(parts)
+        batch = take.concatenate(parts)
         if len(parts) > 1:
-            batch = gather.take(batch, np.argsort(np.concatenate(places)))
+            batch = take.take(batch, np.argsort(np.concatenate(places)))
         self._keep(batch, offsets)
         return batch
 
@@ -63,7 +63,7 @@ class RecentRows:
                     at.append(place)
             batches = [self._batches[number][0] for number in found]
         rows = [np.array(rows) for rows, _ in found.values()]
-        return list(map(gather.take, batches, rows)), [np.array(at) for _, at in found.values()]
+        return list(map(take.take, batches, rows)), [np.array(at) for _, at in found.values()]
 
     def _keep(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
         if batch.nbytes > self._most:

@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.buffer_pool import SEGMENTS, WindowMemory, segment_size
-from ..arrow.in_memory import Resident, TooLarge
-from ..order.epoch_order import Plan
-from ..table.reader import Reader, Reading
+from ..arrow.in_memory import InMemoryRows, TooLarge
+from ..order.epoch_order import EpochOrder
+from ..table.reader import PendingRead, Reader
 from ..table.selection import Selection, places_in
 
 if TYPE_CHECKING:
     from ..pipeline.sources import Reads
 
 
-class Everything:
+class CachedTable:
     """All rows of a selection, once they were read.
 
     Parameters
@@ -40,7 +40,7 @@ class Everything:
         self, reader: Reader, selection: Selection, row_bytes: int, most_bytes: int | None
     ):
         self.reader = reader
-        self.rows = Resident(reader.selection.num_rows, row_bytes, most_bytes)
+        self.rows = InMemoryRows(reader.selection.num_rows, row_bytes, most_bytes)
         self._selection = selection
 
     @property
@@ -65,7 +65,7 @@ class Everything:
         return True
 
     def _read(self, reads: Reads, ahead: int) -> Iterator[pa.RecordBatch]:
-        under_way: deque[Reading] = deque()
+        under_way: deque[PendingRead] = deque()
         for rows in self.rows.parts():
             under_way.append(reads.begin_rows(rows))
             if len(under_way) > ahead:
@@ -78,24 +78,24 @@ class Everything:
         return self.rows.take(places_in(self.reader.selection, self._selection, rows))
 
 
-def _finished(reads: Reads, reading: Reading) -> pa.RecordBatch:
+def _finished(reads: Reads, reading: PendingRead) -> pa.RecordBatch:
     batch = reading.in_order()
     reads.finish(reading)
     return batch
 
 
-class Room:
+class EpochCache:
     """Memory of this process: a copy in another one begins with none."""
 
     def __init__(self) -> None:
         self._memory: WindowMemory | None = None
-        self._everything: Everything | None = None
+        self._everything: CachedTable | None = None
 
     def __reduce__(self) -> Any:
-        return Room, ()
+        return EpochCache, ()
 
     @contextlib.contextmanager
-    def for_windows(self, plan: Plan) -> Iterator[WindowMemory]:
+    def for_windows(self, plan: EpochOrder) -> Iterator[WindowMemory]:
         """Memory for one stream's windows; a stream beside it has its own."""
         memory, self._memory = self._memory, None
         if memory is None or memory.segment_rows != _segment_rows(plan):
@@ -113,19 +113,19 @@ class Room:
     @contextlib.contextmanager
     def for_everything(
         self, reader: Reader, held: Selection, row_bytes: int, most_bytes: int | None
-    ) -> Iterator[Everything]:
+    ) -> Iterator[CachedTable]:
         """All rows that a reader reads, for any number of streams, read as those to hold."""
         if self._everything is None:
             over = reader.over(held)
-            self._everything = Everything(over, reader.selection, row_bytes, most_bytes)
+            self._everything = CachedTable(over, reader.selection, row_bytes, most_bytes)
         yield self._everything
 
 
-def window_memory(plan: Plan) -> WindowMemory:
+def window_memory(plan: EpochOrder) -> WindowMemory:
     """Memory for the windows of an order."""
     segment_rows = _segment_rows(plan)
     return WindowMemory(segment_rows, min(SEGMENTS * plan.lanes, plan.rows // segment_rows + 1))
 
 
-def _segment_rows(plan: Plan) -> int:
+def _segment_rows(plan: EpochOrder) -> int:
     return segment_size(min(plan.window_rows, plan.rows))

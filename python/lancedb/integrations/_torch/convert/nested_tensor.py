@@ -2,7 +2,7 @@
 """Nested tensors made, taken apart and sent without the imports of torch's own ways.
 
 torch's public function, asked for the first time in a process, imports five hundred modules, and
-its compiler, too, if it is told the lengths: three quarters of a second and one and a half of
+its compiler, too, if it is given the lengths: three quarters of a second and one and a half of
 processor time, in each worker, and once more where what they send arrives. The class itself needs
 none of them.
 """
@@ -107,7 +107,7 @@ def _can_be_made_at_once() -> bool:
     try:
         made: Any = _made_at_once(values, offsets, ends)
         its_values, its_offsets, its_ends = _parts(made) or (None, None, None)
-        told = (made._get_min_seqlen(), made._get_max_seqlen())
-        return its_values is values and its_offsets is offsets and its_ends == told == ends
+        known = (made._get_min_seqlen(), made._get_max_seqlen())
+        return its_values is values and its_offsets is offsets and its_ends == known == ends
     except Exception:
         return False

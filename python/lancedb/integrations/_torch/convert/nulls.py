@@ -60,7 +60,7 @@ class NullPolicy:
         return self.by_name.get(name) if isinstance(self.fill_null, Mapping) else self.fill_null
 
     def require_value(self, name: str, count: int, kind: pa.DataType) -> Any:
-        """As `value_for`; a ValueError that names the column and the way out if there is none."""
+        """As `value_for`; a ValueError that names the column and what to do, if there is none."""
         value = self.value_for(name)
         if value is None:
             raise ValueError(

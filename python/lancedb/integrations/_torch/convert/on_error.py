@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..common.checks import one_of
 from ..common.shared_memory import shared
 
@@ -57,14 +57,14 @@ def make_what_can_be(
     """
     everything = np.arange(batch.num_rows)
     try:
-        return make(gather.take(batch, everything)) if first is None else first()
+        return make(take.take(batch, everything)) if first is None else first()
     except Exception:
         bad = _failing_rows(batch, make)
         if not bad:
             raise
     good = np.setdiff1d(everything, list(bad))
     if len(good):
-        return Partial(make(gather.take(batch, good)), bad)
+        return Partial(make(take.take(batch, good)), bad)
     try:
         return Partial(make(batch.slice(0, 0)), bad)
     except Exception:  # as torch.stack of nothing
@@ -96,7 +96,7 @@ def _failing_rows(
     while parts:
         part = parts.pop()
         try:
-            make(gather.take(batch, part))
+            make(take.take(batch, part))
         except Exception as error:
             if len(part) == 1:
                 bad[int(part[0])] = error

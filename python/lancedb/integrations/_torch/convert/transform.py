@@ -255,7 +255,7 @@ class Output:
         self._convert.check(batch)
 
     def check_sendable(self) -> None:
-        """Raise a TypeError that says how to mend it if a callable cannot reach a worker."""
+        """Raise a TypeError that says what to do if a callable cannot reach a worker."""
         for name, function in (("transform", self.transform), ("on_error", self.on_error)):
             check_sendable(name, function)
 

@@ -38,10 +38,10 @@ from ..table.selection import AllRows
 from ..workers.ipc import send_small_tensors_whole
 from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
-from .cursor import EpochOrder
+from .cursor import StepOrder
 
-# How long a dataset waits unless it is told otherwise. Longer than what lancedb sits out by itself,
-# and well below the ten minutes after which the other ranks of a distributed run give up.
+# How long a dataset waits by default. Longer than what lancedb sits out by itself, and well below
+# the ten minutes after which the other ranks of a distributed run give up.
 READ_TIMEOUT = 120.0
 
 
@@ -121,7 +121,7 @@ class BatchDataset:
         """The format of the batches."""
         return self._output.format
 
-    def _arguments(self, order: EpochOrder, layout: Any) -> dict[str, Any]:
+    def _arguments(self, order: StepOrder, layout: Any) -> dict[str, Any]:
         """What every rank has to be given alike."""
         return {
             **order.arguments,

@@ -22,7 +22,7 @@ from ..order.batch_steps import BatchSteps
 from ..order.index_shuffle import derive_key
 from ..order.packing import PackingPlanner
 from ..order.shards import Shards
-from ..order.shuffle import Order
+from ..order.shuffle import ShuffleSpec
 from ..order.token_budget import BudgetPlanner
 from ..table.arguments import View
 from ..table.row_lengths import RowLengths
@@ -244,7 +244,7 @@ class PlannedBatches:
         What the user asked for.
     view : View
         What the dataset reads.
-    order : Order
+    order : ShuffleSpec
         Of its rows.
     ragged : RaggedPolicy
         What lists are padded to.
@@ -256,7 +256,7 @@ class PlannedBatches:
         self,
         batching: Batching,
         view: View,
-        order: Order,
+        order: ShuffleSpec,
         ragged: RaggedPolicy,
         nulls: NullPolicy,
     ):
@@ -321,7 +321,7 @@ class PlannedBatches:
     def _new_sequence(self, epoch: int, layout: Any) -> BatchSequence:
         plan = self._order.with_layout(layout).plan(epoch, NOMINAL_BATCH)
         if plan.shuffle == "none":  # every epoch is alike
-            shards, key = Shards(replace(plan, chunk=_CHUNK), SHARDS, turn=0), None
+            shards, key = Shards(replace(plan, chunk=_CHUNK), SHARDS, rotation=0), None
         else:
             shards, key = Shards(plan, SHARDS), derive_key(plan.seed, plan.epoch)
         planner = self._batching._planner

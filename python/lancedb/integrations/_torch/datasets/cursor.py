@@ -50,10 +50,10 @@ from ..order.state import Position, make_state
 from ..order.steps import Steps
 
 
-class EpochOrder(Protocol):
+class StepOrder(Protocol):
     """What a cursor asks of the order of an epoch, whatever its rows come from."""
 
-    def of(self, epoch: int, layout: Any) -> EpochOrder:
+    def of(self, epoch: int, layout: Any) -> StepOrder:
         """The order of this very epoch, in the layout of a loaded state or its own."""
         ...
 
@@ -175,7 +175,7 @@ class EpochTracker:
         How many states its cursor had loaded before.
     """
 
-    def __init__(self, at: Position, order: EpochOrder, is_loaded: bool = False, restored: int = 0):
+    def __init__(self, at: Position, order: StepOrder, is_loaded: bool = False, restored: int = 0):
         self.at = at
         self.order = order
         self.is_loaded = is_loaded
@@ -207,7 +207,7 @@ class EpochTracker:
     def shares(self, worker: int, workers: int) -> Iterator[tuple[int, tuple[int, int]]]:
         """The steps that one of several workers is to make yet, by number, and their shares.
 
-        The loader asks its workers by turns. `taken` counts this worker's own steps alone.
+        The loader asks its workers in sequence. `taken` counts this worker's own steps alone.
         """
         position, made = self.at.position, self.taken
         for step in itertools.count():
@@ -290,7 +290,7 @@ class EpochCursor:
             at, is_loaded = Position(epoch), False
         self._go_to(at, is_loaded)
 
-    def restore(self, at: Position, layout: Any, order: EpochOrder) -> None:
+    def restore(self, at: Position, layout: Any, order: StepOrder) -> None:
         """Let the next iteration go on at the place of a state, in its layout."""
         self.generation += 1
         self._restored += 1
@@ -328,7 +328,7 @@ class EpochCursor:
             self.next, self._is_loaded = self._to_come()
             self._drop()
 
-    def begin(self, order: EpochOrder) -> EpochTracker:
+    def begin(self, order: StepOrder) -> EpochTracker:
         """An iteration from the next place on."""
         reached = self.place
         follows = (reached.epoch, reached.position) == (self.next.epoch, self.next.position)
@@ -354,7 +354,7 @@ class EpochCursor:
         at, is_loaded = self._to_come()
         return is_loaded and at.ended == epoch
 
-    def state(self, order: EpochOrder) -> dict[str, Any]:
+    def state(self, order: StepOrder) -> dict[str, Any]:
         """The state of the place that was reached, JSON-serialisable."""
         return make_state(self.place, order.describe(self.layout))
 

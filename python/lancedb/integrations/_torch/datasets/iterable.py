@@ -20,7 +20,7 @@ from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
 from ..cache.disk import MappedTable
-from ..cache.tables import Everything, Room
+from ..cache.tables import CachedTable, EpochCache
 from ..common.checks import whole_number
 from ..common.machine import memory_bytes
 from ..convert.on_error import OnError
@@ -33,11 +33,11 @@ from ..frameworks.torch_loader import (
 from ..order.batch_steps import BatchSteps
 from ..order.layout import Layout, times_read
 from ..order.read_schedule import RowOrder, schedule
-from ..order.shuffle import Order
+from ..order.shuffle import ShuffleSpec
 from ..order.state import Position, read_state, refuse_allowances
 from ..order.steps import Steps
 from ..pipeline.groups import rows_plan_of
-from ..pipeline.prefetch import ReadAhead, Stream
+from ..pipeline.prefetch import Prefetcher, ReadAhead
 from ..pipeline.table_input import TableInput
 from ..table.arguments import Given
 from ..table.blobs import LATE
@@ -57,7 +57,7 @@ from .batching import (
     check_batching,
     refuse_context,
 )
-from .cursor import EpochOrder, RankOrder
+from .cursor import RankOrder, StepOrder
 from .keywords import explain_unknown
 from .origins import RandomSeed, origins_of
 from .sharded import ShardedDataset
@@ -83,8 +83,8 @@ MOST_CACHED_FROM_AFAR = 32 << 20
 class LanceIterableTorchDataset(ShardedDataset, TableDataset):
     """An iterable dataset over a LanceDB table that yields whole batches.
 
-    Give it to ``DataLoader(dataset, batch_size=None)`` or to `LanceDataLoader`. Rows are dealt to
-    the ranks of a distributed run and to the loader's workers, so that none comes twice; each
+    Give it to ``DataLoader(dataset, batch_size=None)`` or to `LanceDataLoader`. Rows are sharded
+    over the ranks of a distributed run and the loader's workers, so that none comes twice; each
     global step holds the same rows on any number of them. Every ``iter()`` is the next epoch,
     with the next order.
 
@@ -98,7 +98,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
     drop_last : bool, default True
         True leaves out the rows of an epoch that fill no full step of all ranks. False delivers
-        every row: the last step may be short, and is dealt evenly.
+        every row: the last step may be short, and is divided evenly.
     shuffle : {False, True, "block", "global"}, default False
         False keeps the base order. True or ``"block"`` reads short runs of consecutive rows and
         mixes rows from all over the table in memory, several times as fast as ``"global"``, a
@@ -282,7 +282,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
         self.cache = check_cache(cache)
         self._sizes = row_sizes(self._new_reader())
-        self._order = Order(
+        self._order = ShuffleSpec(
             rows=self.num_rows,
             row_bytes=self._sizes.average,
             shuffle=shuffle,
@@ -304,13 +304,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 batching, self._view, self._order, output.ragged, output.nulls
             )
         self._describe_data()
-        self._room = Room()
+        self._epoch_cache = EpochCache()
         self._is_advised = False
         self._begin_epochs(drop_last, rank, world_size, mesh)
 
     def _weighted(
         self, sample_weights: str | None, balance_by: str | None, epoch_rows: int | None
-    ) -> Order:
+    ) -> ShuffleSpec:
         """The order over points that draw rows, if rows are to be drawn."""
         given = {"sample_weights": sample_weights, "balance_by": balance_by}
         drawn_by = {name: value for name, value in given.items() if value is not None}
@@ -355,15 +355,15 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         spans: Iterator[tuple[int, int]],
         output: Output,
         with_origins: bool,
-    ) -> Stream:
+    ) -> Prefetcher:
         """What reads the rows of some spans ahead, and makes batches of them."""
         spans, origins = self._with_origins(plan, spans, with_origins)
         ahead, stats = self._read_ahead(), self._stats()
-        room = stack.enter_context(self._kept_in(plan))
+        held_in = stack.enter_context(self._kept_in(plan))
         large = self._large_rows()
-        rows = TableInput(plan, self._reader(), stats, ahead.reads, ahead.read_rows, room, large)
+        rows = TableInput(plan, self._reader(), stats, ahead.reads, ahead.read_rows, held_in, large)
         groups = schedule(plan, spans, ahead.read_rows)
-        return Stream(rows, groups, output, stats, ahead, self._limits_here(), origins)
+        return Prefetcher(rows, groups, output, stats, ahead, self._limits_here(), origins)
 
     def _origins_of(self, plan: RowOrder, shares: list[tuple[int, int]]) -> Origins:
         """Where the rows of some shares come from."""
@@ -386,7 +386,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._plan(at, loaded)
         return at, loaded
 
-    def _epoch_order(self, layout: Any = None) -> EpochOrder:
+    def _epoch_order(self, layout: Any = None) -> StepOrder:
         """What cursors ask, for this rank."""
         rank, world_size = self.rank_and_world_size()
         data = self._describe_data()
@@ -463,7 +463,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return selection.stretch() or selection
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
         asked = self.cache == "auto" and alone and self._order.is_automatic
-        asked = asked and not self._sizes.are_skewed and not self._room.is_too_small
+        asked = asked and not self._sizes.are_skewed and not self._epoch_cache.is_too_small
         if not asked or selection.num_rows * bytes_each > self._most:
             return None
         stretch = selection.stretch()
@@ -479,7 +479,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     def _kept_in(
         self, plan: RowOrder
-    ) -> contextlib.AbstractContextManager[WindowMemory | Everything | MappedTable]:
+    ) -> contextlib.AbstractContextManager[WindowMemory | CachedTable | MappedTable]:
         """Memory for the rows of one stream."""
         held = self._held()
         if self._disk is not None and (held is None or self.cache is True):
@@ -490,8 +490,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             most = None if self.cache is True else self._most
             row_bytes = self._order.row_bytes
             row_bytes += self._sizes.late if self.cache is True else 0
-            return self._room.for_everything(self._reader(), held, row_bytes, most)
-        return self._room.for_windows(rows_plan_of(plan))
+            return self._epoch_cache.for_everything(self._reader(), held, row_bytes, most)
+        return self._epoch_cache.for_windows(rows_plan_of(plan))
 
     def _bytes_to_cache(self) -> int | None:
         """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
@@ -508,7 +508,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
 
 def _described(
-    data: Mapping[str, Any], order: Order, global_batch: int, layout: Layout | None
+    data: Mapping[str, Any], order: ShuffleSpec, global_batch: int, layout: Layout | None
 ) -> dict[str, Any]:
     return {**data, **order.with_layout(layout).describe(global_batch)}
 

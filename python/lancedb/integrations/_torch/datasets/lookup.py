@@ -14,7 +14,7 @@ import pyarrow as pa
 from lancedb.permutation import Permutation
 from lancedb.table import Table
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..cache.recent_rows import RecentRows
 from ..common.checks import whole_number
 from ..common.counters import Stats
@@ -338,7 +338,7 @@ class LanceLookup:
         batch = opened.recent.read(wanted, opened.read)
         places = np.arange(len(wanted)) if places is None else places
         if known.all():
-            return gather.take(batch, places)
+            return take.take(batch, places)
         numbers = np.zeros(len(offsets), np.int64)
         numbers[known] = places
         return _with_nulls(batch, pa.array(numbers, mask=~known))

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ..arrow.origins import Origins, with_origins
 from ..arrow.take import take
-from ..cache.columns import Cache, KeptColumns, check_cache
+from ..cache.columns import Cache, ColumnCache, check_cache
 from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch
 from ..convert.on_error import OnError
 from ..convert.transform import count_rows, first_row
@@ -247,7 +247,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
         )
-        self._kept = KeptColumns(check_cache(cache))
+        self._kept = ColumnCache(check_cache(cache))
         self._ahead = RowsAhead()
         self._seed = EpochSeed(seed, is_used=self._output.takes_context)
 

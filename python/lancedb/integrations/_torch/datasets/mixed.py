@@ -21,14 +21,14 @@ from ..convert.on_error import OnError
 from ..convert.transform import Output
 from ..frameworks.torch_loader import in_worker
 from ..order.mixed_layout import MixedLayout, describe, merged, mixed_layout, read_mixed_state
-from ..order.mixed_plan import MixedPlan, MixedRows, SourceOrder
+from ..order.mixed_order import MixedEpochOrder, MixedRows, SourceOrder
 from ..order.mixture import Mixture
 from ..order.read_schedule import schedule
 from ..order.shuffle import read_rows
 from ..order.state import Position
 from ..order.steps import Steps
 from ..pipeline.mixed_sources import MixedInput, mixed_memory
-from ..pipeline.prefetch import ReadAhead, Stream
+from ..pipeline.prefetch import Prefetcher, ReadAhead
 from ..table.handle import empty_batch
 from ..table.recipe import is_in_object_store
 from ..workers.shared_epoch import LayoutCodec
@@ -293,7 +293,7 @@ transform_threads : optional
     def _also(self) -> dict[str, Any]:
         return {"mix": "rows", "stop": self._stop, "seed": self._seed}
 
-    def _plan(self, at: Position, layout: Any) -> MixedPlan:
+    def _plan(self, at: Position, layout: Any) -> MixedEpochOrder:
         layout = self._layout(layout)
         orders = tuple(
             SourceOrder(name, size.rows, size.shuffle, of, self._is_in_memory(name, of))
@@ -303,9 +303,9 @@ transform_threads : optional
             )
         )
         steps = self._steps(at.position, at.epoch, layout)
-        return MixedPlan(self._mixture(layout), orders, self._seed, at.epoch, steps)
+        return MixedEpochOrder(self._mixture(layout), orders, self._seed, at.epoch, steps)
 
-    def _rows_of(self, plan: MixedPlan, share: tuple[int, int]) -> MixedRows:
+    def _rows_of(self, plan: MixedEpochOrder, share: tuple[int, int]) -> MixedRows:
         return plan.rows_of([share])
 
     def _progress(self, at: Position, layout: Any) -> dict[str, Any]:
@@ -344,11 +344,11 @@ transform_threads : optional
     def _stream(
         self,
         stack: contextlib.ExitStack,
-        plan: MixedPlan,
+        plan: MixedEpochOrder,
         spans: Iterator[tuple[int, int]],
         output: Output,
         with_origins: bool,
-    ) -> Stream:
+    ) -> Prefetcher:
         spans, origins = self._with_origins(plan, spans, with_origins)
         sources = [self._sources[order.name] for order in plan.sources]
         readers = [source.reader(self._rows_schema.names) for source in sources]
@@ -370,9 +370,9 @@ transform_threads : optional
             self._numbering(plan),
         )
         groups = schedule(plan, spans, ahead.read_rows)
-        return Stream(rows, groups, output, stats, ahead, origins=origins)
+        return Prefetcher(rows, groups, output, stats, ahead, origins=origins)
 
-    def _origins_of(self, plan: MixedPlan, shares: list[tuple[int, int]]) -> Origins:
+    def _origins_of(self, plan: MixedEpochOrder, shares: list[tuple[int, int]]) -> Origins:
         """Where the rows of some shares come from: random numbers are those of a source's epoch."""
         rows = plan.rows_of(shares)
         parts = []
@@ -386,14 +386,14 @@ transform_threads : optional
                 parts.append((self._names.index(name), here, origins))
         return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
 
-    def _numbering(self, plan: MixedPlan) -> tuple[str, np.ndarray] | None:
+    def _numbering(self, plan: MixedEpochOrder) -> tuple[str, np.ndarray] | None:
         """The name of the column of sources, and the number of each source of a plan there."""
         if self._source_column is None:
             return None
         return self._source_column, np.arange(len(plan.sources))
 
     @contextlib.contextmanager
-    def _memory_for(self, plan: MixedPlan) -> Iterator[WindowMemory]:
+    def _memory_for(self, plan: MixedEpochOrder) -> Iterator[WindowMemory]:
         """Memory for the windows of all sources; a stream beside another has its own."""
         memory, self._memory = self._memory, None
         memory = mixed_memory(plan, memory)
@@ -402,7 +402,7 @@ transform_threads : optional
         finally:
             self._memory = memory
 
-    def _read_ahead(self, plan: MixedPlan) -> ReadAhead:
+    def _read_ahead(self, plan: MixedEpochOrder) -> ReadAhead:
         weights = plan.mixture.weights_at(plan.mixture.start_of(plan.epoch))
         sizes = [self._sources[order.name].size.row_bytes for order in plan.sources]
         row_bytes = sum(w * size for w, size in zip(weights, sizes, strict=True)) // sum(weights)

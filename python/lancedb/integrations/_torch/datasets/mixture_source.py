@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cache.tables import Everything
+from ..cache.tables import CachedTable
 from ..order.mixed_layout import SourceSize
 from ..table.arguments import View
 from ..table.reader import Reader
@@ -34,7 +34,7 @@ class MixtureSource:
         self.described = {**data, "rows": size.rows, "shuffle": size.shuffle}
         self._are_skewed = are_skewed
         self._reader: Reader | None = None
-        self._everything: Everything | None = None
+        self._everything: CachedTable | None = None
 
     @property
     def rows_and_columns(self) -> tuple[Any, ...]:
@@ -68,11 +68,11 @@ class MixtureSource:
         too_large = self._everything is not None and self._everything.rows.is_too_large
         return not self._are_skewed and not too_large
 
-    def everything(self, reader: Reader) -> Everything:
+    def everything(self, reader: Reader) -> CachedTable:
         """All of its rows, read when they are first wanted."""
         if self._everything is None:
             over = reader.over(self._held)
-            self._everything = Everything(over, reader.selection, self.size.row_bytes, None)
+            self._everything = CachedTable(over, reader.selection, self.size.row_bytes, None)
         return self._everything
 
     def describe(self) -> str:

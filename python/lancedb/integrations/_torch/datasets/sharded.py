@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from ..arrow.origins import Origins
 from ..convert.on_error import Partial
 from ..convert.transform import Output, only_row
-from ..frameworks.accelerate import refuse_blind_skip, refuse_second_deal
+from ..frameworks.accelerate import refuse_blind_skip, refuse_second_sharding
 from ..frameworks.torch_loader import (
     in_worker,
     process_number,
@@ -24,15 +24,15 @@ from ..frameworks.torch_loader import (
 )
 from ..order.state import Position, make_state, of_worker, start_of, steps_of_worker
 from ..order.steps import Steps
-from ..pipeline.prefetch import Stream
+from ..pipeline.prefetch import Prefetcher
 from ..workers.agreement import Agreement
 from ..workers.batch_slots import BatchSlots
 from ..workers.epoch_feed import RecordBatches
 from ..workers.rank import SentRank, rank_in, resolve_rank
-from ..workers.shared_epoch import EpochClock, LayoutCodec
+from ..workers.shared_epoch import LayoutCodec, SharedEpoch
 from ..workers.worker_dataset import WorkerDataset
 from .base import BatchDataset, warn_if_no_step
-from .cursor import EpochCursor, EpochOrder, EpochTracker
+from .cursor import EpochCursor, EpochTracker, StepOrder
 from .origins import StepOrigins
 
 
@@ -59,8 +59,8 @@ class ShardedDataset(BatchDataset, IterableDataset):
             raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
         self._given_rank = (rank, world_size) if mesh is None else rank_in(mesh)
         self._sent_rank: SentRank | None = None
-        self._clock = EpochClock(codec)
-        self._cursor = EpochCursor(self._clock)
+        self._shared_epoch = SharedEpoch(codec)
+        self._cursor = EpochCursor(self._shared_epoch)
         self._skip = 0  # steps of its own that a worker had made where its state was taken
         self._has_warned = False  # of rows that no epoch delivers
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
@@ -79,7 +79,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         """The global steps of an epoch, by default the next one, from a position on."""
         raise NotImplementedError
 
-    def _epoch_order(self, layout: Any = None) -> EpochOrder:
+    def _epoch_order(self, layout: Any = None) -> StepOrder:
         """What cursors ask, for this rank, in the layout of a state or its own."""
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         spans: Iterator[tuple[int, int]],
         output: Output,
         with_origins: bool,
-    ) -> Stream:
+    ) -> Prefetcher:
         """What reads the rows of some spans ahead, and makes batches of them."""
         raise NotImplementedError
 
@@ -198,9 +198,9 @@ class ShardedDataset(BatchDataset, IterableDataset):
             If `epoch` is no such number.
         """
         at = start_of(epoch)
-        refuse_second_deal(self)
-        self._clock.wait_for_late()
-        if self._clock.ran_in_workers:
+        refuse_second_sharding(self)
+        self._shared_epoch.wait_for_late()
+        if self._shared_epoch.ran_in_workers:
             self._cursor.lapse()
         self._cursor.seek(at.epoch)
         self._skip, self._is_lent = 0, False
@@ -214,10 +214,10 @@ class ShardedDataset(BatchDataset, IterableDataset):
             return self._begin_late(self._cursor)
         # Whoever set this worker off waits until it has looked where to begin.
         try:
-            at = self._clock.begin(process_number(), this_worker()[1])
+            at = self._shared_epoch.begin(process_number(), this_worker()[1])
         except Exception as error:
             return raising(error)
-        self._cursor.join(at, self._clock.layout)
+        self._cursor.join(at, self._shared_epoch.layout)
         self._begins_in_worker(*this_worker())
         return self._begin(self._cursor)
 
@@ -279,7 +279,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         def rows() -> Iterator[Any]:
             return (self._rows_of(plan, share) for _, share in tracker.shares(0, 1))
 
-        def opened(stack: contextlib.ExitStack) -> Stream:
+        def opened(stack: contextlib.ExitStack) -> Prefetcher:
             ahead = (share for _, share in tracker.shares(0, 1))
             named = self._output.takes_context or self._output.on_error != "raise"
             return self._stream(stack, plan, ahead, Output("arrow", None), named)
@@ -315,7 +315,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         """
         order, tracker = self._epoch_order(self._cursor.layout), self._cursor.under_way
         if in_worker():
-            at = self._clock.peek(process_number()) if tracker is None else tracker.at
+            at = self._shared_epoch.peek(process_number()) if tracker is None else tracker.at
             made = self._skip if tracker is None else tracker.taken
             state = make_state(at.settled(), order.describe(self._cursor.layout))
             return of_worker(state, *this_worker(), made)
@@ -324,7 +324,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
                 "this dataset is iterated by a LanceDataLoader, which knows how many batches were "
                 "delivered; take the state_dict() of that loader instead"
             )
-        if tracker is None and self._clock.ran_in_workers:
+        if tracker is None and self._shared_epoch.ran_in_workers:
             raise RuntimeError(
                 "this dataset is iterated by DataLoader workers, which have come further than "
                 "the batches delivered; take LanceDataLoader(dataset).state_dict() instead"
@@ -353,7 +353,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         made = steps_of_worker(state, *this_worker())
         at, layout = self._read_state(state, self._cursor.layout, allow)
         if not in_worker():
-            self._clock.wait_for_late()
+            self._shared_epoch.wait_for_late()
         self._cursor.restore(at, layout, self._epoch_order(layout))
         self._skip, self._is_lent = made, False
 
@@ -373,14 +373,14 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._cursor.is_named = False
 
     def _refuse_foreign_loader(self) -> None:
-        refuse_second_deal(self)
+        refuse_second_sharding(self)
         if not self._is_named:
             refuse_blind_skip(self)
 
     @property
     def _is_named(self) -> bool:
         """Whether nobody has begun since it was said where to begin."""
-        return self._cursor.is_named and not self._clock.ran_in_workers
+        return self._cursor.is_named and not self._shared_epoch.ran_in_workers
 
 
 def raising(error: Exception) -> Iterator[Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerate's loaders: those that would shard our batches a second time, and what they are told.
+"""Accelerate's loaders: those that would shard our batches a second time, and what they must know.
 
 ``Accelerator.prepare``, which `transformers.Trainer` calls too, puts a loader of its own in place
 of a plain ``DataLoader``. With several processes one of them then reads for all, or each keeps
@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 
-class Turn:
+class AcceleratorIteration:
     """One iteration of a loader, as Accelerate's own loaders show theirs.
 
     Accelerate closes an accumulation of gradients at the last batch of the loader that is being
@@ -61,13 +61,13 @@ def gradient_state() -> Any:
     return accelerate.GradientState()
 
 
-def refuse_second_deal(dataset: IterableDataset) -> None:
+def refuse_second_sharding(dataset: IterableDataset) -> None:
     """Raise if the loader of Accelerate that is being iterated would lose or mix up batches.
 
     Raises
     ------
     RuntimeError
-        If it deals the dataset's batches to processes again, or makes batches of batches.
+        If it shards the dataset's batches over processes again, or makes batches of batches.
     """
     loader = _loader_of_accelerate()
     if loader is None:
@@ -125,7 +125,7 @@ def _loader_of_accelerate() -> Any:
     """Accelerate's loader under way, if it is one that `prepare` or `skip_first_batches` made."""
     gradients = gradient_state()
     loader = None if gradients is None else gradients.active_dataloader
-    return None if isinstance(loader, Turn) else loader
+    return None if isinstance(loader, AcceleratorIteration) else loader
 
 
 def _num_processes() -> int:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from ..common.checks import whole_number
-from ..datasets.cursor import EpochCursor, EpochOrder, EpochTracker, RankOrder
+from ..datasets.cursor import EpochCursor, EpochTracker, RankOrder, StepOrder
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
-from ..order.shuffle import Order
+from ..order.shuffle import ShuffleSpec
 from ..order.state import Position, read_state, refuse_allowances
 from ..order.steps import Steps
 from ..workers.batch_slots import BatchSlots
@@ -35,7 +35,7 @@ class Adapter(Protocol):
 
     def steps(self) -> Steps: ...
 
-    def order(self, layout: Any = None) -> EpochOrder: ...
+    def order(self, layout: Any = None) -> StepOrder: ...
 
     def hear(self) -> bool: ...
 
@@ -78,7 +78,7 @@ class IterableAdapter:
     def steps(self) -> Steps:
         return self._dataset._steps(0, self.cursor.place.epoch, self.cursor.layout)
 
-    def order(self, layout: Any = None) -> EpochOrder:
+    def order(self, layout: Any = None) -> StepOrder:
         return self._dataset._epoch_order(self.cursor.layout if layout is None else layout)
 
     def hear(self) -> bool:
@@ -149,7 +149,7 @@ class MappedAdapter:
         size = (
             dataset.batch_size if batch_size is None else whole_number("batch_size", batch_size, 1)
         )
-        order = Order(
+        order = ShuffleSpec(
             rows=dataset.num_rows,
             row_bytes=1,
             shuffle="global" if shuffle else False,

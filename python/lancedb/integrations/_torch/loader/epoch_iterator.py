@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ..datasets.cursor import EpochTracker
-from ..frameworks.accelerate import Turn
+from ..frameworks.accelerate import AcceleratorIteration
 from ..workers.watchdog import WorkerWatch, watch
 from .throughput import Meters, Pace, Stopwatch
 from .worker_pool import WorkerPool
@@ -106,7 +106,7 @@ class EpochIterator:
         batch = self._pull()
         begin, end = self._tracker.order.share(self._tracker.position)
         self._tracker.advance()
-        self._stopwatch.hand_out(end - begin)
+        self._stopwatch.deliver(end - begin)
         at_end = not self._tracker.has_more()
         self._iteration.end_of_dataloader = at_end
         if self._meters.advice_is_due() or at_end:
@@ -171,7 +171,7 @@ class EpochIterator:
         self._failure: str | None = None
         self._is_passed_on = self._is_exhausted = False
         self._ahead: list[Any] = []  # the batch that was looked at, if any
-        self._iteration = Turn(self._loader)
+        self._iteration = AcceleratorIteration(self._loader)
         prepared = self._loader._succeed(self)
         if prepared is None:
             self._tracker, self._meters = self._loader._begin()
@@ -242,7 +242,9 @@ def _sent(error: BaseException) -> bool:
     return bool(_OF_WORKER.match(str(error)))
 
 
-def _release(watching: WorkerWatch | None, iteration: Turn, tracker: EpochTracker) -> None:
+def _release(
+    watching: WorkerWatch | None, iteration: AcceleratorIteration, tracker: EpochTracker
+) -> None:
     iteration.end()
     if not tracker.is_to_come:  # else the next iterator begins there
         tracker.finish()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..common.checks import whole_number
 from ..common.counters import SECONDS
 from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
-from ..datasets.cursor import EpochOrder, EpochTracker
+from ..datasets.cursor import EpochTracker, StepOrder
 from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
@@ -34,7 +34,7 @@ from . import opentelemetry as otel
 from .adapters import Adapter, IterableAdapter, MappedAdapter
 from .epoch_iterator import EpochIterator, Prepared
 from .options import for_whole_batches, refuse_out_of_order, refuse_sampler
-from .sampler import DealtSampler
+from .sampler import RankSampler
 from .throughput import Meters, Pace, hint
 from .worker_pool import WorkerPool
 
@@ -171,7 +171,7 @@ class LanceDataLoader(DataLoader):
         self.metric_attributes = otel.watch(self)
         if isinstance(dataset, LanceTorchDataset):
             # The base class lets nobody set it who also gives a batch_sampler.
-            self.__dict__["sampler"] = DealtSampler(dataset)
+            self.__dict__["sampler"] = RankSampler(dataset)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
@@ -425,8 +425,8 @@ class LanceDataLoader(DataLoader):
             As the dataset's ``stats()``, but of this loader alone, and with ``waiting`` as the
             seconds in which the consumer waited for a batch. ``working``: seconds between a batch
             and the call for the next one. ``wait_share``: waiting as a share of both.
-            ``delivered``: rows handed out, and ``rows_per_second`` of them. ``epoch``, ``step``
-            and ``steps``: the epoch under way, its batches handed out, and all it has on this
+            ``delivered``: rows delivered, and ``rows_per_second`` of them. ``epoch``, ``step``
+            and ``steps``: the epoch under way, its batches delivered, and all it has on this
             rank; None where `batching` makes them and the epoch is not planned to its end. Of a
             mixture also ``sources``: by name, the ``rows`` that all ranks were given, counted
             through all epochs, and the ``epoch`` of the source.
@@ -509,7 +509,7 @@ class LanceDataLoader(DataLoader):
         step = order.steps_before(at.position) + taken
         return {"epoch": at.epoch, "step": step, "steps": order.known_steps()}
 
-    def _order(self) -> EpochOrder:
+    def _order(self) -> StepOrder:
         """The order of the epoch under way, or else to come."""
         tracker = self._cursor.under_way
         if tracker is not None and tracker.is_under_way:

@@ -25,7 +25,7 @@ class _Figure(NamedTuple):
 
 
 _FIGURES = (
-    _Figure("delivered", "rows_total", "", "Rows handed out to the training loop."),
+    _Figure("delivered", "rows_total", "", "Rows delivered to the training loop."),
     _Figure("bytes", "read_bytes_total", "B", "Arrow bytes read from the table."),
     _Figure("skipped", "skipped_rows_total", "", "Rows left out by on_error."),
     _Figure("reading", "reading_seconds_total", "s", "Seconds spent reading, over all threads."),
@@ -34,7 +34,7 @@ _FIGURES = (
     _Figure("waiting", "waiting_seconds_total", "s", "Seconds the training loop waited."),
     _Figure("working", "working_seconds_total", "s", "Seconds the training loop worked."),
     _Figure("epoch", "epoch", "", "The epoch under way.", False),
-    _Figure("step", "step", "", "Batches of the epoch handed out on this rank.", False),
+    _Figure("step", "step", "", "Batches of the epoch delivered on this rank.", False),
 )
 
 _loaders: weakref.WeakSet[LanceDataLoader] = weakref.WeakSet()

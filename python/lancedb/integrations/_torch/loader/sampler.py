@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler
 
 from ..datasets.epoch_seed import EpochRows
 from ..datasets.origins import RandomSeed
-from ..order.shuffle import Order
+from ..order.shuffle import ShuffleSpec
 from ..order.state import Position
 from ..order.steps import Steps
 from ..workers.rank import resolve_rank
@@ -22,7 +22,7 @@ class OrderedBatchSampler:
 
     Parameters
     ----------
-    order : Order
+    order : ShuffleSpec
         "none" or "global".
     batch_size : int
         Rows of one rank's batch.
@@ -30,7 +30,7 @@ class OrderedBatchSampler:
         Whether to leave out what fills no full step of all ranks.
     """
 
-    def __init__(self, order: Order, batch_size: int, drop_last: bool):
+    def __init__(self, order: ShuffleSpec, batch_size: int, drop_last: bool):
         self.order = order
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -67,8 +67,8 @@ class OrderedBatchSampler:
             yield EpochRows(rows, random)
 
 
-class DealtSampler(DistributedSampler):
-    """Stands in a loader's ``sampler`` for batches of indices that are dealt to ranks already.
+class RankSampler(DistributedSampler):
+    """Stands in a loader's ``sampler`` for batches of indices that are sharded over ranks already.
 
     Lightning and Ray look for this class there, and put one in where they find another. The
     loader asks it for nothing.

@@ -24,7 +24,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """From the first batch asked for to the last one handed out."""
+        """From the first batch asked for to the last one delivered."""
         return self.waiting + self.working
 
     @property
@@ -34,7 +34,7 @@ class Pace:
 
     @property
     def rows_per_second(self) -> float:
-        """Rows handed out in a second, waiting and working."""
+        """Rows delivered in a second, waiting and working."""
         return self.rows / self.seconds if self.seconds else 0.0
 
     def add(self, rows: int, working: float, waiting: float) -> None:
@@ -66,7 +66,7 @@ class Stopwatch:
         """The consumer asks for a batch."""
         self._asked = time.perf_counter()
 
-    def hand_out(self, rows: int) -> None:
+    def deliver(self, rows: int) -> None:
         """The batch is there."""
         now = time.perf_counter()
         working = 0.0 if self._handed_out is None else self._asked - self._handed_out

@@ -32,7 +32,7 @@ import numpy as np
 from .batch_units import UnitPlanner, Units
 from .index_shuffle import derive_key
 from .shards import Shards
-from .window_slices import Pieces, together
+from .window_slices import WindowSlices, together
 
 _BATCHES = 5  # beside the parts of a plan that are shuffled
 _ROUNDS_HELD = 3
@@ -43,7 +43,7 @@ class _Part(NamedTuple):
 
     batches: np.ndarray
     starts: np.ndarray
-    pieces: Pieces
+    pieces: WindowSlices
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BatchSequence:
     """The batches of one epoch.
 
     Documents are counted in the order in which the sequence delivers them. A *window* is a group
-    in the order in which it hands out its documents.
+    in the order in which it delivers its documents.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class BatchSequence:
         ids = self.unit_ids(pieces)
         return np.concatenate([[first], first + np.flatnonzero(np.diff(ids)) + 1, [last]])
 
-    def pieces_of(self, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
+    def pieces_of(self, spans: np.ndarray) -> tuple[WindowSlices, np.ndarray]:
         """Spans of documents as runs of windows, in sequence; and how many are each span's."""
         made = [self._pieces_between(int(start), int(stop)) for start, stop in spans]
         return together(made), np.array([len(each) for each in made])
@@ -166,12 +166,12 @@ class BatchSequence:
         first, last = int(documents.min()), int(documents.max())
         return self.rows_of(self._pieces_between(first, last + 1))[documents - first]
 
-    def rows_of(self, pieces: Pieces) -> np.ndarray:
+    def rows_of(self, pieces: WindowSlices) -> np.ndarray:
         """The rows of the documents of some pieces."""
         rows = [self.window_rows_of(at.window)[at.begin : at.begin + at.count] for at in pieces]
         return np.concatenate([np.zeros(0, np.int64), *rows])
 
-    def unit_ids(self, pieces: Pieces) -> np.ndarray:
+    def unit_ids(self, pieces: WindowSlices) -> np.ndarray:
         """A number for each document of some pieces, the same for those of one unit."""
         ids, last = [np.zeros(0, np.int64)], 0
         for window, begin, count in pieces:
@@ -181,7 +181,7 @@ class BatchSequence:
             last = int(ids[-1][-1])
         return np.concatenate(ids)
 
-    def planned(self, pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    def planned(self, pieces: WindowSlices) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """The unit, start and length of each document of some pieces; None if none is packed."""
         units = [(self.window(each.window), each) for each in pieces]
         if any(of.starts is None for of, _ in units):
@@ -198,7 +198,7 @@ class BatchSequence:
         return window % self.lanes
 
     def window_size(self, window: int) -> int:
-        """How many documents a window hands out."""
+        """How many documents a window delivers."""
         return len(self.window(window).places)
 
     def window_rows_of(self, window: int) -> np.ndarray:
@@ -265,7 +265,7 @@ class BatchSequence:
         lengths = self._lengths_of(self.rows_of(pieces))
         [units] = self.planner.units_of([lengths], None)
         places = units.places
-        single = Pieces(windows[places], begins[places], np.ones(len(places), np.int64))
+        single = WindowSlices(windows[places], begins[places], np.ones(len(places), np.int64))
         return _Part(units.edges, np.arange(len(places)), single)
 
     def _part_of(self, spans: list[tuple[int, int]], in_turn: bool) -> _Part:
@@ -306,7 +306,7 @@ class BatchSequence:
         firsts = np.flatnonzero(firsts)
         counts = np.add.reduceat(counts, firsts) if len(firsts) else counts
         starts = (np.cumsum(counts) - counts).astype(np.int64)
-        return _Part(edges, starts, Pieces(windows[firsts], begins[firsts], counts))
+        return _Part(edges, starts, WindowSlices(windows[firsts], begins[firsts], counts))
 
     def _unit_places(self, shard: int, begin: int, end: int) -> tuple[np.ndarray, ...]:
         """The window of some of a shard's units, and where in it each starts and ends."""
@@ -324,7 +324,7 @@ class BatchSequence:
         empty = (np.zeros(0, np.int64),) * 3
         return tuple(np.concatenate(column) for column in zip(empty, *parts, strict=True))
 
-    def _pieces_between(self, first: int, last: int) -> Pieces:
+    def _pieces_between(self, first: int, last: int) -> WindowSlices:
         with self._lock:
             windows, begins, counts = [], [], []
             number = bisect.bisect_right(self._documents, first) - 1
@@ -342,11 +342,13 @@ class BatchSequence:
                     counts.append(np.minimum(ends, stop) - starts - cut)
                 first, number = stop, number + 1
             none = np.zeros(0, np.int64)
-            return Pieces(*(np.concatenate([none, *each]) for each in (windows, begins, counts)))
+            return WindowSlices(
+                *(np.concatenate([none, *each]) for each in (windows, begins, counts))
+            )
 
 
 def _held(cache: OrderedDict[int, Any], number: int, value: Any, most: int) -> Any:
-    """Note a value as the one that was used last, and let go of others."""
+    """Record a value as the one that was used last, and drop others."""
     cache[number] = value
     while len(cache) > most:
         cache.popitem(last=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Units(NamedTuple):
-    """The documents of a group in the order in which they are handed out.
+    """The documents of a group in the order in which they are delivered.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ One small epoch, with 26 rows in blocks of 4, two lanes, windows of 8 rows and c
 epoch 0::
 
     blocks    A 15-18   B 19-22   C 23-25,0   D 1-4   E 5-8   F 9-12     left over: 13 14
-    order     D C A F B E     and dealt in turn to
+    order     D C A F B E     and assigned in turn to
 
     lane 0    D A | B         window [16 15 3 1 18 17 4 2]      window [21 19 20 22]
     lane 1    C F | E         window [9 10 25 24 23 11 12 0]    window [6 5 7 8]
@@ -17,8 +17,8 @@ epoch 0::
     ranks     |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-| |- rank 0-| |- rank 1-|
 
 Everything that looks random depends on (seed, epoch), and a window's order on its lane and number
-too. Blocks are dealt so that each window has some from all over the table (`blocks.py`): here one
-of A, B, C and one of D, E, F. They are cut from the base order turned by an offset, 15 here, so
+too. Blocks are assigned so that each window has some from all over the table: here
+one of A, B, C and one of D, E, F. They are cut from the base order turned by an offset, 15 here, so
 that it is not the same rows in every epoch that fill no block. What fills no block, no lane or no
 chunk is the tail, shuffled as a whole. The lanes' windows end at different times, so that reads are
 spread evenly over the epoch, and the first ones are smaller, so that the first batches come soon;
@@ -37,7 +37,7 @@ import numpy as np
 from ..common.checks import one_of, whole_number
 from .index_shuffle import derive_key, permute, shuffled
 from .stratified import spread
-from .window_slices import Pieces, divided
+from .window_slices import WindowSlices, divided
 
 SHUFFLES = ("none", "block", "global")
 _LEAST = {
@@ -69,7 +69,7 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochOrder:
     """The order of one epoch's rows.
 
     Parameters
@@ -89,7 +89,7 @@ class Plan:
 
     Examples
     --------
-    >>> plan = Plan(10, seed=0, epoch=0, shuffle="global")
+    >>> plan = EpochOrder(10, seed=0, epoch=0, shuffle="global")
     >>> sorted(plan.rows_at(np.arange(10)).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
@@ -163,7 +163,7 @@ class Plan:
         return self.lanes if window >= self.tail_window else window % self.lanes
 
     def window_size(self, window: int) -> int:
-        """How many rows a window hands out."""
+        """How many rows a window delivers."""
         _, start, stop = self._window_span(window)
         return stop - start
 
@@ -281,18 +281,18 @@ class Plan:
         return rows
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The window of each position, and its index among the rows that the window hands out."""
+        """The window of each position, and its index among the rows that the window delivers."""
         positions = np.asarray(positions, np.int64)
         firsts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
         lasts = np.append(firsts[1:], len(positions))[: len(firsts)] - 1
         pieces, _ = self.pieces_of(np.stack([positions[firsts], positions[lasts] + 1], axis=1))
         return np.repeat(pieces.windows, pieces.counts), pieces.indices()
 
-    def pieces(self, start: int, stop: int) -> Pieces:
+    def pieces(self, start: int, stop: int) -> WindowSlices:
         """The positions from `start` to `stop` as runs of windows, in sequence; see `pieces_of`."""
         return self.pieces_of(np.array([[start, stop]]))[0]
 
-    def pieces_of(self, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
+    def pieces_of(self, spans: np.ndarray) -> tuple[WindowSlices, np.ndarray]:
         """Spans of positions as runs of windows, in sequence.
 
         Parameters
@@ -302,7 +302,7 @@ class Plan:
 
         Returns
         -------
-        pieces : Pieces
+        pieces : WindowSlices
             Of all spans, one after the other.
         counts : numpy.ndarray of int64
             How many of the pieces are each span's.
@@ -322,7 +322,7 @@ class Plan:
             owners = np.concatenate([owners, parts[0]])
             order = np.argsort(owners, kind="stable")
             body = [np.concatenate(columns)[order] for columns in zip(body, parts[1:], strict=True)]
-        return Pieces(*body), np.bincount(owners, minlength=len(starts))
+        return WindowSlices(*body), np.bincount(owners, minlength=len(starts))
 
     def body_pieces(
         self,
@@ -359,10 +359,10 @@ class Plan:
     ) -> tuple[np.ndarray, ...]:
         """What follows some positions within a chunk out of one window."""
         chunks = starts // self.chunk
-        turns, lanes = np.divmod(chunks, self.lanes // shards)
+        cycles, lanes = np.divmod(chunks, self.lanes // shards)
         if shard is not None:
             lanes = lanes * shards + shard
-        index, size = turns * self.chunk + starts - chunks * self.chunk, self.block_rows
+        index, size = cycles * self.chunk + starts - chunks * self.chunk, self.block_rows
         numbers, firsts, ends = self._windows_at(lanes, index // size)
         counts = np.minimum(stops - starts, ends * size - index)
         return numbers * self.lanes + lanes, index - firsts * size, counts
@@ -376,8 +376,8 @@ class Plan:
     def _lane_rows_in(self, lane: int, start: int, stop: int) -> np.ndarray:
         """The `start`-th to `stop`-th row of a lane, where `start` begins a block."""
         size = self.block_rows
-        dealt = np.arange(start // size, -(-stop // size)) * self.lanes + lane
-        rows = (self._permuted_blocks(dealt) * size)[:, None] + np.arange(size)
+        assigned = np.arange(start // size, -(-stop // size)) * self.lanes + lane
+        rows = (self._permuted_blocks(assigned) * size)[:, None] + np.arange(size)
         return self._turned(rows.ravel()[: stop - start])
 
     def _tail_rows_at(self, indices: np.ndarray) -> np.ndarray:
@@ -385,11 +385,11 @@ class Plan:
         size, body_blocks = self.block_rows, self.lanes * self.lane_blocks
         end = self.rows // size * size
         indices = permute(indices, self.rows - self.body_rows, self._key(_TAIL))
-        dealt = indices + body_blocks * size
-        rows = dealt.copy()
-        whole, cut = dealt < end, dealt >= self.rows
-        rows[whole] = self._permuted_blocks(dealt[whole] // size) * size + dealt[whole] % size
-        lane, index = np.divmod(dealt[cut] - self.rows, self._cut_rows or 1)
+        assigned = indices + body_blocks * size
+        rows = assigned.copy()
+        whole, cut = assigned < end, assigned >= self.rows
+        rows[whole] = self._permuted_blocks(assigned[whole] // size) * size + assigned[whole] % size
+        lane, index = np.divmod(assigned[cut] - self.rows, self._cut_rows or 1)
         block, within = np.divmod(self.lane_rows + index, size)
         rows[cut] = self._permuted_blocks(block * self.lanes + lane) * size + within
         return self._turned(rows)
@@ -399,19 +399,19 @@ class Plan:
         """Rows at each lane's end that fill no chunk."""
         return self.lane_blocks * self.block_rows - self.lane_rows
 
-    def _permuted_blocks(self, dealt: np.ndarray) -> np.ndarray:
+    def _permuted_blocks(self, assigned: np.ndarray) -> np.ndarray:
         if self.rows // self.block_rows <= _MOST_BLOCKS_LISTED:
-            return self._all_permuted[dealt]
-        return self._spread(dealt)
+            return self._all_permuted[assigned]
+        return self._spread(assigned)
 
     @cached_property
     def _all_permuted(self) -> np.ndarray:
-        """The blocks as they are dealt: one by one, a few at a time cost nearly as much as all."""
+        """The blocks as assigned: one by one, a few at a time cost nearly as much as all."""
         return self._spread(np.arange(self.rows // self.block_rows))
 
-    def _spread(self, dealt: np.ndarray) -> np.ndarray:
+    def _spread(self, assigned: np.ndarray) -> np.ndarray:
         blocks = self.rows // self.block_rows
-        return spread(dealt, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
+        return spread(assigned, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
 
     def _turned(self, rows: np.ndarray) -> np.ndarray:
         turned = rows + self._key(_TURN) % max(self.rows, 1)

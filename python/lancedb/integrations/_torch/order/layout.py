@@ -3,12 +3,12 @@
 
 Of rows that are alike in no stretch longer than a block, a batch has label counts whose variance
 is about ``1 + (chunk - 1) / (blocks in one lane's window)`` times that of an ideal shuffle. With
-``lanes = turns * G / chunk`` that is ``1 + turns * G * block / W`` for steps of G rows and W rows
+``lanes = steps * G / chunk`` that is ``1 + steps * G * block / W`` for steps of G rows and W rows
 in all windows, and ``1 + 16 * G * block / W`` over 16 batches in a row: 1.25 and 2 with windows
 of `_STEPS_IN_WINDOWS` blocks for each row of a step. Of longer stretches, as in a table sorted by
 label, every window has its share (`blocks.py`), and the variance is that of an ideal shuffle.
 
-A window is given back while it is handed out, so that about half of `WINDOWS_BYTES` is held.
+A window is freed while it is delivered, so that about half of `WINDOWS_BYTES` is held.
 
 Rows of a few bytes would make windows of millions of rows, and the first batches wait until they
 are read. So windows are bounded by rows, too, and blocks with them.
@@ -34,14 +34,14 @@ LEAST_BLOCK_ROWS = 64
 # In all windows; or rows of so many steps, if these are more.
 WINDOWS_ROWS = 4 << 16
 MOST_CHUNK = 32
-TURNS = 4
+STEPS_PER_CYCLE = 4
 _STEPS_IN_WINDOWS = 16
-_STEPS_IN_TURN = 4
+_CYCLES_IN_WINDOW = 4
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a block shuffle; `Plan` says what each means."""
+    """The shape of a block shuffle; `EpochOrder` says what each means."""
 
     block_rows: int
     window_rows: int
@@ -103,14 +103,14 @@ def auto_layout(
         return Layout(unit, max(1, -(-rows // unit)) * unit, 1, 1)
     if block == 1 and window_rows == "auto" and lanes == "auto":
         return Layout(1, 1, 1, 1)
-    turns = _auto_turns(mixed, block, global_batch)
+    steps = _steps_per_cycle(mixed, block, global_batch)
     # A step that no chunk divides has a lane for each of its rows: after as many steps as a chunk
-    # has rows all lanes have had their turn, and the first one is next.
+    # has rows all lanes have given their chunk, and the first one is next.
     chunk = auto_chunk(global_batch, shards)
     if chunk == 1:
-        chunk = turns
+        chunk = steps
     if lanes == "auto":
-        lanes = global_batch * turns // chunk
+        lanes = global_batch * steps // chunk
     if window_rows == "auto":
         held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), 2 * budget)
         window_rows = max(1, held // lanes // block) * block
@@ -130,7 +130,7 @@ def auto_chunk(global_batch: int, shards: int | None = None) -> int:
 def times_read(layout: Layout, global_batch: int, workers: int) -> int:
     """How often each block is read where so many workers take the steps in turn.
 
-    After ``lanes * chunk`` rows all lanes have had their turn, and it is the first one's again.
+    After ``lanes * chunk`` rows all lanes have given theirs, and the first one is next.
     Workers that always meet the same lanes share them with nobody.
 
     Examples
@@ -141,8 +141,8 @@ def times_read(layout: Layout, global_batch: int, workers: int) -> int:
     """
     if layout.lanes == 1:  # no blocks, or so few that one window has them
         return 1
-    turns, rest = divmod(layout.lanes * layout.chunk, global_batch)
-    return workers // math.gcd(workers, 1 if rest else turns)
+    steps, rest = divmod(layout.lanes * layout.chunk, global_batch)
+    return workers // math.gcd(workers, 1 if rest else steps)
 
 
 def _auto_block(row_bytes: int, global_batch: int, mixed: int) -> int:
@@ -154,19 +154,19 @@ def _auto_block(row_bytes: int, global_batch: int, mixed: int) -> int:
     return block
 
 
-def _auto_turns(rows: int, block: int, global_batch: int) -> int:
-    """How many steps pass until a lane's turn comes again: fewer where few rows are mixed."""
-    turns = TURNS
-    while turns > 1 and rows < turns * _STEPS_IN_TURN * global_batch * block:
-        turns //= 2
-    return turns
+def _steps_per_cycle(rows: int, block: int, global_batch: int) -> int:
+    """How many steps pass until a lane comes again: fewer where few rows are mixed."""
+    steps = STEPS_PER_CYCLE
+    while steps > 1 and rows < steps * _CYCLES_IN_WINDOW * global_batch * block:
+        steps //= 2
+    return steps
 
 
 def _fits_one_window(
     rows: int, block: int, global_batch: int, window_rows: Auto, lanes: Auto
 ) -> bool:
     """Whether the table is too small for lanes to mix it: then it is one window."""
-    small = block > 1 and rows < _STEPS_IN_TURN * global_batch * block
+    small = block > 1 and rows < _CYCLES_IN_WINDOW * global_batch * block
     return small and window_rows == "auto" and lanes == "auto"
 
 

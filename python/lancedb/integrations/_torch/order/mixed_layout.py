@@ -126,7 +126,7 @@ def _whole_of(names: Sequence[str], weights: Mapping[str, float]) -> tuple[int, 
 
 
 def _chunk(row_bytes: int) -> int:
-    """Rows of an unshuffled source that are dealt together, so that they are read together."""
+    """Rows of an unshuffled source that are assigned together, so that they are read together."""
     return 1 << max(0, min(LEAST_BLOCK_ROWS, BLOCK_BYTES // row_bytes).bit_length() - 1)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one worker reads, and when, to make its steps.
 
-A *window* here is any set of rows that is read together and handed out in pieces: a lane's
+A *window* here is any set of rows that is read together and delivered in slices: a lane's
 window of a block shuffle, or, for the orders that need none, the rows of a few steps in a row.
 """
 
@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .batch_sequence import BatchSequence
-from .epoch_order import Plan
+from .epoch_order import EpochOrder
 from .shards import Shards
-from .window_slices import Pieces, together
+from .window_slices import WindowSlices, together
 
 Span = tuple[int, int]
-RowOrder = Plan | BatchSequence
+RowOrder = EpochOrder | BatchSequence
 
 
 class Step(NamedTuple):
@@ -40,7 +40,7 @@ class WindowRows(NamedTuple):
     rows: np.ndarray | None = None
 
 
-PlannedSteps = tuple[Pieces, list[tuple[Step, list[WindowRows]]]]
+PlannedSteps = tuple[WindowSlices, list[tuple[Step, list[WindowRows]]]]
 
 
 class Planner(Protocol):
@@ -60,7 +60,7 @@ class Group:
 
     Parameters
     ----------
-    pieces : Pieces
+    pieces : WindowSlices
         What the steps are made of, in sequence.
     steps : tuple of Step
         How many of the pieces are each step's.
@@ -68,7 +68,7 @@ class Group:
         The windows of each read that no group before this one needs.
     """
 
-    pieces: Pieces
+    pieces: WindowSlices
     steps: tuple[Step, ...]
     reads: tuple[tuple[WindowRows, ...], ...]
 
@@ -77,7 +77,7 @@ def rows_of(plan: RowOrder | Shards | Planner, window: WindowRows) -> np.ndarray
     """The rows of a window in the order in which it hands them out."""
     if window.rows is not None:
         return window.rows
-    assert isinstance(plan, (Plan, BatchSequence, Shards))
+    assert isinstance(plan, (EpochOrder, BatchSequence, Shards))
     if window.spans and not isinstance(plan, Shards):
         return plan.rows_at(np.concatenate([np.arange(*span) for span in window.spans]))
     return plan.window_rows_of(window.window)
@@ -90,14 +90,14 @@ def schedule(plan: RowOrder | Planner, spans: Iterable[Span], read_rows: int) ->
 
     Parameters
     ----------
-    plan : Plan, BatchSequence or Planner
+    plan : EpochOrder, BatchSequence or Planner
         The epoch's order of rows, of documents, or of rows out of several sources.
     spans : iterable of (int, int)
         The positions of each of the worker's steps, ascending.
     read_rows : int
         Rows of one call to the reader.
     """
-    if not isinstance(plan, (Plan, BatchSequence)):
+    if not isinstance(plan, (EpochOrder, BatchSequence)):
         return _window_groups(plan.planned(spans, read_rows), read_rows)
     if plan.has_windows:
         return _window_groups(_planned(plan, spans, read_rows), read_rows)
@@ -112,7 +112,7 @@ def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
 def _run_group(number: int, spans: list[Span]) -> Group:
     counts = np.diff(np.array(spans), axis=1)[:, 0]
     begins = np.cumsum(counts) - counts
-    pieces = Pieces(np.full(len(spans), number), begins, counts)
+    pieces = WindowSlices(np.full(len(spans), number), begins, counts)
     *steps, last = (Step(rows, 1) for rows in counts.tolist())
     steps.append(last._replace(spent=(number,)))
     read = WindowRows(number, int(counts.sum()), tuple(spans))
@@ -141,7 +141,7 @@ class _Growing:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.parts: list[Pieces] = []
+        self.parts: list[WindowSlices] = []
         self.delivered = 0
         self._opened: list[WindowRows] = []
         self._opened_rows = 0
@@ -190,7 +190,9 @@ def _planned(plan: RowOrder, spans: Iterable[Span], read_rows: int) -> Iterator[
         )
 
 
-def _tail_of_its_own(plan: RowOrder, pieces: Pieces, number: int) -> tuple[Pieces, WindowRows]:
+def _tail_of_its_own(
+    plan: RowOrder, pieces: WindowSlices, number: int
+) -> tuple[WindowSlices, WindowRows]:
     """The pieces with those of the tail in a window that has no other rows.
 
     The lanes' leftovers belong to every step alike, and each rank and worker reads its own of
@@ -202,12 +204,12 @@ def _tail_of_its_own(plan: RowOrder, pieces: Pieces, number: int) -> tuple[Piece
     begins, counts = pieces.begins[here], pieces.counts[here]
     starts = plan.body_rows + begins
     spans = zip(starts.tolist(), (starts + counts).tolist(), strict=True)
-    own = Pieces(pieces.windows.copy(), pieces.begins.copy(), pieces.counts)
+    own = WindowSlices(pieces.windows.copy(), pieces.begins.copy(), pieces.counts)
     own.windows[here], own.begins[here] = number, np.cumsum(counts) - counts
     return own, WindowRows(number, int(counts.sum()), tuple(spans))
 
 
-def steps_that_need_first(pieces: Pieces, counts: np.ndarray) -> Iterator[tuple[int, int]]:
+def steps_that_need_first(pieces: WindowSlices, counts: np.ndarray) -> Iterator[tuple[int, int]]:
     """The windows of some steps' pieces, and the step that needs each of them first."""
     firsts = np.sort(np.unique(pieces.windows, return_index=True)[1])
     steps = np.searchsorted(np.cumsum(counts), firsts, "right")

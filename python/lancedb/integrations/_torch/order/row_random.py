@@ -80,10 +80,10 @@ def _drawn(keys: np.ndarray, first: int, count: int, values: np.ndarray) -> np.n
     numbers = np.arange(first + 1, first + 1 + count, dtype=np.uint64) * np.uint64(_GOLDEN)
     rows = max(1, min(len(keys), _AT_ONCE // max(count, 1)))
     counters = np.tile(_mix(numbers, np.empty_like(numbers)), rows)
-    room = np.empty((2, len(counters)), np.uint64)
+    scratch = np.empty((2, len(counters)), np.uint64)
     for start in range(0, len(keys), rows):
         of_draws = np.repeat(keys[start : start + rows], count)
-        drawn, spare = room[:, : len(of_draws)]
+        drawn, spare = scratch[:, : len(of_draws)]
         np.bitwise_xor(of_draws, counters[: len(of_draws)], out=drawn)
         _mix(drawn, spare)
         drawn += of_draws

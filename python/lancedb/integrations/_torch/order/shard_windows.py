@@ -7,7 +7,7 @@ import numpy as np
 
 from .read_schedule import WindowRows
 from .shards import Shards
-from .window_slices import Pieces
+from .window_slices import WindowSlices
 
 
 class ShardWindows:
@@ -23,12 +23,14 @@ class ShardWindows:
         self._shards = shards
         self._open: dict[int, int] = {}  # by lane
 
-    def next(self, shard: int, start: int, stop: int) -> tuple[Pieces, list[WindowRows], list[int]]:
+    def next(
+        self, shard: int, start: int, stop: int
+    ) -> tuple[WindowSlices, list[WindowRows], list[int]]:
         """What a span is made of.
 
         Returns
         -------
-        pieces : Pieces
+        pieces : WindowSlices
             Its rows.
         opened : list of WindowRows
             The windows that no span before needed.

@@ -3,8 +3,8 @@
 
 What is defined over shards, and not over one sequence, can be read by any number of ranks that
 divides D without reading a block twice: each rank has shards of its own. Shard s of D has the
-lanes l with ``l mod D == s``, and takes a chunk of each in turn; an order without lanes is dealt
-in chunks. What fills no lane, the tail, is dealt row by row, going on where the epoch before
+lanes l with ``l mod D == s``, and takes a chunk of each in turn; an order without lanes is divided
+in chunks. What fills no lane, the tail, is divided row by row, going on where the epoch before
 ended, so that the shards of all epochs together differ by one row at most, for ever::
 
     lanes     0     1     2     3     0     1     2     3     tail
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from .epoch_order import Plan
-from .window_slices import Pieces, together
+from .epoch_order import EpochOrder
+from .window_slices import WindowSlices, together
 
 _MOST = 8
 # As `layout.auto_chunk`: steps of so many rows are cut well for so many ranks.
@@ -52,31 +52,31 @@ class Shards:
 
     Parameters
     ----------
-    plan : Plan
+    plan : EpochOrder
         The epoch's order; its lanes are a multiple of `count`, unless it is a single window. One
-        without windows is dealt in chunks of ``plan.chunk`` rows.
+        without windows is divided in chunks of ``plan.chunk`` rows.
     count : int
         How many shards there are.
     turn : int, optional
-        The epoch in whose turn the tail is divided; by default the plan's own.
+        The epoch by which the tail is rotated; by default the plan's own.
 
     Raises
     ------
     ValueError
-        If the lanes cannot be dealt evenly.
+        If the lanes cannot be divided evenly.
 
     Examples
     --------
-    >>> shards = Shards(Plan(11, shuffle="none", chunk=2), 2)
+    >>> shards = Shards(EpochOrder(11, shuffle="none", chunk=2), 2)
     >>> shards.sizes.tolist()
     [6, 5]
     >>> [shards.rows_at(shard, np.arange(shards.sizes[shard])).tolist() for shard in (0, 1)]
     [[0, 1, 4, 5, 8, 10], [2, 3, 6, 7, 9]]
     """
 
-    plan: Plan
+    plan: EpochOrder
     count: int
-    turn: int | None = None
+    rotation: int | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -90,7 +90,7 @@ class Shards:
     @cached_property
     def sizes(self) -> np.ndarray:
         """How many rows each shard has in this epoch; they differ by one at most."""
-        shards, epoch = np.arange(self.count), self._turn
+        shards, epoch = np.arange(self.count), self._rotation
         before, after = (
             rows_before(self.plan.rows, self.count, shards, number) for number in (epoch, epoch + 1)
         )
@@ -124,15 +124,17 @@ class Shards:
         """Where some rows of a shard stand in the plan's own sequence."""
         indices = np.asarray(indices, np.int64)
         chunks, within = np.divmod(indices, self.plan.chunk)
-        turns, numbers = np.divmod(chunks, max(1, self._lanes_of_one))
+        cycles, numbers = np.divmod(chunks, max(1, self._lanes_of_one))
         lanes = shard + numbers * self.count
-        body = (turns * self._lanes + lanes) * self.plan.chunk + within
+        body = (cycles * self._lanes + lanes) * self.plan.chunk + within
         tail = self._whole_rows + self._tail_at(shard, indices - self.body_rows)
         return np.where(indices < self.body_rows, body, tail)
 
     # -- windows ---------------------------------------------------------------------------
 
-    def pieces_of(self, shard: int | np.ndarray, spans: np.ndarray) -> tuple[Pieces, np.ndarray]:
+    def pieces_of(
+        self, shard: int | np.ndarray, spans: np.ndarray
+    ) -> tuple[WindowSlices, np.ndarray]:
         """Spans of a shard's own numbering as runs of windows, in sequence.
 
         Parameters
@@ -144,7 +146,7 @@ class Shards:
 
         Returns
         -------
-        pieces : Pieces
+        pieces : WindowSlices
             Of all spans, one after the other. The shard's share of the tail is a window of its
             own, see `tail_window`.
         counts : numpy.ndarray of int64
@@ -163,15 +165,15 @@ class Shards:
             np.minimum(starts, end), np.minimum(stops, end), shards, self.count
         )
         counts = np.bincount(owners, minlength=len(starts))
-        pieces = Pieces(*body)
+        pieces = WindowSlices(*body)
         of_tail = np.flatnonzero(stops > np.maximum(starts, end))
         if len(of_tail):
             begins = np.maximum(starts[of_tail] - end, 0)
             windows = self.tail_window(0) + shards[of_tail]
-            tail = Pieces(windows, begins, stops[of_tail] - end - begins)
+            tail = WindowSlices(windows, begins, stops[of_tail] - end - begins)
             order = np.argsort(np.concatenate([owners, of_tail]), kind="stable")
             both = together([pieces, tail])
-            pieces = Pieces(both.windows[order], both.begins[order], both.counts[order])
+            pieces = WindowSlices(both.windows[order], both.begins[order], both.counts[order])
             counts[of_tail] += 1
         return pieces, counts
 
@@ -198,11 +200,11 @@ class Shards:
             return self.plan.window_rows_of(window)
         return self.rows_at(tail, np.arange(self.body_rows, int(self.sizes[tail])))
 
-    # -- how lanes are dealt ----------------------------------------------------------------
+    # -- how lanes are assigned ----------------------------------------------------------------
 
     @property
-    def _turn(self) -> int:
-        return (self.plan.epoch if self.turn is None else self.turn) % self.count
+    def _rotation(self) -> int:
+        return (self.plan.epoch if self.rotation is None else self.rotation) % self.count
 
     @cached_property
     def _lanes(self) -> int:
@@ -227,8 +229,8 @@ class Shards:
 
     def _tail_at(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
         """The places in the tail of some rows of a shard's share of it."""
-        dealt_before = self._turn * (self.plan.rows - self._whole_rows)
-        return (shard - dealt_before) % self.count + indices * self.count
+        before = self._rotation * (self.plan.rows - self._whole_rows)
+        return (shard - before) % self.count + indices * self.count
 
 
 def rows_before(rows: int, count: int, shard: Any, epoch: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..common.checks import one_of, whole_number
-from .epoch_order import Draws, Plan
+from .epoch_order import Draws, EpochOrder
 from .layout import Layout, auto_layout
 
 _SHUFFLES = {False: "none", True: "block", "block": "block", "global": "global"}
@@ -20,7 +20,7 @@ _JOB_ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Order:
+class ShuffleSpec:
     """An order of rows over all epochs.
 
     Parameters
@@ -85,9 +85,9 @@ class Order:
             return self.adopted
         return auto_layout(self.rows, self.row_bytes, global_batch, self.shuffle, **self.asked)
 
-    def plan(self, epoch: int, global_batch: int) -> Plan:
+    def plan(self, epoch: int, global_batch: int) -> EpochOrder:
         """The order of one epoch."""
-        return Plan(
+        return EpochOrder(
             rows=self.rows,
             seed=self.seed,
             epoch=epoch,
@@ -96,7 +96,7 @@ class Order:
             **dataclasses.asdict(self.layout(global_batch)),
         )
 
-    def with_layout(self, layout: Layout | None) -> Order:
+    def with_layout(self, layout: Layout | None) -> ShuffleSpec:
         """The same order with the layout of a state, or with its own."""
         return dataclasses.replace(self, adopted=layout)
 

@@ -22,7 +22,7 @@ class Steps:
     world_size : int
         How many ranks there are.
     drop_last : bool
-        Whether to leave out what fills no full step. If not, the last step is short and dealt
+        Whether to leave out what fills no full step. If not, the last step is short and divided
         evenly; a remainder of fewer rows than ranks joins the step before it.
     start : int
         The position at which the steps begin: 0, or where a run is resumed.
@@ -105,5 +105,5 @@ class Steps:
 
 
 def worker_steps(num_steps: int, worker: int, num_workers: int) -> range:
-    """The steps that a DataLoader worker makes: the loader asks its workers in turn."""
+    """The steps that a DataLoader worker makes: the loader asks its workers in sequence."""
     return range(worker, num_steps, num_workers)

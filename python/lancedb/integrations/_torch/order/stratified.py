@@ -21,26 +21,28 @@ _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _GROUP, _STRATUM, _ROUND, _BLOCK, _LAST = 1, 2, 3, 4, 5
 
 
-def spread(dealt: np.ndarray, blocks: int, lanes: int, window_blocks: int, key: int) -> np.ndarray:
-    """Which block is dealt when: a keyed bijection on [0, blocks).
+def spread(
+    assigned: np.ndarray, blocks: int, lanes: int, window_blocks: int, key: int
+) -> np.ndarray:
+    """Which block is assigned when: a keyed bijection on [0, blocks).
 
     Parameters
     ----------
     dealt : numpy.ndarray of int64
-        Numbers in ``[0, blocks)``. The i-th block of a lane is dealt as ``i * lanes + lane``.
+        Numbers in ``[0, blocks)``. The i-th block of a lane is assigned as ``i * lanes + lane``.
     blocks : int
         How many there are.
     lanes, window_blocks : int
-        Any `window_blocks` blocks that a lane is dealt in a row are from as many equal parts of
-        the table; what all lanes are dealt meanwhile is from as many strata as it has blocks. If
-        a lane is dealt fewer in all, so many parts are meant.
+        Any `window_blocks` blocks that a lane is assigned in a row are from as many equal parts of
+        the table; what all lanes are assigned meanwhile is from as many strata as it has blocks. If
+        a lane is assigned fewer in all, so many parts are meant.
     key : int
         64 bits; another key is another order.
 
     Returns
     -------
     numpy.ndarray of int64
-        Blocks, distinct for distinct `dealt`.
+        Blocks, distinct for distinct `assigned`.
 
     Examples
     --------
@@ -53,14 +55,14 @@ def spread(dealt: np.ndarray, blocks: int, lanes: int, window_blocks: int, key: 
     window_blocks = min(window_blocks, blocks // lanes)
     strata = lanes * window_blocks
     if not 0 < strata <= _MOST_STRATA:
-        return permute(dealt, blocks, key)
+        return permute(assigned, blocks, key)
     rounds, rest = divmod(blocks, strata)
-    of_round = dealt // strata
-    stratum = np.empty_like(dealt)
+    of_round = assigned // strata
+    stratum = np.empty_like(assigned)
     whole = of_round < rounds
-    stratum[whole] = _stratum_of(dealt[whole], lanes, window_blocks, key)
+    stratum[whole] = _stratum_of(assigned[whole], lanes, window_blocks, key)
     if rest:
-        left = dealt[~whole] - rounds * strata
+        left = assigned[~whole] - rounds * strata
         left = spread(left, rest, lanes, rest // lanes, derive_key(key, _LAST))
         # The strata that have a block more than the others are as far apart as may be.
         stratum[~whole] = -(-(left + 1) * strata // rest) - 1
@@ -73,14 +75,14 @@ def spread(dealt: np.ndarray, blocks: int, lanes: int, window_blocks: int, key: 
     return first + within
 
 
-def _stratum_of(dealt: np.ndarray, lanes: int, window_blocks: int, key: int) -> np.ndarray:
-    """The stratum that a lane is dealt of: once each over all lanes in a round."""
-    of_round, slot = np.divmod(dealt, lanes * window_blocks)
-    turn, lane = np.divmod(slot, lanes)
+def _stratum_of(assigned: np.ndarray, lanes: int, window_blocks: int, key: int) -> np.ndarray:
+    """The stratum that a lane's block is taken of: once each over all lanes in a round."""
+    of_round, slot = np.divmod(assigned, lanes * window_blocks)
+    place, lane = np.divmod(slot, lanes)
     # Lanes begin at places equally far apart, so that what they have all had by then is even, too.
-    turn += permute(lane, lanes, derive_key(key, _GROUP)) * window_blocks // lanes
-    turn += derive_key(key, _GROUP, 1) % window_blocks
-    group = turn * _stride(window_blocks) % window_blocks
+    place += permute(lane, lanes, derive_key(key, _GROUP)) * window_blocks // lanes
+    place += derive_key(key, _GROUP, 1) % window_blocks
+    group = place * _stride(window_blocks) % window_blocks
     lane += hash_below(of_round * window_blocks + group, lanes, derive_key(key, _STRATUM))
     return group * lanes + permute(lane % lanes, lanes, derive_key(key, _STRATUM, 1))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Piece(NamedTuple):
+class WindowSlice(NamedTuple):
     """`count` rows of a window from index `begin` on, in the window's own order."""
 
     window: int
@@ -19,19 +19,19 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pieces:
+class WindowSlices:
     """Pieces in sequence, as arrays: there are as many of them as there are rows in a few dozen.
 
     Parameters
     ----------
     windows, begins, counts : numpy.ndarray of int64
-        Of each piece, as in `Piece`.
+        Of each piece, as in `WindowSlice`.
 
     Examples
     --------
-    >>> pieces = Pieces(np.array([7, 7, 8]), np.array([0, 2, 5]), np.array([2, 1, 1]))
+    >>> pieces = WindowSlices(np.array([7, 7, 8]), np.array([0, 2, 5]), np.array([2, 1, 1]))
     >>> list(pieces.joined())
-    [Piece(window=7, begin=0, count=3), Piece(window=8, begin=5, count=1)]
+    [WindowSlice(window=7, begin=0, count=3), WindowSlice(window=8, begin=5, count=1)]
     """
 
     windows: np.ndarray
@@ -41,33 +41,33 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[WindowSlice]:
         columns = (self.windows, self.begins, self.counts)
-        return map(Piece, *(column.tolist() for column in columns))
+        return map(WindowSlice, *(column.tolist() for column in columns))
 
-    def cut(self, start: int, stop: int) -> Pieces:
+    def cut(self, start: int, stop: int) -> WindowSlices:
         """The pieces from the `start`-th to before the `stop`-th."""
         here = slice(start, stop)
-        return Pieces(self.windows[here], self.begins[here], self.counts[here])
+        return WindowSlices(self.windows[here], self.begins[here], self.counts[here])
 
-    def joined(self) -> Pieces:
+    def joined(self) -> WindowSlices:
         """The same rows in as few pieces as may be."""
         same = self.windows[1:] == self.windows[:-1]
         same &= self.begins[1:] == self.begins[:-1] + self.counts[:-1]
         firsts = np.flatnonzero(np.concatenate([[True], ~same])[: len(self)])
         counts = np.add.reduceat(self.counts, firsts) if len(self) else self.counts
-        return Pieces(self.windows[firsts], self.begins[firsts], counts)
+        return WindowSlices(self.windows[firsts], self.begins[firsts], counts)
 
     def indices(self) -> np.ndarray:
         """The index of each row in its window."""
         return runs(self.begins, self.counts)
 
 
-def together(pieces: Sequence[Pieces]) -> Pieces:
+def together(pieces: Sequence[WindowSlices]) -> WindowSlices:
     """All of these in sequence."""
     if len(pieces) == 1:
         return pieces[0]
-    return Pieces(
+    return WindowSlices(
         np.concatenate([each.windows for each in pieces]),
         np.concatenate([each.begins for each in pieces]),
         np.concatenate([each.counts for each in pieces]),

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import large_rows, late
-from ..arrow import take as gather
+from ..arrow import large_rows, late, take
 from ..arrow.buffer_pool import release_freed
 from ..arrow.large_rows import LargeRows, Limits
-from ..table.reader import BlobReading, Reader, Reading, Waiting
+from ..table.reader import BlobReading, PendingRead, Reader, Waiting
 
 # Of one call, so that several are under way within the limit.
 _CALLS_WITHIN_LIMIT = 4
@@ -61,13 +60,13 @@ class Completion:
         self._batch = batch
         self._counts = counts
         self._rows = np.zeros(0, np.int64)
-        self._left_out: Reading | None = None
+        self._left_out: PendingRead | None = None
         self._blobs: BlobReading | None = None
 
     def begin(
         self, reader: Reader, large: LargeRows | None, begun: Callable[[Waiting], None]
     ) -> None:
-        """Start to read; `begun` is told of every read."""
+        """Start to read; `begun` is called with every read."""
         self.is_begun = True
         if large is not None and large_rows.may_lack(self._batch):
             self._rows, offsets = large_rows.left_out(self._batch)
@@ -82,7 +81,7 @@ class Completion:
                 begun(self._blobs)
 
     def result(self, finish: Callable[[Waiting], None]) -> Complete:
-        """Wait for all of it; `finish` is told of every read that is done."""
+        """Wait for all of it; `finish` is called with every read that is done."""
         batch, fetched = self._batch, 0
         if self._left_out is not None:
             batch = self._with_left_out(batch, self._left_out)
@@ -95,7 +94,7 @@ class Completion:
         self._blobs = self._left_out = None
         return Complete(batch, self._counts, fetched)
 
-    def _with_left_out(self, batch: pa.RecordBatch, reading: Reading) -> pa.RecordBatch:
+    def _with_left_out(self, batch: pa.RecordBatch, reading: PendingRead) -> pa.RecordBatch:
         try:
             return large_rows.completed(batch, self._rows, reading.rows(), reading.order)
         finally:
@@ -155,7 +154,7 @@ class Backlog:
             rows = [sum(group) for group in groups]
             ends = np.cumsum([0, *rows])
             for part, group, start, end in zip(
-                gather.slices(batch, rows), groups, ends, ends[1:], strict=False
+                take.slices(batch, rows), groups, ends, ends[1:], strict=False
             ):
                 size = float(sizes[start:end].sum())
                 self._waiting.append(Completion(part, group, size))

@@ -18,7 +18,7 @@ from ..convert.transform import Output
 from .caller import CallerModes, RandomStates
 
 
-class Finish(Protocol):
+class Executor(Protocol):
     """Turns consecutive slices of a record batch into finished batches."""
 
     def begin(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
@@ -32,7 +32,7 @@ class Finish(Protocol):
     def close(self) -> None: ...
 
 
-def finish_of(output: Output, stats: Stats, threads: int) -> Finish:
+def executor_of(output: Output, stats: Stats, threads: int) -> Executor:
     """What finishes batches for the thread that calls this.
 
     Parameters

@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.documents import Planned, with_plan
 from ..order.batch_sequence import BatchSequence
-from ..order.epoch_order import Plan
+from ..order.epoch_order import EpochOrder
 from ..order.read_schedule import RowOrder, WindowRows, in_reads
 from ..order.shard_windows import ShardWindows
 from ..order.shards import Shards
-from ..order.window_slices import Pieces
-from ..table.reader import Reading
+from ..order.window_slices import WindowSlices
+from ..table.reader import PendingRead
 from .sources import Reads, RunSource, Source, WindowSource
 
 
-def rows_plan_of(plan: RowOrder) -> Plan:
+def rows_plan_of(plan: RowOrder) -> EpochOrder:
     """The order of rows, of which planned batches are made."""
     return plan.shards.plan if isinstance(plan, BatchSequence) else plan
 
@@ -65,7 +65,7 @@ def source_of(
 class _Coming(NamedTuple):
     """A group whose windows are being read: their pieces, and those that it is the last of."""
 
-    pieces: Pieces
+    pieces: WindowSlices
     spent: Sequence[int]
 
 
@@ -99,12 +99,12 @@ class GroupSource:
                 self._windows.begin(read)
             self._coming[group.window] = _Coming(pieces, spent)
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         parts = []
         for window, begin, count in pieces.joined():
             places = self._sequence.window(window).places[begin : begin + count]
-            parts.append(gather.take(self._group(window), places))
-        return gather.concatenate(parts)
+            parts.append(take.take(self._group(window), places))
+        return take.concatenate(parts)
 
     def _group(self, window: int) -> pa.RecordBatch:
         if window in self._coming:
@@ -129,16 +129,16 @@ class WholeSource:
     def __init__(self, sequence: BatchSequence, reads: Reads):
         self._sequence = sequence
         self._reads = reads
-        self._reading: Reading | None = None
+        self._reading: PendingRead | None = None
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
         if self._reading is None:
             self._reading = self._reads.begin_rows(np.arange(self._reads.rows))
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         assert self._reading is not None
         rows, order = self._sequence.rows_of(pieces), self._reading.order
-        return gather.take(self._reading.rows(), rows if order is None else order[rows])
+        return take.take(self._reading.rows(), rows if order is None else order[rows])
 
     def drop(self, window: int) -> None:
         """Nothing: the other groups need it."""
@@ -165,7 +165,7 @@ class PlannedSource:
     def begin(self, windows: Sequence[WindowRows]) -> None:
         self._source.begin(windows)
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         batch = self._source.batch(pieces)
         planned = self._sequence.planned(pieces)
         return batch if planned is None else with_plan(batch, Planned(*planned))

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from ..arrow.buffer_pool import WindowMemory, segment_size
 from ..arrow.large_rows import Limits
-from ..cache.tables import Everything
+from ..cache.tables import CachedTable
 from ..common.counters import Stats
-from ..order.mixed_plan import MixedPlan
+from ..order.mixed_order import MixedEpochOrder
 from ..order.read_schedule import WindowRows, rows_of
-from ..order.window_slices import Pieces
-from ..table.reader import Reader, Reading
+from ..order.window_slices import WindowSlices
+from ..table.reader import PendingRead, Reader
 from .completion import Backlog
 from .sources import Reads, Source, WindowSource
 
@@ -29,7 +29,7 @@ class MixedInput:
 
     Parameters
     ----------
-    plan : MixedPlan
+    plan : MixedEpochOrder
         The epoch's order.
     readers : sequence of Reader
         Of each source, with the same columns in the same sequence.
@@ -41,7 +41,7 @@ class MixedInput:
         Reads under way beyond the one whose rows come next, over all sources.
     memory : WindowMemory
         Where the rows of open windows of all sources are kept.
-    in_memory : mapping of int to Everything
+    in_memory : mapping of int to CachedTable
         The sources whose rows are read once.
     numbering : (str, numpy.ndarray), optional
         The name of a column with the number of each row's source, and these numbers.
@@ -51,13 +51,13 @@ class MixedInput:
 
     def __init__(
         self,
-        plan: MixedPlan,
+        plan: MixedEpochOrder,
         readers: Sequence[Reader],
         schema: pa.Schema,
         stats: Stats,
         ahead: int,
         memory: WindowMemory,
-        in_memory: Mapping[int, Everything],
+        in_memory: Mapping[int, CachedTable],
         numbering: tuple[str, np.ndarray] | None,
     ):
         self._memory = memory
@@ -65,9 +65,9 @@ class MixedInput:
         self._numbering = numbering
         # One for all sources, so that as many reads are under way as for one table.
         reads = [Reads(plan, reader.open(), stats, ahead + 1, True) for reader in readers]
-        turn = asyncio.Semaphore(ahead + 1)
+        semaphore = asyncio.Semaphore(ahead + 1)
         for each in reads:
-            each.take_turns(turn)
+            each.share_semaphore(semaphore)
         loading = {
             number: Reads(plan, everything.reader.open(), stats, ahead + 1, True)
             for number, everything in in_memory.items()
@@ -82,7 +82,7 @@ class MixedInput:
         """Batches in order, which lack nothing: rows of mixtures are read as a whole."""
         return self._reads.first.backlog(limits)
 
-    def labelled(self, batch: pa.RecordBatch, pieces: Pieces) -> pa.RecordBatch:
+    def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
         """A batch with the number of each row's source, if that is wanted."""
         if self._numbering is None:
             return batch
@@ -99,7 +99,7 @@ class MixedInput:
         self._reads.cancel()
 
 
-def mixed_memory(plan: MixedPlan, memory: WindowMemory | None) -> WindowMemory:
+def mixed_memory(plan: MixedEpochOrder, memory: WindowMemory | None) -> WindowMemory:
     """Memory for the windows of all sources: one that was used before, if it will do.
 
     Windows of all sources are cut into segments of one size: that of the smallest windows, unless
@@ -121,10 +121,10 @@ class _MixedReads:
 
     def __init__(
         self,
-        plan: MixedPlan,
+        plan: MixedEpochOrder,
         reads: Sequence[Reads],
         loading: Mapping[int, Reads],
-        in_memory: Mapping[int, Everything],
+        in_memory: Mapping[int, CachedTable],
         ahead: int,
         schema: pa.Schema,
     ):
@@ -163,7 +163,7 @@ class _MixedReads:
 class _Conformed:
     """A read whose rows have the schema of the mixture, metadata and all."""
 
-    def __init__(self, reads: Reads, of: Reading | None, schema: pa.Schema, batch: Any = None):
+    def __init__(self, reads: Reads, of: PendingRead | None, schema: pa.Schema, batch: Any = None):
         self.reads = reads
         self.of = of
         self._schema = schema
@@ -171,7 +171,7 @@ class _Conformed:
 
     @property
     def order(self) -> np.ndarray | None:
-        """As `Reading.order`."""
+        """As `PendingRead.order`."""
         return None if self.of is None else self.of.order
 
     def rows(self) -> pa.RecordBatch:

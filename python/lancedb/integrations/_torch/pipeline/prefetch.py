@@ -7,7 +7,7 @@ whole jobs. What is held at any moment is the open windows, the reads ahead and 
 it grows with the table. Closing the stream, by hand or by dropping its iterator, stops it all.
 
 torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until the
-thread that makes batches gives it back. So that thread frees them, too: it lets go of a batch when
+thread that makes batches gives it back. So that thread frees them, too: it drops a batch when
 the consumer is two jobs further.
 """
 
@@ -26,9 +26,9 @@ from ..arrow.origins import Origins, with_origins
 from ..common.counters import Stats
 from ..convert.transform import Output
 from ..order.read_schedule import Group, Step
-from ..order.window_slices import Pieces
+from ..order.window_slices import WindowSlices
 from .completion import Complete
-from .executor import Finish, finish_of, submit, wait_for
+from .executor import Executor, executor_of, submit, wait_for
 from .sources import Input, Source
 
 _JOBS_AHEAD = 2
@@ -65,7 +65,7 @@ class _Job(NamedTuple):
     size: int
 
 
-class Stream:
+class Prefetcher:
     """Makes the batches of one worker's steps.
 
     Parameters
@@ -106,7 +106,7 @@ class Stream:
         self._most_steps = _steps_of_a_job(output, ahead.threads)
         self._groups = groups
         self._scheduled: deque[_Scheduled] = deque()
-        self._finish: Finish = finish_of(output, stats, ahead.threads)
+        self._finish: Executor = executor_of(output, stats, ahead.threads)
         self._making = ThreadPoolExecutor(1, "lance-batches")
         self._jobs: deque[Future[_Job]] = deque()
         self._backlog = rows.backlog(limits)
@@ -237,7 +237,7 @@ class _Scheduled:
         self._pieces = group.pieces
         self._taken = 0
 
-    def take(self, rows: int, most_steps: int) -> tuple[Pieces, list[Step]]:
+    def take(self, rows: int, most_steps: int) -> tuple[WindowSlices, list[Step]]:
         """The next few steps, of about so many rows, and what they are made of."""
         taken: list[Step] = []
         begin, left = self._taken, rows

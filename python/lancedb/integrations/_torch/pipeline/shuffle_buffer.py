@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.dictionaries import with_codes
-from ..arrow.fixed_width import from_raw, room_for, row_bytes
+from ..arrow.fixed_width import buffer_for, from_raw, row_bytes
 from ..arrow.variable_width import ViewRows, concatenated
-from ..order.window_slices import Pieces, divided, runs
+from ..order.window_slices import WindowSlices, divided, runs
 
 _GIVEN_BACK = pa.nulls(0)
 # Fewer slices of single rows are joined as soon as they are sorted.
@@ -36,12 +36,12 @@ class ReadRows:
 
     def __init__(self, batch: pa.RecordBatch):
         self.schema = batch.schema
-        self.columns = [gather.rows_of(column) for column in batch.columns]
+        self.columns = [take.rows_of(column) for column in batch.columns]
         views = sum(each.nbytes for each in self.columns if isinstance(each, ViewRows))
-        # All of a batch that lancedb has handed out lives as long as any column of it.
+        # All of a batch that lancedb has returned lives as long as any column of it.
         self._holds_batch = 2 * views >= batch.nbytes
 
-    def kept(self, column: gather.Kept, order: np.ndarray) -> pa.Array:
+    def kept(self, column: take.Kept, order: np.ndarray) -> pa.Array:
         """The values of one of the columns at `order`, or views of them."""
         return column.held(order) if self._holds_batch else column.take(order)
 
@@ -57,7 +57,7 @@ class Window:
     rows : ReadRows
         What was read.
     order : numpy.ndarray of int64
-        Which of `rows` is handed out when.
+        Which of `rows` is delivered when.
     memory : WindowMemory
         Where columns of fixed width are kept; the same for all windows that are put together.
 
@@ -75,7 +75,7 @@ class Window:
         self._size = -(-len(order) // memory.segment_rows)
         self._given_back = 0
         self._segments: list[int] = []
-        fixed = [isinstance(each, gather.FixedRows) for each in rows.columns]
+        fixed = [isinstance(each, take.FixedRows) for each in rows.columns]
         self._arrays: dict[int, list[pa.Array]] = {
             number: [] for number, is_fixed in enumerate(fixed) if not is_fixed
         }
@@ -84,7 +84,7 @@ class Window:
             if any(fixed):
                 self._segments.append(memory.take())
             for number, each in enumerate(rows.columns):
-                if isinstance(each, gather.FixedRows):
+                if isinstance(each, take.FixedRows):
                     self._copy(number, each, picked)
                 else:
                     self._arrays[number].append(rows.kept(each, picked))
@@ -92,14 +92,14 @@ class Window:
         self.dictionaries = {
             number: each.dictionary
             for number, each in enumerate(rows.columns)
-            if isinstance(each, gather.DictionaryRows)
+            if isinstance(each, take.DictionaryRows)
         }
 
-    def _copy(self, column: int, rows: gather.FixedRows, order: np.ndarray) -> None:
+    def _copy(self, column: int, rows: take.FixedRows, order: np.ndarray) -> None:
         """Copy the last segment's rows of a column into the memory."""
         start = self._segments[-1] * self.memory.segment_rows
-        room = self.memory.rows(column, rows.bytes.dtype.itemsize)
-        rows.bytes.take(order, 0, room[start : start + len(order)], "clip")
+        memory = self.memory.rows(column, rows.bytes.dtype.itemsize)
+        rows.bytes.take(order, 0, memory[start : start + len(order)], "clip")
 
     @property
     def left_to_arrow(self) -> Iterable[int]:
@@ -107,7 +107,7 @@ class Window:
         return self._arrays
 
     def segment(self, column: int, number: int) -> pa.Array:
-        """A segment's rows of a column, or views of them: good until they are handed out."""
+        """A segment's rows of a column, or views of them: good until they are delivered."""
         if column in self._arrays:
             return self._arrays[column][number]
         kind = self.schema.field(column).type
@@ -129,7 +129,7 @@ class Window:
                 for each in self._arrays[column]
             ]
 
-    def hand_out(self, end: int) -> None:
+    def deliver(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
         self._give_back(end // self.memory.segment_rows)
 
@@ -146,7 +146,7 @@ class Window:
             self._given_back = number + 1
 
 
-def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> pa.RecordBatch:
+def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: WindowSlices) -> pa.RecordBatch:
     """One record batch with the rows of all pieces, copied.
 
     Parameters
@@ -155,7 +155,7 @@ def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> p
         All that the pieces are of.
     owners : numpy.ndarray of int64
         Of each piece, which of `windows` it is of.
-    pieces : Pieces
+    pieces : WindowSlices
         Which rows, in sequence.
     """
     schema = windows[0].schema
@@ -172,8 +172,8 @@ def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> p
 
 
 def _as_runs(
-    owners: np.ndarray, pieces: Pieces
-) -> tuple[tuple[np.ndarray, Pieces], np.ndarray | None]:
+    owners: np.ndarray, pieces: WindowSlices
+) -> tuple[tuple[np.ndarray, WindowSlices], np.ndarray | None]:
     """The pieces as they are; those of single rows as runs of neighbours, and the rows' order.
 
     Arrow joins slices one by one, so that there must not be one for each row.
@@ -181,14 +181,14 @@ def _as_runs(
     if len(pieces) < _SINGLE or len(pieces) < int(pieces.counts.sum()):
         return (owners, pieces), None
     order = np.lexsort((pieces.begins, owners))
-    ordered = Pieces(owners[order], pieces.begins[order], pieces.counts[order]).joined()
+    ordered = WindowSlices(owners[order], pieces.begins[order], pieces.counts[order]).joined()
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
     return (ordered.windows, ordered), places
 
 
 def _reordered(column: pa.Array, order: np.ndarray | None) -> pa.Array:
-    return column if order is None else gather.take_column(column, order)
+    return column if order is None else take.take_column(column, order)
 
 
 class _Places(NamedTuple):
@@ -198,7 +198,7 @@ class _Places(NamedTuple):
     numbers: np.ndarray
 
 
-def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> _Places:
+def _places(windows: Sequence[Window], owners: np.ndarray, pieces: WindowSlices) -> _Places:
     """Where in the memory the rows of the pieces are, in sequence."""
     size = windows[0].memory.segment_rows
     unit = int(np.gcd.reduce(np.concatenate([[size], pieces.begins, pieces.counts])))
@@ -209,7 +209,9 @@ def _places(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces) -> _P
     return _Places(unit, np.concatenate(starts)[segments] // unit + within)
 
 
-def _joined(windows: Sequence[Window], owners: np.ndarray, pieces: Pieces, column: int) -> pa.Array:
+def _joined(
+    windows: Sequence[Window], owners: np.ndarray, pieces: WindowSlices, column: int
+) -> pa.Array:
     if column in windows[0].dictionaries:
         _share_dictionary(windows, column)
     size = windows[0].memory.segment_rows
@@ -235,7 +237,7 @@ def _picked(window: Window, column: int, places: _Places) -> pa.Array:
     """The rows of a column at some places, copied."""
     kind = window.schema.field(column).type
     unit, count = places.unit, len(places.numbers)
-    data, out = room_for(count, unit * row_bytes(kind))
+    data, out = buffer_for(count, unit * row_bytes(kind))
     rows = window.memory.rows(column, row_bytes(kind)).view(out.dtype)
     rows.take(places.numbers, 0, out, "clip")
     return from_raw(kind, unit * count, data)

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.disk import MappedTable
-from ..cache.tables import Everything
+from ..cache.tables import CachedTable
 from ..common.counters import Stats
 from ..order.read_schedule import Planner, RowOrder, WindowRows, rows_of
 from ..order.shards import Shards
-from ..order.window_slices import Piece, Pieces
+from ..order.window_slices import WindowSlice, WindowSlices
 from ..table.indices import distinct
-from ..table.reader import Reader, Reading, Waiting
+from ..table.reader import PendingRead, Reader, Waiting
 from .completion import Backlog
 from .shuffle_buffer import ReadRows, Window, assemble
 
@@ -38,7 +38,7 @@ class Source(Protocol):
         """Start one read for all of these windows."""
         ...
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         """The rows of some pieces, waiting until they were read."""
         ...
 
@@ -63,7 +63,7 @@ class Input(Protocol):
         """Begin to read, or load what is to be in memory; in the thread that makes batches."""
         ...
 
-    def labelled(self, batch: pa.RecordBatch, pieces: Pieces) -> pa.RecordBatch:
+    def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
         """A batch of some pieces, with what is known of its rows without reading."""
         ...
 
@@ -92,7 +92,7 @@ class Reads:
         in_windows: bool,
         large: LargeRows | None = None,
     ):
-        self._turn = asyncio.Semaphore(at_once)
+        self._semaphore = asyncio.Semaphore(at_once)
         self._large = large
         # Windows stay open for long, and there are many of them.
         self._held = 0 if large is None or in_windows else large.limits.ahead // at_once
@@ -108,25 +108,25 @@ class Reads:
         """How many rows there are to read."""
         return self._reader.selection.num_rows
 
-    def take_turns(self, turn: asyncio.Semaphore) -> None:
+    def share_semaphore(self, semaphore: asyncio.Semaphore) -> None:
         """Have as many reads under way as a semaphore says, which others share."""
-        self._turn = turn
+        self._semaphore = semaphore
 
-    def begin(self, windows: Sequence[WindowRows]) -> Reading:
+    def begin(self, windows: Sequence[WindowRows]) -> PendingRead:
         """One read for all of these windows, one after the other."""
         rows = [rows_of(self._plan, window) for window in windows]
         return self.begin_rows(rows[0] if len(rows) == 1 else np.concatenate(rows))
 
-    def begin_rows(self, rows: np.ndarray) -> Reading:
+    def begin_rows(self, rows: np.ndarray) -> PendingRead:
         """One read of rows by their place in the base order."""
         counted = None if self._large is None else self._large.counted(self._held)
-        return self._begun(self._reader.begin(rows, self._turn, counted))
+        return self._begun(self._reader.begin(rows, self._semaphore, counted))
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches of rows that were read ahead, of which what they lack is read now."""
         return Backlog(self._reader, self._large, limits, self._at_once, self._note, self.finish)
 
-    def _begun(self, reading: Reading) -> Reading:
+    def _begun(self, reading: PendingRead) -> PendingRead:
         self._note(reading)
         return reading
 
@@ -151,22 +151,22 @@ class RunSource:
 
     def __init__(self, reads: Reads):
         self._reads = reads
-        self._open: dict[int, Reading] = {}
+        self._open: dict[int, PendingRead] = {}
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
         for window in windows:
             self._open[window.window] = self._reads.begin([window])
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         parts = [self._cut(piece) for piece in pieces.joined()]
-        return gather.concatenate(parts)
+        return take.concatenate(parts)
 
-    def _cut(self, piece: Piece) -> pa.RecordBatch:
+    def _cut(self, piece: WindowSlice) -> pa.RecordBatch:
         reading = self._open[piece.window]
         batch, order = reading.rows(), reading.order
         if order is None:
             return batch.slice(piece.begin, piece.count)
-        return gather.take(batch, order[piece.begin : piece.begin + piece.count])
+        return take.take(batch, order[piece.begin : piece.begin + piece.count])
 
     def drop(self, window: int) -> None:
         self._reads.finish(self._open.pop(window))
@@ -188,7 +188,7 @@ class WindowReads(Protocol):
 
 
 class WindowSource:
-    """For block shuffles: windows of many lanes, each handed out bit by bit."""
+    """For block shuffles: windows of many lanes, each delivered bit by bit."""
 
     def __init__(self, reads: WindowReads, memory: WindowMemory):
         self._reads = reads
@@ -199,15 +199,15 @@ class WindowSource:
         read = _Read(self._reads, windows, self._memory)
         self._open.update((window.window, read) for window in windows)
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         numbers, owners = _distinct_windows(pieces.windows)
         windows = [self._open[number].window(number) for number in numbers.tolist()]
         batch = assemble(windows, owners, pieces)
-        # A window is handed out from first to last, over any steps in a row.
+        # A window is delivered from first to last, over any steps in a row.
         ends = np.zeros(len(windows), np.int64)
         np.maximum.at(ends, owners, pieces.begins + pieces.counts)
         for window, end in zip(windows, ends.tolist(), strict=True):
-            window.hand_out(end)
+            window.deliver(end)
         return batch
 
     def drop(self, window: int) -> None:
@@ -259,18 +259,18 @@ class _Read:
             self._windows.pop(number).close()
 
 
-class ResidentSource:
+class InMemorySource:
     """As `Source`, over rows that are all in memory, or mapped to it.
 
     Parameters
     ----------
-    plan : Plan or BatchSequence
+    plan : EpochOrder or BatchSequence
         The epoch's order of rows, or its planned batches.
-    everything : Everything or MappedTable
+    everything : CachedTable or MappedTable
         Loaded.
     """
 
-    def __init__(self, plan: RowOrder, everything: Everything | MappedTable):
+    def __init__(self, plan: RowOrder, everything: CachedTable | MappedTable):
         self._plan = plan
         self._everything = everything
         self._open: dict[int, np.ndarray] = {}
@@ -278,7 +278,7 @@ class ResidentSource:
     def begin(self, windows: Sequence[WindowRows]) -> None:
         self._open.update((window.window, rows_of(self._plan, window)) for window in windows)
 
-    def batch(self, pieces: Pieces) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         rows = [self._open[at.window][at.begin : at.begin + at.count] for at in pieces.joined()]
         return self._everything.take(np.concatenate(rows))
 

@@ -8,15 +8,15 @@ import pyarrow as pa
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.disk import MappedTable
-from ..cache.tables import Everything, window_memory
+from ..cache.tables import CachedTable, window_memory
 from ..common.counters import Stats
 from ..order.batch_sequence import BatchSequence
 from ..order.read_schedule import RowOrder
-from ..order.window_slices import Pieces
+from ..order.window_slices import WindowSlices
 from ..table.reader import Reader
 from .completion import Backlog
 from .groups import PlannedSource, plan_to_read, rows_plan_of, source_of
-from .sources import Reads, ResidentSource, RunSource, Source, WindowSource
+from .sources import InMemorySource, Reads, RunSource, Source, WindowSource
 
 
 class TableInput:
@@ -24,7 +24,7 @@ class TableInput:
 
     Parameters
     ----------
-    plan : Plan or BatchSequence
+    plan : EpochOrder or BatchSequence
         The epoch's order of rows, or its planned batches.
     reader : Reader
         Opened here.
@@ -34,7 +34,7 @@ class TableInput:
         Reads under way beyond the one whose rows come next.
     read_rows : int
         Rows of one call to the reader.
-    room : WindowMemory, Everything or MappedTable
+    epoch_cache : WindowMemory, CachedTable or MappedTable
         Where the rows of open windows are kept, or all rows are; used again by the next stream.
     large : LargeRows, optional
         What to do about rows that are far larger than others; None where all have one size.
@@ -47,21 +47,21 @@ class TableInput:
         stats: Stats,
         ahead: int,
         read_rows: int,
-        room: WindowMemory | Everything | MappedTable,
+        epoch_cache: WindowMemory | CachedTable | MappedTable,
         large: LargeRows | None = None,
     ):
         self._plan = plan
         self._ahead = ahead
         self._read_rows = read_rows
-        self._room = room
+        self._epoch_cache = epoch_cache
         read, windows = plan_to_read(plan), plan.has_windows
         self._reads = Reads(read, reader.open(), stats, ahead + 1, windows, large)
         self._loading = self._reads
-        if isinstance(room, Everything):
-            self._loading = Reads(read, room.reader.open(), stats, ahead + 1, windows)
+        if isinstance(epoch_cache, CachedTable):
+            self._loading = Reads(read, epoch_cache.reader.open(), stats, ahead + 1, windows)
         self._local = reader.local
         # By an earlier stream.
-        self.is_cached = not isinstance(room, WindowMemory) and room.is_loaded
+        self.is_cached = not isinstance(epoch_cache, WindowMemory) and epoch_cache.is_loaded
 
     def open(self) -> Source:
         """Where the rows are to come from: memory, once they are there, or reads."""
@@ -69,16 +69,18 @@ class TableInput:
         return PlannedSource(plan, source) if isinstance(plan, BatchSequence) else source
 
     def _unplanned(self) -> Source:
-        room, plan = self._room, self._plan
-        if not isinstance(room, WindowMemory):
-            if room.load(self._loading, self._ahead):
-                return ResidentSource(plan, room)
-            room = window_memory(rows_plan_of(plan))
+        epoch_cache, plan = self._epoch_cache, self._plan
+        if not isinstance(epoch_cache, WindowMemory):
+            if epoch_cache.load(self._loading, self._ahead):
+                return InMemorySource(plan, epoch_cache)
+            epoch_cache = window_memory(rows_plan_of(plan))
         if isinstance(plan, BatchSequence):
-            return source_of(plan, self._reads, room, self._read_rows)
-        return WindowSource(self._reads, room) if plan.has_windows else RunSource(self._reads)
+            return source_of(plan, self._reads, epoch_cache, self._read_rows)
+        return (
+            WindowSource(self._reads, epoch_cache) if plan.has_windows else RunSource(self._reads)
+        )
 
-    def labelled(self, batch: pa.RecordBatch, pieces: Pieces) -> pa.RecordBatch:
+    def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
         """The batch: there is nothing to say of its rows."""
         return batch
 

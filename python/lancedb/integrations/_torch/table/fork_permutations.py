@@ -54,7 +54,7 @@ def note_rows(permutations: Iterable[Any]) -> None:
     """Note the rows of permutations, whose copies take the note along; before a fork.
 
     Those of one table are asked for one after the other, and those of several side by side, so
-    that one whose store does not answer keeps no other from being noted.
+    that one whose store does not answer keeps no other from being recorded.
     """
     fresh = [each for each in permutations if each not in _given_up and _note_of(each) is None]
     by_table: dict[int, list[Any]] = {}
@@ -96,7 +96,7 @@ def _note_each(permutations: list[Any]) -> None:
 
 
 def reader_of(permutation: Any) -> Reader | None:
-    """What reads a permutation in this forked process; None if nothing was noted before."""
+    """What reads a permutation in this forked process; None if nothing was recorded before."""
     note = _note_of(permutation)
     return note.reader(dict(permutation.selection)).open() if note is not None else None
 

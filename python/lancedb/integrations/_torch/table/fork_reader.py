@@ -41,7 +41,7 @@ _ENDS_WITHIN = 2.0
 _ROWS, _BLOBS, _RANGE, _NEAREST = b"r", b"b", b"f", b"n"
 
 
-class Delegate:
+class ForkReader:
     """Reads rows of a table in another process, one call at a time, in the order of the calls.
 
     Parameters
@@ -93,10 +93,10 @@ class Delegate:
     def submit(
         self,
         offsets: np.ndarray,
-        turn: asyncio.Semaphore | None = None,
+        semaphore: asyncio.Semaphore | None = None,
         counted: CountedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
-        """As `Handle.submit`; the calls take turns in any case."""
+        """As `Handle.submit`; the calls wait for each other in any case."""
         return self._calls.submit(self._read, offsets, counted)
 
     def _read(
@@ -176,7 +176,7 @@ def _answer(handle: OwnHandle, kind: bytes, asked: memoryview) -> pa.RecordBatch
 
 
 def _preparation(asked: bytes) -> dict[str, Any]:
-    """What multiprocessing tells a new process; of the main module only if a recipe needs it."""
+    """What multiprocessing passes to a new process; the main module only if a recipe needs it."""
     data = multiprocessing.spawn.get_preparation_data("lance-reader")
     kept = ("sys_path", "sys_argv", "orig_dir", "dir")
     if b"__main__" in asked:

@@ -23,7 +23,7 @@ from lancedb.background_loop import LOOP
 from lancedb.remote.table import RemoteTable
 from lancedb.table import Table
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..arrow.dictionaries import own_bytes
 from ..arrow.fixed_width import row_bytes
 from ..arrow.large_rows import CountedRead
@@ -99,12 +99,12 @@ class Handle(Protocol):
     def submit(
         self,
         offsets: np.ndarray,
-        turn: asyncio.Semaphore | None = None,
+        semaphore: asyncio.Semaphore | None = None,
         counted: CountedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
         """Start to read rows by ascending offset: the rows, and the seconds that it took.
 
-        `turn` is acquired while the rows are read; those are let through first that asked first.
+        `semaphore` is acquired while the rows are read; first come, first served.
         Without one nothing else is read meanwhile, and all processors may work for this. `counted`
         says how many rows to ask for at once, and what is kept of them.
         """
@@ -181,27 +181,27 @@ class OwnHandle:
     def submit(
         self,
         offsets: np.ndarray,
-        turn: asyncio.Semaphore | None = None,
+        semaphore: asyncio.Semaphore | None = None,
         counted: CountedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
-        return asyncio.run_coroutine_threadsafe(self._timed(offsets, turn, counted), LOOP.loop)
+        return asyncio.run_coroutine_threadsafe(self._timed(offsets, semaphore, counted), LOOP.loop)
 
     async def _timed(
-        self, offsets: np.ndarray, turn: asyncio.Semaphore | None, counted: CountedRead | None
+        self, offsets: np.ndarray, semaphore: asyncio.Semaphore | None, counted: CountedRead | None
     ) -> tuple[pa.RecordBatch, float]:
         if counted is not None:
-            async with turn or contextlib.nullcontext():
+            async with semaphore or contextlib.nullcontext():
                 started = time.perf_counter()
                 for part in counted.cut(offsets):
-                    async with counted.turn():
+                    async with counted.permit():
                         counted.add(await self.request(part), part)
                 return counted.batch(), time.perf_counter() - started
-        if turn is None:
+        if semaphore is None:
             started = time.perf_counter()
             parts = np.array_split(offsets, self._parts(len(offsets)))
             batches = await asyncio.gather(*map(self.request, parts))
-            return gather.concatenate(batches), time.perf_counter() - started
-        async with turn:
+            return take.concatenate(batches), time.perf_counter() - started
+        async with semaphore:
             started = time.perf_counter()
             batch = await self.request(offsets)
             return batch, time.perf_counter() - started
@@ -242,7 +242,7 @@ class OwnHandle:
         places[here] = np.arange(taken.num_rows)
         places[~here] = np.arange(taken.num_rows, len(offsets))
         taken = taken.replace_schema_metadata(read.schema.metadata)
-        return gather.take(gather.concatenate([taken, read]), places)
+        return take.take(take.concatenate([taken, read]), places)
 
     async def _stored(self, offsets: np.ndarray) -> pa.RecordBatch:
         batch = self._dictionaries.encoded(await self._blobs.read(await self._call(offsets)))
@@ -256,7 +256,7 @@ class OwnHandle:
         stretch = int(offsets[-1]) - first + 1
         if self.scans and count >= _RANGE_ROWS and stretch <= self._most_scanned(count):
             batch = await self._scan(first, stretch)
-            return batch if stretch == count else gather.take(batch, offsets - first)
+            return batch if stretch == count else take.take(batch, offsets - first)
         return await self._pylance.take(offsets, lambda: self._taken(offsets))
 
     def _taken(self, offsets: np.ndarray) -> Any:
@@ -271,7 +271,7 @@ class OwnHandle:
         query = self._table._table.query()  # type: ignore[attr-defined]
         rows = query.use_lsm(False).select(self._columns).offset(first).limit(count)
         batches = [batch async for batch in await rows.to_batches(max_batch_length=count)]
-        return gather.concatenate(batches)
+        return take.concatenate(batches)
 
 
 class _Stored(NamedTuple):

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import take as gather
+from ..arrow import take
 from ..arrow.large_rows import CountedRead
 from ..common.checks import did_you_mean
 from ..common.timeout import within
 from . import fork_guard as forking
-from .fork_reader import Delegate
+from .fork_reader import ForkReader
 from .handle import Handle, LocalRows, OwnHandle
 from .indices import distinct
 from .recipe import Recipe
@@ -95,7 +95,7 @@ class Reader:
     def handle(self) -> Handle:
         """This process's handle."""
         if self._handle is None or self._pid != os.getpid():
-            kind = Delegate if forking.came_with_a_fork() else OwnHandle
+            kind = ForkReader if forking.came_with_a_fork() else OwnHandle
             self._handle, self._pid = kind(self.recipe, self.columns, self.local), os.getpid()
         return self._handle
 
@@ -106,10 +106,10 @@ class Reader:
     def begin(
         self,
         rows: np.ndarray,
-        turn: asyncio.Semaphore | None = None,
+        semaphore: asyncio.Semaphore | None = None,
         counted: CountedRead | None = None,
-    ) -> Reading:
-        """Start to read; the rows are waited for in `Reading`.
+    ) -> PendingRead:
+        """Start to read; the rows are waited for in `PendingRead`.
 
         A row asked for twice is read once. The offsets go to lancedb sorted, so that what is
         near in the table is read together.
@@ -123,13 +123,13 @@ class Reader:
         counted : CountedRead, optional
             As in `Handle.submit`.
         """
-        return self.begin_offsets(self.selection.offsets(rows), turn, counted)
+        return self.begin_offsets(self.selection.offsets(rows), semaphore, counted)
 
     def begin_offsets(
-        self, offsets: np.ndarray, turn: asyncio.Semaphore | None, counted: CountedRead | None
-    ) -> Reading:
+        self, offsets: np.ndarray, semaphore: asyncio.Semaphore | None, counted: CountedRead | None
+    ) -> PendingRead:
         """As `begin`, of rows by their offset in the table."""
-        return Reading(self, *distinct(offsets), turn, counted)
+        return PendingRead(self, *distinct(offsets), semaphore, counted)
 
     def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
         """As `Handle.read_blob`.
@@ -237,7 +237,7 @@ class BlobReading(Waiting):
         return batch
 
 
-class Reading(Waiting):
+class PendingRead(Waiting):
     """Rows that are being read: ascending, and the order in which they were asked for.
 
     Parameters
@@ -259,12 +259,12 @@ class Reading(Waiting):
         reader: Reader,
         offsets: np.ndarray,
         order: np.ndarray | None,
-        turn: asyncio.Semaphore | None,
+        semaphore: asyncio.Semaphore | None,
         counted: CountedRead | None,
     ):
         self.order = order
         self._offsets = offsets
-        self._how = (turn, counted)
+        self._how = (semaphore, counted)
         super().__init__(reader)
         del self._how  # which holds what was read
 
@@ -295,7 +295,7 @@ class Reading(Waiting):
         except BaseException:
             self.cancel()
             raise
-        return batch if self.order is None else gather.take(batch, self.order)
+        return batch if self.order is None else take.take(batch, self.order)
 
 
 def explained(reason: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from .reader import Reader, Reading
+from .reader import PendingRead, Reader
 from .sample import average_row_bytes
 from .selection import places_in
 
@@ -51,7 +51,7 @@ def _parts(reader: Reader) -> Iterator[pa.Array]:
     step = max(1, min(_MOST_ROWS, _READ_BYTES // average_row_bytes(reader)))
     rows = reader.selection.num_rows
     reader.open()
-    under_way: deque[Reading] = deque()
+    under_way: deque[PendingRead] = deque()
     for start in range(0, rows, step):
         under_way.append(reader.begin(np.arange(start, min(start + step, rows))))
         if len(under_way) > _READS_AHEAD:

@@ -79,7 +79,7 @@ class BatchSlots:
         return _read(own)
 
     def _resize(self, number: int, least: int) -> _Slot:
-        """A new slot at the end; the old one's memory is given back."""
+        """A new slot at the end; the old one's memory is freed."""
         assert self._file is not None
         old = self._slots.pop(number, None)
         if old is not None:

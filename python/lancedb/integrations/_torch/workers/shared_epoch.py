@@ -38,7 +38,7 @@ class LayoutCodec(NamedTuple):
     most_bytes: int
 
 
-class EpochClock:
+class SharedEpoch:
     """Hands out where each ``iter()`` begins.
 
     The row of numbers in shared memory is: the epoch and the position to begin at; the layout of

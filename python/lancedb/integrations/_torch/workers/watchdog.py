@@ -145,7 +145,7 @@ def kill_workers(batches: Any) -> None:
         batches._worker_pids_set = False
     for worker in batches._workers:
         # The number of one that has ended may be another process's. How it ended is not asked here:
-        # of two threads that ask, one would be told 255.
+        # of two threads that ask, one would be given 255.
         if not wait([worker.sentinel], timeout=0):
             worker.kill()
 

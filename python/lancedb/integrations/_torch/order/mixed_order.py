@@ -16,14 +16,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from .epoch_order import Plan
+from .epoch_order import EpochOrder
 from .index_shuffle import derive_key, hashed
 from .layout import Layout
 from .mixture import Mixture
 from .read_schedule import PlannedSteps, Span, Step, WindowRows, in_batches
 from .shards import Shards, epoch_at, rows_before
 from .steps import Steps
-from .window_slices import Pieces, divided, runs
+from .window_slices import WindowSlices, divided, runs
 
 _SOURCE, _STEP = 1, 2
 _SHARD_BITS = 7
@@ -42,9 +42,9 @@ class SourceOrder:
     rows : int
         How many rows it has.
     shuffle : {"none", "block", "global"}
-        As in `Plan`.
+        As in `EpochOrder`.
     layout : Layout
-        Blocks, windows and lanes; its chunk is also that in which an unshuffled source is dealt.
+        Blocks, windows and lanes; its chunk is also that in which an unshuffled source is sharded.
     in_memory : bool
         Whether its rows are read once: then windows serve nothing.
     """
@@ -64,7 +64,9 @@ class SourceOrder:
 def _shards(order: SourceOrder, seed: int, epoch: int, count: int) -> Shards:
     key = derive_key(seed, _SOURCE, int.from_bytes(order.name.encode(), "big"))
     layout = vars(order.layout)
-    return Shards(Plan(order.rows, seed=key, epoch=epoch, shuffle=order.shuffle, **layout), count)
+    return Shards(
+        EpochOrder(order.rows, seed=key, epoch=epoch, shuffle=order.shuffle, **layout), count
+    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class MixedRows:
 
 
 @dataclass(frozen=True)
-class MixedPlan:
+class MixedEpochOrder:
     """The order of one epoch of a mixture, from the position on at which its steps begin.
 
     Parameters
@@ -221,7 +223,7 @@ class _Drawn:
 class _Planner:
     """Gives windows of all sources and epochs numbers of their own, while they are open."""
 
-    def __init__(self, plan: MixedPlan):
+    def __init__(self, plan: MixedEpochOrder):
         self._plan = plan
         self._count = len(plan.sources)
         self._numbers = itertools.count()
@@ -234,7 +236,7 @@ class _Planner:
             drawn = self._plan._drawn(some)
             needed: dict[int, int] = {}
             windows, begins, reads = self._located(drawn, needed)
-            pieces = Pieces(windows, begins, np.ones(len(windows), np.int64))
+            pieces = WindowSlices(windows, begins, np.ones(len(windows), np.int64))
             counts = np.bincount(drawn.steps, minlength=len(some))
             yield pieces, self._steps(some, counts, reads, needed)
 
@@ -298,7 +300,7 @@ class _Planner:
         for source, found in loose.items():
             here, rows = map(np.concatenate, zip(*found, strict=True))
             if len(found) > 1:
-                order = np.argsort(here)  # windows are handed out from first to last
+                order = np.argsort(here)  # windows are delivered from first to last
                 here, rows = here[order], rows[order]
             window = next(self._numbers) * self._count + source
             windows[here], begins[here] = window, np.arange(len(here))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order.layout import Layout
-from lancedb.integrations._torch.order.mixed_plan import MixedPlan, SourceOrder
+from lancedb.integrations._torch.order.mixed_order import MixedEpochOrder, SourceOrder
 from lancedb.integrations._torch.order.mixture import Change, Mixture
 from lancedb.integrations._torch.order.read_schedule import schedule
 from lancedb.integrations._torch.order.steps import Steps
@@ -42,7 +42,7 @@ def mixed(draw):
 
 def plan_of(mixture, sources, epoch, batch, ranks=1, drop_last=True, start=0):
     steps = Steps(mixture.rows_of(epoch), batch, ranks, drop_last, start)
-    return MixedPlan(mixture, sources, 5, epoch, steps)
+    return MixedEpochOrder(mixture, sources, 5, epoch, steps)
 
 
 def pairs(rows):
