@@ -188,8 +188,7 @@ def _rows(
     """The pinned table, open, and which of its rows are meant."""
     permutation_table = permutation.permutation_table if permutation else given.permutation_table
     base: Any = permutation.base_table if permutation else given.table
-    recipe = _pinned(given, permutation, permutation_table, base, timeout)
-    table = recipe.in_time(recipe.open)
+    recipe, table = _pinned(given, permutation, permutation_table, base, timeout)
     return recipe, table, _selection(table, permutation_table, permutation, given)
 
 
@@ -199,7 +198,7 @@ def _pinned(
     permutation_table: Table | None,
     base: Any,
     timeout: float | None,
-) -> Recipe:
+) -> tuple[Recipe, Table]:
     """The version and branch that the permutation's row ids are of, else those of the handle."""
     if base is not None:
         recipes.check_open(base)
@@ -208,10 +207,10 @@ def _pinned(
     is_main = branch is None and (recorded is not None or base is not None)
     source = _source(given, permutation, base, is_main)
     name = str(given.table_name if base is None else base.name)
-    recipe = recipes.pin(source, name, branch, version, timeout)
+    recipe, table = recipes.pin(source, name, branch, version, timeout)
     if recorded is not None and given.version is not None:
         _check_version(given.version, recipe)
-    return recipe
+    return recipe, table
 
 
 def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | None, str | None]:
@@ -223,10 +222,10 @@ def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | N
 
 def _check_version(version: Any, recorded: Recipe) -> None:
     """Raise unless `version`, a number or a tag, is the one that row ids are of."""
-    meant = recipes.pin(
+    meant, _ = recipes.pin(
         recorded.source, recorded.name, recorded.branch, version, recorded.timeout
-    ).version
-    if meant != recorded.version:
+    )
+    if meant.version != recorded.version:
         raise ValueError(
             f"version={version!r} contradicts the permutation_table, whose row ids are of version "
             f"{recorded.version}; leave version out"

@@ -259,8 +259,15 @@ def pin(
     branch: str | None,
     version: int | str | None,
     timeout: float | None = None,
-) -> Recipe:
-    """Open the table once, resolve `version` (number, tag or None for the newest) and pin it.
+) -> tuple[Recipe, Table]:
+    """Open the table, resolve `version` (number, tag or None for the newest) and pin it.
+
+    Returns
+    -------
+    recipe : Recipe
+        How to open that version again.
+    table : Table
+        A handle of it, checked out.
 
     Raises
     ------
@@ -272,19 +279,17 @@ def pin(
         version = whole_number("version", version, 1, or_else="a tag, or ", error=error)
     newest = Recipe(source, name, branch, timeout=timeout)
 
-    def find() -> Recipe:
+    def find() -> tuple[Recipe, Table]:
         with naming(newest):
             table = source.open(name, branch)
             last = newest_version(table)
-            if version is not None:
-                checkout(table, name, version)
+            checkout(table, name, table.version if version is None else version)
             branched = branch or current_branch(table)
-            return dataclasses.replace(
-                newest,
-                branch=branched,
-                version=table.version,
-                identity=identify(Opened(table, branched, last)),
+            identity = identify(Opened(table, branched, last))
+            pinned = dataclasses.replace(
+                newest, branch=branched, version=table.version, identity=identity
             )
+            return pinned, table
 
     return newest.in_time(find)
 
