@@ -9,6 +9,7 @@ off multiprocessing's fork server. A script runs in them as ``python script.py``
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -96,7 +97,7 @@ def _serve(connection: Connection, modules: tuple[str, ...]) -> None:
     with contextlib.suppress(EOFError):
         while True:
             runs, timeout = connection.recv()
-            processes = [context.Process(target=_run, args=each) for each in runs]
+            processes = [context.Process(target=_run, args=(*each, timeout)) for each in runs]
             for process in processes:
                 process.start()
             running = {process.sentinel for process in processes}
@@ -111,10 +112,18 @@ def _serve(connection: Connection, modules: tuple[str, ...]) -> None:
             connection.send([process.exitcode for process in processes])
 
 
-def _run(script: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path):
+def _run(
+    script: Path,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    output: Path,
+    timeout: float,
+):
     """What each process does that is forked."""
     for suffix, descriptor in ((".out", 1), (".err", 2)):
         os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT), descriptor)
+    # One that hangs says where, before it is ended.
+    faulthandler.dump_traceback_later(0.9 * timeout, file=2)
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
