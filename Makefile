@@ -26,11 +26,11 @@ demo: $(WHEEL)  ## Make a table of handwritten digits and train a model on it wi
 	@echo "== training on digits in an embedded LanceDB (demo/lancedb)"
 	@$(BIN)/python examples/digits.py --out demo
 
-test: $(WHEEL)  ## Run the tests
+test: $(WHEEL)  ## Run the tests, in a few minutes
 	@echo "== running the tests"
 	@$(BIN)/python -m pytest $(or $(ARGS),-m "not soak" $(SIDE_BY_SIDE_TESTS))
 
-soak: $(WHEEL)  ## Run what takes long: thousands of epochs and columns, older versions, Ray
+soak: $(WHEEL)  ## Run what takes long: every start method, programs on ranks, thousands of epochs
 	@echo "== soaking"
 	@$(BIN)/python -m pytest -m soak $(SIDE_BY_SIDE_TESTS)
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from lancedb import permutation as module
 from lancedb.permutation import Permutation, permutation_builder
+from soak import soaked
 
 OFFSETS = [3, 999, 3, 0, -1, 500]
 IDS = [3, 999, 3, 0, 999, 500]
@@ -173,7 +174,7 @@ def fetch_into(permutation, at, queue):
     queue.put(ids(permutation.fetch(at)))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [soaked("fork"), "spawn"])
 def test_in_a_child_process(table, method):
     context = multiprocessing.get_context(method)
     permutation, queue = Permutation.identity(table), context.Queue()

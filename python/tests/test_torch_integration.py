@@ -20,6 +20,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation, permutation_builder
+from soak import METHODS
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -33,8 +34,6 @@ from torch.utils.data import (
     get_worker_info,
     random_split,
 )
-
-METHODS = ["fork", "forkserver", "spawn"]
 
 
 def ids(loader):
@@ -414,6 +413,7 @@ def test_four_workers_share_one_copy_of_the_rows_of_a_permutation(db):
     assert mappings[:, 1].tolist() == [0] * 4
 
 
+@pytest.mark.soak
 def test_chosen_rows_reach_a_spawned_worker(table, splits):
     chosen = [
         LanceTorchDataset(table, columns=["id"], format="torch", unwrap=True, **options)
@@ -437,6 +437,7 @@ def test_importing_lancedb_imports_neither_torch_nor_this():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.soak
 def test_without_torch_the_import_says_what_to_install():
     code = (
         "import sys; sys.modules['torch'] = None\n"

@@ -135,6 +135,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 def test_first_lists_import_none_of_torchs_compiler(tmp_path, starter):
     column = pa.array(LISTS, pa.list_(pa.int32()))
     lancedb.connect(tmp_path / "db").create_table("lists", pa.table({"x": column}))

@@ -21,6 +21,7 @@ from lancedb.integrations.torch import (
     LanceLookup,
     LanceTorchDataset,
 )
+from soak import soaked
 from torch.utils.data import DataLoader
 
 KEYS = {
@@ -227,7 +228,7 @@ class WithPartner:
     "options",
     [
         {"num_workers": 0},
-        {"num_workers": 1, "multiprocessing_context": "fork"},
+        soaked({"num_workers": 1, "multiprocessing_context": "fork"}),
         {"num_workers": 2},
     ],
     ids=["here", "fork", "forkserver"],

@@ -279,6 +279,7 @@ def full_script(tmp_path, before=""):
     return script
 
 
+@pytest.mark.soak
 def test_a_full_disk_is_said_once_and_what_fits_is_used(table, cache, tmp_path):
     mounted = f"mount -t tmpfs -o size=64k none {cache} && exec"
     cache.mkdir()

@@ -21,6 +21,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from soak import soaked
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 WINDOWS = {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8}
@@ -69,7 +70,7 @@ def torch_iterator(batches):
         ("iterable", True, "forkserver"),
         ("mapped", False, "forkserver"),
         ("mapped", True, "forkserver"),
-        ("iterable", True, "spawn"),  # which starts slowly
+        soaked("iterable", True, "spawn"),  # which starts slowly
     ],
 )
 def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(wide_range, kind, persistent, method):
@@ -112,7 +113,7 @@ def test_a_dead_worker_that_torch_finds_before_we_do_is_named_and_replaced(wide_
     assert got + run(loader) == whole
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["forkserver", soaked("spawn")])
 def test_a_worker_killed_in_the_middle_of_a_message_does_not_hang_the_loader(wide_range, method):
     dataset = LanceIterableTorchDataset(
         wide_range, columns=["id", "vec"], format="python", batch_size=2000
@@ -183,8 +184,8 @@ def kill(worker):
     [
         ("iterable", finish, "forkserver"),
         ("mapped", break_off, "forkserver"),
-        ("iterable", break_off, "fork"),
-        ("mapped", finish, "spawn"),
+        soaked("iterable", break_off, "fork"),
+        soaked("mapped", finish, "spawn"),
     ],
 )
 def test_a_worker_killed_between_epochs_is_replaced(wide_range, kind, stop, method, caplog):
@@ -363,7 +364,8 @@ def assert_gone(processes, memory):
 
 
 @pytest.mark.parametrize(
-    ("workers", "method"), [(0, "none"), (2, "forkserver"), (1, "spawn"), (2, "fork")]
+    ("workers", "method"),
+    [soaked(0, "none"), (2, "forkserver"), soaked(1, "spawn"), soaked(2, "fork")],
 )
 def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, method):
     child, others = start_epoch(workers, method)

@@ -20,6 +20,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation
+from soak import soaked
 
 ROWS = 3000
 GIVES_UP_SOON = {
@@ -105,7 +106,7 @@ def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, fault, m
     assert proxy.spoiled.total() == 30
 
 
-@pytest.mark.parametrize("fault", [go_down, slow_down, break_off, stall])
+@pytest.mark.parametrize("fault", [go_down, slow_down, break_off, soaked(stall)])
 @pytest.mark.parametrize("make", [iterable, map_style])
 def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, fault, make):
     whole, requests = epoch(proxy, make(proxy, GIVES_UP_SOON))
@@ -195,7 +196,7 @@ def test_a_process_that_cannot_open_the_table_says_which(proxy):
 # -- a store that is slow, and no more -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [iterable, map_style])
+@pytest.mark.parametrize("make", [iterable, soaked(map_style)])
 def test_a_store_that_answers_late_but_in_time_gives_every_row(endpoints, make):
     with Proxy(endpoints[1]) as proxy:
         loader = make(proxy, {}, read_timeout=LIMIT)

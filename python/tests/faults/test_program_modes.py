@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "support/modes_script.py"
 
 
+@pytest.mark.soak
 def test_every_mode_of_the_interpreter_reads_all_rows_and_a_late_thread_ends(tmp_path, table):
     modes = ["-OO", "-I", "-X", "dev", "-W", "error"]
     done = subprocess.run(

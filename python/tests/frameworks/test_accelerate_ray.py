@@ -152,6 +152,7 @@ def test_set_epoch_keeps_the_position_that_was_loaded(table, make):
     assert ids(other) == whole[0]
 
 
+@pytest.mark.soak
 def test_set_epoch_of_a_dataset_keeps_the_position_that_was_loaded(table):
     dataset = streamed(table).dataset
     whole = ids(dataset)

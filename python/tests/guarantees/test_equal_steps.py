@@ -75,6 +75,7 @@ def deliver(rank, dataset, loader, port, out):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.soak
 def test_what_is_sent_to_spawned_ranks_is_dealt_to_them(tmp_path, wide_range):
     def make(batch_size):
         return LanceIterableTorchDataset(

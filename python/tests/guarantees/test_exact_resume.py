@@ -235,6 +235,7 @@ def test_ones_own_collate_fn_is_given_whole_batches(table):
     assert run(loader) == [[each + 1000 for each in batch] for batch in run(iterable(table))]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_other_start_methods_resume_too(table, method):
     whole = run(iterable(table))

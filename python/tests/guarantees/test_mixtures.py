@@ -35,6 +35,7 @@ def test_four_ranks_make_the_steps_of_one(tmp_path, whole, starter):
     assert steps == whole
 
 
+@pytest.mark.soak
 def test_an_epoch_begun_on_four_ranks_ends_on_two_with_workers(tmp_path, whole, starter):
     first, state = run(tmp_path, 4, "four", "--steps", 7, starter=starter)
     rest, _ = run(tmp_path, 2, "two", "--resume", state, "--workers", 1, starter=starter)

@@ -183,13 +183,13 @@ class Resumed(Rounds):
 
 
 @KINDS
-@rounds(200, 600)
+@rounds(90, 600)
 def test_epochs_without_workers(small, make, rounds):
     assert_levels_off(rounds, WholeEpochs(make(small)), alone)
 
 
 @KINDS
-@rounds(60, 200)
+@rounds(30, 200)
 def test_epochs_with_workers_that_stay(small, make, rounds):
     loader = make(small, 2, persistent_workers=True)
     family = Family(loader)
@@ -203,7 +203,7 @@ def test_epochs_with_workers_that_stay(small, make, rounds):
 # A worker of so small a table starts in a fifth of a second, as the fork server has imported all
 # that it needs.
 @KINDS
-@rounds(18, 100)
+@rounds(12, 100)
 def test_epochs_with_new_workers_each(small, make, rounds):
     loader = make(small, 1)
     WholeEpochs(loader)(1)
@@ -212,7 +212,7 @@ def test_epochs_with_new_workers_each(small, make, rounds):
     assert psutil.Process().children(recursive=True) == servers
 
 
-@rounds(300, 2000)
+@rounds(120, 2000)
 def test_epochs_broken_off_of_both_datasets_in_turn(small, rounds):
     loaders = [iterable(small), mapped(small)]
     assert_levels_off(rounds, InTurn(*map(Broken, loaders)), alone)
@@ -220,12 +220,12 @@ def test_epochs_broken_off_of_both_datasets_in_turn(small, rounds):
 
 
 @KINDS
-@rounds(150, 300)
+@rounds(60, 300)
 def test_epochs_broken_off_and_resumed(small, make, rounds):
     assert_levels_off(rounds, Resumed(make(small)), alone)
 
 
-@rounds(30, 150)
+@rounds(18, 150)
 def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small, rounds):
     loader = iterable(small, 2, persistent_workers=True, prefetch_factor=4)
     assert_levels_off(rounds, Resumed(loader), Family(loader))

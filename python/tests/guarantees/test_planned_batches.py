@@ -11,6 +11,7 @@ import pytest
 from documents import BUDGET, LENGTH, ORDERS, PACKING, content, dataset, documents, lengths_of
 from lancedb.integrations.torch import LanceDataLoader
 from loaders import flat, through_json
+from soak import soaked
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchrun import torchrun
@@ -127,7 +128,7 @@ def test_workers_change_nothing_and_may_be_others_at_a_resume(table, batching, w
 
 
 @pytest.mark.parametrize(
-    ("method", "batching"), [("fork", BUDGET), ("spawn", PACKING)], ids=["fork", "spawn"]
+    ("method", "batching"), [soaked("fork", BUDGET), ("spawn", PACKING)], ids=["fork", "spawn"]
 )
 def test_a_plain_loader_makes_the_same_batches(table, method, batching):
     expected = run(loader(table, batching))

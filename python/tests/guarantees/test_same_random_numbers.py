@@ -104,6 +104,7 @@ def test_rows_draw_the_same_in_whatever_way_batches_are_made(table, expected, wa
     assert drawn([*loader, *loader]) == expected
 
 
+@pytest.mark.soak
 def test_rows_draw_the_same_in_workers_that_are_spawned(table, expected):
     loader = iterable(table, workers=1, multiprocessing_context="spawn")
     assert drawn(loader) == {at: rows for at, rows in expected.items() if at[1] == 0}
@@ -129,6 +130,7 @@ def test_rows_that_are_tried_one_by_one_draw_what_they_would_have(table, expecte
         assert drawn([*loader, *loader]) == kept
 
 
+@pytest.mark.soak
 def test_in_torchs_own_loader_too(table, expected):
     first = {at: rows for at, rows in expected.items() if at[1] == 0}
     streamed = iterable(table).dataset

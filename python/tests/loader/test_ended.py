@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from loaders import KINDS, ids, iterable, run, through_json
+from soak import soaked
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -162,7 +163,7 @@ def fit(model, folder, checkpoint=None, **options):
 
 @pytest.mark.filterwarnings("ignore")
 @KINDS
-@pytest.mark.parametrize("mode", ["max_size", "max_size_cycle", "min_size"])
+@pytest.mark.parametrize("mode", ["max_size", soaked("max_size_cycle"), soaked("min_size")])
 def test_lightnings_combined_loader_goes_on_with_the_longer_one(tmp_path, table, make, mode):
     whole = fit(Both(table, make, mode), tmp_path)
     steps = len(whole) // 2

@@ -128,6 +128,7 @@ def test_units_are_those_of_lancedbs_own_metrics(table, reader):
     assert units["read_bytes_total"] == "B"
 
 
+@pytest.mark.soak
 def test_without_opentelemetry_all_but_this_works_and_the_error_says_what_to_install():
     script = (
         "import sys\n"

@@ -34,6 +34,7 @@ from pages import (
     parse,
     title_of,
 )
+from soak import soaked
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
@@ -131,9 +132,16 @@ def _name(path):
 
 
 RUN = [path for path in PAGES if list(parse(path)) and path != TROUBLESHOOTING]
+# Pages that start whole programs, many of them on several ranks.
+LONG = {"several-gpus", "resume", "trainers", "training", "workers"}
 
 
-@pytest.mark.parametrize("page", RUN, indirect=True, ids=_name)
+@pytest.mark.parametrize(
+    "page",
+    [soaked(path) if path.stem in LONG else path for path in RUN],
+    indirect=True,
+    ids=_name,
+)
 def test_every_block_runs(page, caplog):
     caplog.set_level(logging.WARNING, "lancedb.integrations.torch")  # a page may silence it
     page.run()
@@ -168,6 +176,7 @@ def test_links_of_the_pages_beside_the_code_lead_somewhere():
     assert not {link for link in gone if Path(link).name not in contents}
 
 
+@pytest.mark.soak
 def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],

@@ -94,6 +94,7 @@ def assert_close(weights, expected):
     torch.testing.assert_close(plain, dict(expected), rtol=0, atol=1e-4)
 
 
+@pytest.mark.soak
 def test_ddp_stops_on_two_ranks_and_goes_on_with_two_to_the_same_weights_or_with_one(
     tmp_path, run_warm, trained
 ):
@@ -118,6 +119,7 @@ def test_lightning_resumes_in_mid_epoch(tmp_path, run_warm):
     assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
+@pytest.mark.soak
 def test_lightning_deals_rows_to_two_devices_once(tmp_path):
     run("lightning_digits.py", "--out", tmp_path, "--devices", 2)
     assert steps_of(tmp_path, 2) == two_epochs(tmp_path)
@@ -129,6 +131,7 @@ def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path, run_wa
     assert steps_of(tmp_path, 2) + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
+@pytest.mark.soak
 def test_transformers_trainer_resumes_to_the_same_weights(tmp_path, run_warm):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_warm("trainer_digits.py", "--out", whole)
@@ -160,6 +163,7 @@ def test_ray_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path, trained):
     assert_close(last["model"], trained)
 
 
+@pytest.mark.soak
 def test_torchdatas_stateful_loader_resumes_to_the_same_weights(tmp_path, run_warm):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_warm("stateful.py", "--out", whole, "--workers", 0)
@@ -176,6 +180,7 @@ def numbers(pattern, printed):
     return [float(number) for number in found]
 
 
+@pytest.mark.soak
 def test_the_demo_learns_digits_and_plots_them(tmp_path):
     printed = run("digits.py", "--out", tmp_path, "--epochs", 4)
     accuracy, digits = numbers(r"test accuracy ([\d.]+)% on (\d+) digits", printed)
@@ -251,6 +256,7 @@ def test_each_epoch_of_a_growing_table_is_one_version(tmp_path, run_warm):
     assert accuracies[-1] > 80
 
 
+@pytest.mark.soak
 def test_a_mixture_goes_on_with_other_ranks_and_workers(tmp_path, run_warm):
     """Cut off on one rank, it ends on two with workers, with the steps of a run of one piece."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

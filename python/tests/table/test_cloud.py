@@ -74,6 +74,7 @@ def flat(lists):
     return [each for some in lists for each in some]
 
 
+@pytest.mark.soak
 def test_map_style_in_a_spawned_worker(cloud):
     some = range(0, 1000, 25)
     ways = [

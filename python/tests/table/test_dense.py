@@ -11,6 +11,7 @@ from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations._torch.table.selection import AllRows, ChosenRows
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from lancedb.permutation import permutation_builder
+from soak import soaked
 
 ROWS = 20_000
 
@@ -78,8 +79,9 @@ def test_a_stretch_is_where_the_rows_are_unless_it_has_over_four_times_as_many(o
         assert stretch == AllRows(max(offsets) - min(offsets) + 1, min(offsets))
 
 
-@pytest.mark.parametrize("shuffle", [True, "global"])
-@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize(
+    ("split", "shuffle"), [(0, True), soaked(0, "global"), soaked(1, True), (1, "global")]
+)
 def test_a_split_is_kept_with_the_stretch_that_it_is_in(mixed, scanned, shuffle, split):
     splits = permutation_builder(mixed).split_random(ratios=[0.6, 0.4], seed=1).execute()
     kept, read = (

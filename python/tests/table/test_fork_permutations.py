@@ -10,6 +10,7 @@ import torch
 from conftest import rows_of
 from lancedb.background_loop import LOOP
 from lancedb.permutation import Permutation, permutation_builder
+from soak import soaked
 from torch.utils.data import DataLoader, Dataset
 
 if not hasattr(os, "fork"):
@@ -70,7 +71,7 @@ def in_a_fork(permutation, change=lambda permutation: permutation, asked=ASKED):
     return got
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["identity", "split", *map(soaked, list(WAYS)[2:])])
 def test_a_forked_process_fetches_the_same_without_lancedbs_runtime(table, way):
     permutation = WAYS[way](table)
     expected = str(permutation.fetch(ASKED))
@@ -82,6 +83,7 @@ def test_a_permutation_that_was_never_read_is_fetched_from_too(table):
     assert in_a_fork(Permutation.identity(table)) == str(Permutation.identity(table).fetch(ASKED))
 
 
+@pytest.mark.soak
 def test_columns_may_be_chosen_in_the_forked_process(table):
     def change(permutation):
         return permutation.select_columns(["label"]).with_format("arrow")
@@ -96,6 +98,7 @@ def test_tables_in_memory_are_fetched_from(table):
     assert in_a_fork(permutation) == str(permutation.fetch(ASKED))
 
 
+@pytest.mark.soak
 def test_indices_are_refused_as_they_are_elsewhere(table):
     def change(permutation):
         with pytest.raises(IndexError, match="1000 is out of range"):

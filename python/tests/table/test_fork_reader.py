@@ -112,6 +112,7 @@ def reader(table, monkeypatch):
     return Reader(recipe_of(table), all_rows(table), {"id": "id"})
 
 
+@pytest.mark.soak
 def test_one_that_was_killed_is_replaced_before_the_next_rows_are_read(reader):
     reader.open()
     (process,) = delegates()
@@ -120,6 +121,7 @@ def test_one_that_was_killed_is_replaced_before_the_next_rows_are_read(reader):
     assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
 
 
+@pytest.mark.soak
 def test_one_that_takes_too_long_is_ended_and_replaced(reader):
     asked = reader.open().recipe
     reader.recipe = dataclasses.replace(asked, timeout=0.1)
@@ -132,6 +134,7 @@ def test_one_that_takes_too_long_is_ended_and_replaced(reader):
     assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
 
 
+@pytest.mark.soak
 def test_one_killed_in_mid_epoch_is_an_error_and_a_resume_is_exact(wide_range):
     # Workers read by themselves over this dataset alone.
     dataset = LanceTorchDataset(wide_range, columns=["id"], format="torch", cache=False)
@@ -184,6 +187,7 @@ def first_batch(dataset):
         kill_workers(batches)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
@@ -202,6 +206,7 @@ def test_an_error_of_a_factory_comes_with_its_traceback(table, error, kind, said
     assert "while opening table 'points'" in text
 
 
+@pytest.mark.soak
 def test_what_fails_there_is_raised_here(table):
     with pytest.raises(ValueError, match="version 77 of table 'points' does not exist"):
         ForkReader(Recipe(UriSource(table._conn.uri), "points", None, 77), {"id": "id"})
@@ -241,6 +246,7 @@ def test_a_factory_of_the_script_itself_is_found(tmp_path, table):
     assert run_script(tmp_path, table, "if __name__ == '__main__':\n    main()\n") == "1000\n"
 
 
+@pytest.mark.soak
 def test_a_script_that_would_train_once_more_where_it_is_imported_is_told(tmp_path, table):
     told = (
         r"train.py ended with \[1\]\n[\s\S]* what the script does under if __name__ == '__main__'"

@@ -71,6 +71,7 @@ def ring_threads_of_a_program(table, script, cwd=None) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.soak
 def test_nothing_is_left_in_the_folder_that_a_program_runs_in(table, tmp_path):
     (tmp_path / "here").mkdir()
     assert (ring_threads_of_a_program(table, READ, tmp_path / "here") > 0) == expected()
@@ -82,6 +83,7 @@ def test_io_uring_can_be_switched_off(ring_threads, monkeypatch):
     assert ring_threads(READ) == 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("error", [FORBIDDEN, NO_MEMORY])
 def test_where_io_uring_is_refused_the_rows_come_the_ordinary_way(table, error):
     assert ring_threads_of_a_program(table, FORBID.replace("{error}", str(error)) + READ) == 0

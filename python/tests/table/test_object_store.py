@@ -75,6 +75,7 @@ def test_plain_http_that_is_not_allowed_is_an_error_that_says_how(s3):
     assert len(said) < 400
 
 
+@pytest.mark.soak
 def test_map_style_in_a_spawned_worker(s3, tmp_path, monkeypatch):
     some = range(0, ROWS, 20)
     ways = [

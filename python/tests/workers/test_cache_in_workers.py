@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 SAID = "cache=True, and every epoch has new workers"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("stay", [False, True])
 def test_a_cache_that_is_lost_with_its_workers_is_said_once(db, capfd, stay):
     table = db.create_table("rows", rows_of(40))

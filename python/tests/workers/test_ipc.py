@@ -19,6 +19,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from soak import METHODS
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader
 
@@ -155,7 +156,7 @@ def test_what_this_process_sends_is_left_to_torch(table):
     assert ForkingPickler._extra_reducers[torch.Tensor] is reduce_tensor
 
 
-@pytest.mark.parametrize("context", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("context", METHODS)
 def test_a_worker_s_small_columns_need_no_shared_memory(table, context):
     dataset = LanceTorchDataset(table, columns=["id", "vec", "tokens"], format="torch")
     dataset[0]  # a forked worker has this reader

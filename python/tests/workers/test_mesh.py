@@ -10,6 +10,7 @@ from torchrun import torchrun
 SCRIPT = Path(__file__).parents[1] / "support/mesh_script.py"
 
 
+@pytest.mark.soak
 def test_ranks_of_one_tensor_group_have_the_same_batches(tmp_path, wide_range, starter):
     records = torchrun(SCRIPT, 4, tmp_path / "db", tmp_path / "out", starter=starter)
     by_place = {tuple(record["coordinate"]): record["steps"] for record in records}

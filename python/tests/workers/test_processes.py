@@ -9,13 +9,14 @@ import sys
 from functools import partial
 
 import pytest
+import soak
 import torch
 from lancedb.integrations._torch.table.reader import Reader
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from loaders import flat, ids, iterable, run
 from torch.utils.data import DataLoader, get_worker_info
 
-METHODS = pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+METHODS = pytest.mark.parametrize("method", soak.METHODS)
 
 
 @pytest.fixture
