@@ -19,7 +19,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
-from lancedb.permutation import Permutation
+from lancedb.permutation import Permutation, permutation_builder
 from soak import soaked
 
 ROWS = 3000
@@ -256,7 +256,19 @@ def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoint
 # -- a process that forks ------------------------------------------------------------------------
 
 
-def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_permutation_has(
+def test_a_process_that_forks_asks_no_store_for_the_rows_of_whole_tables(proxy):
+    address = where(proxy, {})
+    connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
+    kept = [Permutation.identity(connection.open_table("points")).with_skip(5)]
+    proxy.spoil_all(stall)
+    requests = proxy.requests
+    fork()
+    assert proxy.requests == requests
+    proxy.spoil_none()
+    assert [forked.reader_of(each).selection.num_rows for each in kept] == [ROWS - 5]
+
+
+def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_split_has(
     proxy, tmp_path, monkeypatch
 ):
     asked = threading.Event()
@@ -267,7 +279,10 @@ def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_permut
 
     address = where(proxy, {})
     connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
-    stalled = [Permutation.identity(connection.open_table("points")) for _ in range(20)]
+    built = permutation_builder(connection.open_table("points")).shuffle(seed=1).execute()
+    stalled = [
+        Permutation.from_tables(connection.open_table("points"), built, 0) for _ in range(20)
+    ]
     here = lancedb.connect(tmp_path).create_table("points", [{"x": x} for x in range(ROWS)])
     answered = Permutation.identity(here)
     monkeypatch.setattr(forked, "_NOTED_WITHIN", SOON)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
-from lancedb.table import AsyncTable, Table
+from lancedb.table import AsyncTable, LanceTable, Table
 
 from . import recipe as recipes
 from . import selection as selections
@@ -97,8 +97,19 @@ def resolve(given: Given, timeout: float | None) -> View:
 
 
 def rows_of(permutation: Permutation) -> tuple[Recipe, Selection]:
-    """Which rows of which table version a permutation has."""
-    recipe, table, chosen = _rows(Given(table=permutation), permutation, None)
+    """Which rows of which table version a permutation has.
+
+    Of one without a permutation table, its open table says so, and no store is asked.
+    """
+    given = Given(table=permutation)
+    base: Any = permutation.base_table
+    if permutation.permutation_table is None and isinstance(base, LanceTable):
+        version, branch = _version_and_branch(given, base)
+        source = _source(given, permutation, base, branch is None)
+        recipe = recipes.as_opened(source, base, branch, version)
+        chosen = _selection(base, None, permutation, given)
+        return recipes.portable(recipe, base), chosen
+    recipe, table, chosen = _rows(given, permutation, None)
     return recipes.portable(recipe, table), chosen
 
 

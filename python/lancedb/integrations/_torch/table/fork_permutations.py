@@ -2,7 +2,7 @@
 """Permutations in a forked process, read as datasets are.
 
 Which rows of which table version a permutation has is found out with lancedb's runtime, and so
-before the fork; see `forking`.
+before the fork; see `fork_guard`. Of a whole table that takes no request to its store.
 """
 
 from __future__ import annotations

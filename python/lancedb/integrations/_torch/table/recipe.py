@@ -294,6 +294,16 @@ def pin(
     return newest.in_time(find)
 
 
+def as_opened(source: Source, table: Table, branch: str | None, version: Any) -> Recipe:
+    """As `pin`, of a table that is open at that version: what a store would be asked is left out.
+
+    So a table in a store that is dropped and made anew is not told from this one.
+    """
+    on_disk = is_local(getattr(source, "uri", "memory://"))
+    identity = identify(Opened(table, branch, newest_version(table))) if on_disk else None
+    return Recipe(source, table.name, branch, version, identity=identity)
+
+
 def portable(recipe: Recipe, table: Table) -> Recipe:
     """The recipe for any process: a ``memory://`` table, as `table` has it, travels by value."""
     if isinstance(recipe.source, HandleSource):
