@@ -229,7 +229,7 @@ class WithPartner:
     [
         {"num_workers": 0},
         soaked({"num_workers": 1, "multiprocessing_context": "fork"}),
-        {"num_workers": 2},
+        soaked({"num_workers": 2}),
     ],
     ids=["here", "fork", "forkserver"],
 )

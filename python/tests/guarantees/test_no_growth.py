@@ -202,6 +202,7 @@ def test_epochs_with_workers_that_stay(small, make, rounds):
 
 # A worker of so small a table starts in a fifth of a second, as the fork server has imported all
 # that it needs.
+@pytest.mark.soak
 @KINDS
 @rounds(12, 100)
 def test_epochs_with_new_workers_each(small, make, rounds):
@@ -212,6 +213,7 @@ def test_epochs_with_new_workers_each(small, make, rounds):
     assert psutil.Process().children(recursive=True) == servers
 
 
+@pytest.mark.soak
 @rounds(120, 2000)
 def test_epochs_broken_off_of_both_datasets_in_turn(small, rounds):
     loaders = [iterable(small), mapped(small)]

@@ -17,6 +17,7 @@ import pytest
 import torch
 import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from soak import soaked
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -209,7 +210,7 @@ def test_hard_negatives_are_worth_their_search(tmp_path, run_warm):
     assert float(hard) > 1.3 * float(by_chance) > 0
 
 
-@pytest.mark.parametrize(("options", "padding"), [([], (20, 80)), (["--packed"], (0, 3))])
+@pytest.mark.parametrize(("options", "padding"), [soaked([], (20, 80)), (["--packed"], (0, 3))])
 def test_a_language_model_learns_from_padded_and_packed_documents(
     tmp_path, run_warm, options, padding
 ):

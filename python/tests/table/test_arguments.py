@@ -303,6 +303,7 @@ for options in (
 """
 
 
+@pytest.mark.soak
 def test_what_an_interactive_session_defines_is_refused_before_any_worker_starts(table):
     command = [sys.executable, "-c", SESSION, table._conn.uri]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

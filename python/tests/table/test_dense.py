@@ -80,7 +80,7 @@ def test_a_stretch_is_where_the_rows_are_unless_it_has_over_four_times_as_many(o
 
 
 @pytest.mark.parametrize(
-    ("split", "shuffle"), [(0, True), soaked(0, "global"), soaked(1, True), (1, "global")]
+    ("split", "shuffle"), [(0, True), soaked(0, "global"), soaked(1, True), soaked(1, "global")]
 )
 def test_a_split_is_kept_with_the_stretch_that_it_is_in(mixed, scanned, shuffle, split):
     splits = permutation_builder(mixed).split_random(ratios=[0.6, 0.4], seed=1).execute()

@@ -79,6 +79,7 @@ def test_a_forked_process_fetches_the_same_without_lancedbs_runtime(table, way):
     assert str(permutation.fetch(ASKED)) == expected
 
 
+@pytest.mark.soak
 def test_a_permutation_that_was_never_read_is_fetched_from_too(table):
     assert in_a_fork(Permutation.identity(table)) == str(Permutation.identity(table).fetch(ASKED))
 
@@ -92,6 +93,7 @@ def test_columns_may_be_chosen_in_the_forked_process(table):
     assert in_a_fork(permutation, change) == str(change(permutation).fetch(ASKED))
 
 
+@pytest.mark.soak
 def test_tables_in_memory_are_fetched_from(table):
     memory = lancedb.connect("memory://").create_table("points", rows_of(200))
     permutation = Permutation.identity(memory)

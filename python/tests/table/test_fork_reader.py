@@ -49,6 +49,7 @@ def ids(batches):
     return [i for batch in batches for i in batch["id"].tolist()]
 
 
+@pytest.mark.soak
 def test_a_delegate_reads_what_a_handle_reads_and_ends_when_it_is_closed(table):
     before = {each.pid for each in delegates()}
     columns = {name: name for name in table.schema.names}
@@ -242,6 +243,7 @@ def run_script(tmp_path, table, ending):
         return starter.run(script, table._conn.uri, timeout=90)
 
 
+@pytest.mark.soak
 def test_a_factory_of_the_script_itself_is_found(tmp_path, table):
     assert run_script(tmp_path, table, "if __name__ == '__main__':\n    main()\n") == "1000\n"
 
@@ -264,6 +266,7 @@ def test_a_factory_that_cannot_be_sent_says_what_to_do(table):
         first_batch(dataset)
 
 
+@pytest.mark.soak
 def test_a_process_forked_by_anyone_reads_too(table):
     dataset = LanceTorchDataset(table, columns=["id"])
     dataset[0]
@@ -276,6 +279,7 @@ def test_a_process_forked_by_anyone_reads_too(table):
     child.join()
 
 
+@pytest.mark.soak
 def test_a_memory_table_goes_along(table):
     memory = lancedb.connect("memory://").create_table("points", rows_of(30))
     dataset = LanceTorchDataset(memory, columns=["id"], format="torch")

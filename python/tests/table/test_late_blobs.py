@@ -100,6 +100,7 @@ def test_a_map_style_cache_keeps_blobs_only_if_asked_to(large):
         assert (dataset.stats()["cached_bytes"] > MEGABYTE) == (cache is True)
 
 
+@pytest.mark.soak
 def test_forked_workers_of_a_plain_loader_fetch_for_themselves(large):
     options = {"filter": "id < 24", "shuffle": True, "batch_size": 8, "format": "arrow"}
     dataset = LanceIterableTorchDataset(large, **options)

@@ -209,6 +209,7 @@ print(dataset.stats()["reader"])
 """
 
 
+@pytest.mark.soak
 def test_forked_workers_read_and_the_interpreter_exits_with_reads_under_way(table):
     command = [sys.executable, "-W", "ignore:lancedb fork", "-c", EXIT, table._conn.uri]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)

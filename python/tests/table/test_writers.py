@@ -12,6 +12,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from soak import soaked
 from writer_script import WRITES
 
 SCRIPT = Path(__file__).parents[1] / "support/writer_script.py"
@@ -84,7 +85,7 @@ def writer(db):
     writer.close()
 
 
-@pytest.mark.parametrize("make", [mapped, in_order, in_blocks, globally])
+@pytest.mark.parametrize("make", [mapped, soaked(in_order), in_blocks, soaked(globally)])
 def test_every_epoch_is_the_snapshot_row_by_row(db, table, writer, make):
     pinned = table.version
     snapshot = {row["id"]: row for row in table.to_arrow().to_pylist()}

@@ -76,7 +76,8 @@ assert isinstance(made, sys.modules[type(made).__module__].WorkerDataset)
 
 
 @pytest.mark.parametrize(
-    "asks", ["lancedb.connect", "from lancedb.integrations._torch.table import reader"]
+    "asks",
+    ["lancedb.connect", soak.soaked("from lancedb.integrations._torch.table import reader")],
 )
 def test_a_worker_does_without_lancedb_until_somebody_asks_for_it(table, tmp_path, asks):
     made = iterable(table, 1)._adapter.worker_dataset(None, None)

@@ -6,7 +6,6 @@ import sys
 import textwrap
 
 import pytest
-from soak import soaked
 
 PROGRAM = """
 import os, signal, sys
@@ -35,7 +34,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["iterable", soaked("map_style")])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["iterable", "map_style"])
 def test_workers_and_their_server_outlive_a_warning_to_the_whole_job(tmp_path, kind):
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
     done = subprocess.run(
