@@ -51,12 +51,13 @@ docs: $(STAMP)  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
 	@echo "== open site/index.html"
 
-bench: $(PEERS)  ## Measure against lancedb's own and other loaders; QUICK=1: in 3 minutes
+bench: $(PEERS)  ## Measure against other loaders, and write the docs' figures; QUICK=1: in 3 minutes, without
 	@echo "== measuring; results go to benchmarks/results"
 	@$(BENCH)/bin/python benchmarks/map_style.py $(MAP_STYLE)
 	@$(BENCH)/bin/python benchmarks/streaming.py $(STREAMING)
 	@# What killed peers leave in shared memory is tidied up at the end, with a warning.
 	@$(BENCH)/bin/python -W ignore:resource_tracker:UserWarning benchmarks/side_by_side.py $(SIDE_BY_SIDE)
+	@$(if $(QUICK),,$(BENCH)/bin/python benchmarks/figures.py)
 
 clean:  ## Remove what was made, but for the benchmark data
 	rm -rf $(VENV) $(BENCH) demo site dist build .hypothesis .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from workloads import WORKLOADS
@@ -10,7 +11,7 @@ from workloads import WORKLOADS
 Row = dict[str, Any]
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Row], shown: Callable[[float | None], str] | None = None) -> str:
     """Rows a second without workers or with two, whichever is more; the best mixed first."""
     best = best_of(rows)
     mixing = {row["way"]: mixing_of(row) for row in rows if row["mixing_1"]}
@@ -21,10 +22,9 @@ def table(rows: list[Row]) -> str:
         "|---|" + "---:|" * (len(kinds) + 1),
     ]
     for way in sorted({way for way, _ in best}, key=lambda way: order_of(way, mixing, best, kinds)):
-        cells = [cell(best.get((way, kind))) for kind in kinds]
+        cells = [(shown or cell)(best.get((way, kind))) for kind in kinds]
         mixed = f"{mixing[way]:,.1f}" if way in mixing else "-"
-        name = f"**{way}**" if way.startswith("ours") else way
-        lines.append(f"| {name} | {mixed} | {' | '.join(cells)} |")
+        lines.append(f"| {named(way)} | {mixed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -46,6 +46,10 @@ def mixing_of(row: Row) -> float:
 def order_of(way: str, mixing: dict, best: dict, kinds: list[str]) -> tuple[bool, float]:
     """Ways that mix well come first, and the fast ones among them."""
     return mixing.get(way, 0.0) > 2, -sum(best.get((way, kind), 0.0) for kind in kinds[:1])
+
+
+def named(way: str) -> str:
+    return f"**{way}**" if way.startswith("ours") else way
 
 
 def cell(speed: float | None) -> str:
