@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to measure one way of loading on one workload, in a process of its own.
+"""One way of loading on one workload, measured in a process of its own.
 
 Figures are sent one by one, so that what came before a crash or a time limit is kept.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to run a cell in a process of its own: time limit, memory of its whole tree, its end.
+"""Cells in processes of their own: time limit, memory of the whole tree, their end.
 
 A crash or a hang of one loader is a line in the results and nothing more.
 """

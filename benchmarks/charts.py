@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the plots of the comparison: speed on each workload, speed against mixing, growth."""
+"""Plots of the comparison: speed on each workload, speed against mixing, growth."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how to time several ways of loading fairly: in turn, repeated, medians, as ratios."""
+"""Several ways of loading timed fairly: one after the other, repeated, medians, as ratios."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the one table that sums the comparison up: each way's best on each workload, and mixing."""
+"""The one table that sums the comparison up: each way's best on each workload, and mixing."""
 
 from __future__ import annotations
 

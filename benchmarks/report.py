@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how the figures of the comparison are summed up: JSON, Markdown and plots."""
+"""The figures of the comparison, summed up: JSON, Markdown and plots."""
 
 from __future__ import annotations
 

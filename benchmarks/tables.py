@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the tables that the benchmarks read; makes each once and keeps it."""
+"""The tables that the benchmarks read, each made once and kept."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the five workloads that every loader is measured on: their rows, and what is read of them.
+"""The five workloads that every loader is measured on: their rows, and what is read of them.
 
 Every table is sorted by its label, of ten: the worst that a table can be for a loader that mixes
 only rows that lie close to each other.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows what every loader in the comparison has in common: its own form on disk, and its ways.
+"""What every loader in the comparison has in common: its own form on disk, and its ways.
 
 A peer is a module here with a `PEER`. Each delivers the same: batches as ``dict[str, Tensor]`` of
 the workload's columns, shuffled, full ones only; documents as one jagged tensor, images decoded.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows how a careful user makes the batches by hand where a peer hands out rows."""
+"""Batches made by hand, as a careful user does where a peer delivers rows."""
 
 from __future__ import annotations
 

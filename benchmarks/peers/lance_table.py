@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knows the LanceDB table that ours, lancedb's own loaders and pylance all read."""
+"""The LanceDB table that ours, lancedb's own loaders and pylance all read."""
 
 from __future__ import annotations
 
