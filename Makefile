@@ -42,7 +42,7 @@ check: $(WHEEL)  ## Lint, formatting, types
 	@echo "== pyright"
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(STAMP)  ## Mend lint and formatting
+format: $(STAMP)  ## Fix lint and formatting
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

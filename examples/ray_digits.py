@@ -4,7 +4,7 @@
     python examples/ray_digits.py --fail-after 45
 
 Each of Ray's workers finds its rank by itself and takes its rows: there is no
-``prepare_data_loader``. It would deal nothing twice, but asks for one batch ahead, so that a state
+``prepare_data_loader``. It would shard nothing twice, but asks for one batch ahead, so that a state
 would leave a batch out; the loader refuses to give one then. Move batches to the device yourself.
 
 The loader's state is the same on every worker, so it goes into the checkpoint that the first one

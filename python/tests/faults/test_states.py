@@ -235,7 +235,7 @@ def test_rows_that_cannot_be_dealt_to_the_ranks_are_refused_where_the_state_is_l
     options = {"columns": ["id"], "batch_size": 10, "drop_last": False}
     loader = LanceDataLoader(LanceIterableTorchDataset(table, rank=0, world_size=3, **options))
     before = loader.state_dict()
-    with pytest.raises(ValueError, match=f"from position {position} on cannot be dealt to 3 ranks"):
+    with pytest.raises(ValueError, match=f"from position {position} on cannot be divided among 3"):
         loader.load_state_dict({**before, "position": position})
     assert loader.state_dict() == before
     assert len(list(loader)) == len(loader)

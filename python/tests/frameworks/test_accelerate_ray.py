@@ -65,9 +65,9 @@ def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, tabl
     assert first["gathered"][-5:] == [100, 101, 102, 103, 104]
     plain = [found["plain"] for found in (first, second)]
     assert sorted(plain[0] + plain[1]) == list(range(1000))
-    assert "DataLoaderDispatcher would deal" in first["dispatched"]
-    assert "DataLoaderShard would deal" in first["sharded"]
-    assert "DataLoaderShard would deal" in second["sharded"]
+    assert "DataLoaderDispatcher would shard" in first["dispatched"]
+    assert "DataLoaderShard would shard" in first["sharded"]
+    assert "DataLoaderShard would shard" in second["sharded"]
 
 
 @KINDS

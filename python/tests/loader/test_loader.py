@@ -139,7 +139,7 @@ def test_a_stop_iteration_of_ones_own_does_not_pass_for_the_end(table, make, wor
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"in_order": False}, ValueError, "in_order=False hands batches out as they come"),
+        ({"in_order": False}, ValueError, "in_order=False delivers batches as they come"),
         ({"workers": "2"}, ValueError, "num_workers must be a whole number from 0 on, not '2'"),
         ({"workers": 1.0}, ValueError, r"num_workers must be a whole number .*, not 1\.0"),
         ({"workers": 1, "collate_fn": lambda b: b}, TypeError, "collate_fn .*cannot be sent"),

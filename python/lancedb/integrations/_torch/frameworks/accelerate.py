@@ -73,15 +73,15 @@ def refuse_second_sharding(dataset: IterableDataset) -> None:
     if loader is None:
         return
     inner = loader.dataset
-    dealt_again = type(inner).__name__ == "IterableDatasetShard"
-    if dealt_again:
+    sharded_again = type(inner).__name__ == "IterableDatasetShard"
+    if sharded_again:
         inner = inner.dataset
     if inner is not dataset:
         return
     kind = type(loader).__name__
-    if dealt_again or (kind == "DataLoaderDispatcher" and _num_processes() > 1):
+    if sharded_again or (kind == "DataLoaderDispatcher" and _num_processes() > 1):
         raise RuntimeError(
-            f"Accelerate's {kind} would deal this dataset's batches to the processes once more, "
+            f"Accelerate's {kind} would shard this dataset's batches over the processes once more, "
             "and lose most of them: a LanceIterableTorchDataset gives each process its own "
             "already. Pass a LanceDataLoader to prepare(), which leaves it as it is, or none"
         )

@@ -23,7 +23,7 @@ def refuse_state_ahead() -> None:
         Always.
     """
     raise RuntimeError(
-        "Ray's prepare_data_loader() has asked for one batch more than it has handed out, so a "
+        "Ray's prepare_data_loader() has asked for one batch more than it has delivered, so a "
         "state in mid-epoch would leave that batch out: iterate the LanceDataLoader itself, which "
-        "deals rows to Ray's workers already, or use prepare_data_loader(move_to_device=False)"
+        "shards rows over Ray's workers already, or use prepare_data_loader(move_to_device=False)"
     )

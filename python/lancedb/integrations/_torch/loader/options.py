@@ -15,7 +15,7 @@ def refuse_out_of_order(options: Mapping[str, Any]) -> None:
     """Raise a ValueError if batches would come in another order than they are counted in."""
     if not options.get("in_order", True):
         raise ValueError(
-            "in_order=False hands batches out as they come, and a state counts them in order: rows "
+            "in_order=False delivers batches as they come, and a state counts them in order: rows "
             "would be repeated and lost at a resume. Leave in_order out"
         )
 
@@ -63,7 +63,7 @@ def refuse_sampler(options: Mapping[str, Any]) -> None:
     sampler = _sampler_in(options)
     if sampler is not None:
         raise ValueError(
-            f"LanceDataLoader brings its own order and deals it to the ranks, and takes no "
+            f"LanceDataLoader brings its own order and shards it over the ranks, and takes no "
             f"{sampler} ({type(options[sampler]).__name__}). Give that to "
             "torch.utils.data.DataLoader; or, if a framework put it in, have it not do so, as by "
             "Lightning's Trainer(use_distributed_sampler=False), and predict or overfit with a "

@@ -53,7 +53,7 @@ class OrderedBatchSampler:
         if self._begin is None:
             raise RuntimeError(
                 "another loader has taken this order from a LanceDataLoader, and would repeat "
-                "one epoch, or deal the rows of one rank to all ranks once more. Iterate the "
+                "one epoch, or shard the rows of one rank over all ranks once more. Iterate the "
                 "LanceDataLoader itself; to skip batches, load a state, or set_epoch() first. "
                 "transformers.Trainer skips right if its train_dataset is the LanceTorchDataset"
             )

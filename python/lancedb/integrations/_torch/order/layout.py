@@ -6,7 +6,7 @@ is about ``1 + (chunk - 1) / (blocks in one lane's window)`` times that of an id
 ``lanes = steps * G / chunk`` that is ``1 + steps * G * block / W`` for steps of G rows and W rows
 in all windows, and ``1 + 16 * G * block / W`` over 16 batches in a row: 1.25 and 2 with windows
 of `_STEPS_IN_WINDOWS` blocks for each row of a step. Of longer stretches, as in a table sorted by
-label, every window has its share (`blocks.py`), and the variance is that of an ideal shuffle.
+label, every window has its share (`stratified.py`), and the variance is that of an ideal shuffle.
 
 A window is freed while it is delivered, so that about half of `WINDOWS_BYTES` is held.
 

@@ -187,7 +187,7 @@ class Shards:
         return self.plan.lanes + tail if tail >= 0 else self.plan.lane_of(window)
 
     def window_size(self, window: int) -> int:
-        """How many rows a window hands out."""
+        """How many rows a window delivers."""
         tail = window - self.plan.tail_window
         return (
             int(self.sizes[tail]) - self.body_rows if tail >= 0 else self.plan.window_size(window)

@@ -51,9 +51,9 @@ class Steps:
         left = self.rows - self.start
         if not self.drop_last and 0 < left < self.world_size:
             raise ValueError(
-                f"{left} rows from position {self.start} on cannot be dealt to {self.world_size} "
-                f"ranks so that each has one at every step; use at most {left} ranks, or "
-                "drop_last=True"
+                f"{left} rows from position {self.start} on cannot be divided among "
+                f"{self.world_size} ranks so that each has one at every step; use at most {left} "
+                "ranks, or drop_last=True"
             )
 
     @property

@@ -28,7 +28,7 @@ def spread(
 
     Parameters
     ----------
-    dealt : numpy.ndarray of int64
+    assigned : numpy.ndarray of int64
         Numbers in ``[0, blocks)``. The i-th block of a lane is assigned as ``i * lanes + lane``.
     blocks : int
         How many there are.
