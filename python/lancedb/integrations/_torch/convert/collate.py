@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data._utils import collate as torch_collate
+import torch.utils.data
+
+from ..frameworks.private import part_of
 
 JoinLists = Callable[[list[Any], tuple[str, ...], Collection[str]], Any]
 
@@ -227,7 +229,7 @@ def collate_rows(batch: Any, *, collate_fn_map: Any = None) -> Any:
         return batch.columns
     if all(isinstance(row, Row) and row.keys() == batch[0].keys() for row in batch):
         return {name: _collated(name, batch, collate_fn_map) for name in batch[0]}
-    return torch_collate.collate([dict(row) for row in batch], collate_fn_map=collate_fn_map)
+    return _collated_by_torch([dict(row) for row in batch], collate_fn_map)
 
 
 def _collated(name: str, rows: list[Row], collate_fn_map: Any) -> Any:
@@ -237,13 +239,21 @@ def _collated(name: str, rows: list[Row], collate_fn_map: Any) -> Any:
         for row in rows
     ):
         values = [row[name] for row in rows]
-        return torch_collate.collate(values, collate_fn_map=collate_fn_map)
+        return _collated_by_torch(values, collate_fn_map)
     columns = [row.batch.columns[name] for row in rows]
     first = columns[0]
     if is_dense_tensor(first) and all(column is first for column in columns):
         return first[torch.tensor([row.index for row in rows], device=first.device)]
     parts = [cut(column, row.index) for row, column in zip(rows, columns, strict=True)]
     return join(parts, rows[0].batch.join_lists, (name,), rows[0])
+
+
+def _collated_by_torch(values: list[Any], collate_fn_map: Any) -> Any:
+    """What torch makes of values, by the functions that its caller has for each type."""
+    collate = part_of(torch.utils.data, "_utils.collate.collate")
+    if collate is None:
+        return torch.utils.data.default_collate(values)
+    return collate(values, collate_fn_map=collate_fn_map)
 
 
 def register() -> None:
@@ -254,9 +264,7 @@ def register() -> None:
     ImportError
         If this version of torch has no such registry.
     """
-    known: dict[Any, Callable[..., Any]] | None = getattr(
-        torch_collate, "default_collate_fn_map", None
-    )
+    known = part_of(torch.utils.data, "_utils.collate.default_collate_fn_map")
     if known is None:
         raise ImportError(
             "this version of PyTorch cannot collate rows lazily: lancedb-torch needs torch>=2.4"

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from .private import part_of
+
 
 class AcceleratorIteration:
     """One iteration of a loader, as Accelerate's own loaders show theirs.
@@ -44,21 +46,25 @@ class AcceleratorIteration:
         self._begun = True
         gradients = gradient_state()
         if self._prepared and gradients is not None:
-            gradients._add_dataloader(self)
+            part_of(gradients, "_add_dataloader", _heard_by_nobody)(self)
 
     def end(self) -> None:
         """Let Accelerate ask the iteration around this one again, if there is one."""
         gradients = gradient_state()
         if self._prepared and gradients is not None:
-            gradients._remove_dataloader(self)
+            part_of(gradients, "_remove_dataloader", _heard_by_nobody)(self)
 
 
 def gradient_state() -> Any:
     """What Accelerate knows of loaders under way; None if it is not in use in this process."""
     accelerate = sys.modules.get("accelerate.state")
-    if accelerate is None or not accelerate.GradientState._shared_state:
+    if not part_of(accelerate, "GradientState._shared_state"):
         return None
-    return accelerate.GradientState()
+    return accelerate.GradientState()  # type: ignore[union-attr]
+
+
+def _heard_by_nobody(iteration: Any) -> None:
+    """In place of a method that this version of Accelerate does not have."""
 
 
 def refuse_second_sharding(dataset: IterableDataset) -> None:
@@ -72,10 +78,10 @@ def refuse_second_sharding(dataset: IterableDataset) -> None:
     loader = _loader_of_accelerate()
     if loader is None:
         return
-    inner = loader.dataset
+    inner = part_of(loader, "dataset")
     sharded_again = type(inner).__name__ == "IterableDatasetShard"
     if sharded_again:
-        inner = inner.dataset
+        inner = part_of(inner, "dataset")
     if inner is not dataset:
         return
     kind = type(loader).__name__
@@ -85,7 +91,7 @@ def refuse_second_sharding(dataset: IterableDataset) -> None:
             "and lose most of them: a LanceIterableTorchDataset gives each process its own "
             "already. Pass a LanceDataLoader to prepare(), which leaves it as it is, or none"
         )
-    if loader.batch_size is not None:
+    if part_of(loader, "batch_size") is not None:
         raise RuntimeError(
             f"Accelerate's {kind} would make batches of {loader.batch_size} whole batches: a "
             "LanceIterableTorchDataset yields batches, so use LanceDataLoader(dataset), or "
@@ -103,7 +109,7 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
         If so: the batches would be those of another epoch.
     """
     loader = _loader_of_accelerate()
-    if type(loader).__name__ == "SkipDataLoader" and loader.dataset is dataset:
+    if type(loader).__name__ == "SkipDataLoader" and part_of(loader, "dataset") is dataset:
         raise RuntimeError(
             "skip_first_batches() makes a loader that knows nothing of epochs: call "
             "set_epoch() on the LanceDataLoader before it, or, better, load_state_dict(), which "
@@ -124,9 +130,10 @@ def makes_batches_of(frame: FrameType, loader: Any) -> bool:
 def _loader_of_accelerate() -> Any:
     """Accelerate's loader under way, if it is one that `prepare` or `skip_first_batches` made."""
     gradients = gradient_state()
-    loader = None if gradients is None else gradients.active_dataloader
+    loader = part_of(gradients, "active_dataloader")
     return None if isinstance(loader, AcceleratorIteration) else loader
 
 
 def _num_processes() -> int:
-    return sys.modules["accelerate.state"].PartialState().num_processes
+    state = part_of(sys.modules["accelerate.state"], "PartialState")
+    return part_of(state and state(), "num_processes", 1)

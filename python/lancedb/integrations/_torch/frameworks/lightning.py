@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from .frames import self_of
+from .private import part_of
 
 _PACKAGES = ("lightning.pytorch.", "pytorch_lightning.")
 _TRAINS = ("_FitLoop", "_TrainingEpochLoop")
@@ -27,7 +28,7 @@ def loop_of_lightning() -> Any:
 def iterated_together() -> list[Any]:
     """The loaders of the ``CombinedLoader`` that begins to iterate one; none if there is none."""
     combined = _caller(_COMBINES, sys._getframe(2))
-    return list(getattr(combined, "iterables", ()))
+    return list(part_of(combined, "iterables", ()))
 
 
 def _caller(kinds: tuple[str, ...], frame: FrameType | None) -> Any:
@@ -45,12 +46,12 @@ def _caller(kinds: tuple[str, ...], frame: FrameType | None) -> Any:
 
 def epoch_of(loop: Any) -> int | None:
     """The epoch that a loop trains; None if it does not train."""
-    return loop.trainer.current_epoch if type(loop).__name__ in _TRAINS else None
+    return part_of(loop, "trainer.current_epoch") if type(loop).__name__ in _TRAINS else None
 
 
 def overfits(loop: Any) -> bool:
     """Whether each epoch is to have the same few batches, by ``overfit_batches``."""
-    return loop.trainer.overfit_batches > 0
+    return part_of(loop, "trainer.overfit_batches", 0) > 0
 
 
 def refuse_late_state(loop: Any) -> None:
@@ -61,7 +62,8 @@ def refuse_late_state(loop: Any) -> None:
     RuntimeError
         If so: the run would begin its first epoch again.
     """
-    if epoch_of(loop) is not None and loop.trainer.fit_loop._combined_loader_states_to_load:
+    states = part_of(loop, "trainer.fit_loop._combined_loader_states_to_load")
+    if epoch_of(loop) is not None and states:
         raise RuntimeError(
             "Lightning has a state for this LanceDataLoader in its checkpoint, and does not load "
             "it: the checkpoint is of an epoch's end, or something, as a schedule, asked for "

@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Any
 
 import torch.utils.data as torch_data
-from torch.utils.data._utils import collate as torch_collate
+
+from .torch_loader import FETCHER
 
 _LOADERS = ("torch.utils.data", "torchdata.")
 _DATASETS = torch_data.Dataset.__module__
-_FETCHER = "torch.utils.data._utils.fetch"
 # Classes of a user's own may stand between torch's fetcher and a dataset, each with a few calls.
 _MOST_FRAMES = 16
 
@@ -39,12 +39,12 @@ def collate_fn_of(caller: FrameType | None) -> Callable[[Any], Any] | None:
 
 def is_for_default_collate(caller: FrameType | None) -> bool:
     """Whether rows are for `default_collate`."""
-    return collate_fn_of(caller) is torch_collate.default_collate
+    return collate_fn_of(caller) is torch_data.default_collate
 
 
 def is_for_default_convert(caller: FrameType | None) -> bool:
     """Whether a batch is for a loader with ``batch_size=None`` that was given no ``collate_fn``."""
-    return collate_fn_of(caller) is torch_collate.default_convert
+    return collate_fn_of(caller) is torch_data.default_convert
 
 
 def is_row_of_another(caller: FrameType | None) -> bool:
@@ -71,7 +71,7 @@ def rows_to_come(caller: FrameType | None) -> Sequence[int] | None:
     between: list[tuple[Any, Any]] = []
     for frame in _frames(caller):
         module = frame.f_globals.get("__name__", "")
-        if module == _FETCHER and "possibly_batched_index" in frame.f_locals:
+        if module == FETCHER and "possibly_batched_index" in frame.f_locals:
             rows = frame.f_locals["possibly_batched_index"]
             return _through(between, rows) if isinstance(rows, list) else None
         if module == _DATASETS:

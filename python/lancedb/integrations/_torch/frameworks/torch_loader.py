@@ -7,10 +7,12 @@ import sys
 import warnings
 
 from torch.utils.data import default_collate, get_worker_info
-from torch.utils.data._utils import worker
-from torch.utils.data._utils.fetch import _BaseDatasetFetcher
 
 from .frames import self_of
+from .private import part_of
+
+FETCHER = "torch.utils.data._utils.fetch"
+_WORKER = "torch.utils.data._utils.worker"
 
 
 def warn_of_batches_of_batches() -> None:
@@ -19,10 +21,9 @@ def warn_of_batches_of_batches() -> None:
     torch tells a dataset nothing of its loader; the frame that calls ``__iter__`` is torch's own,
     and knows it.
     """
-    fetcher = self_of(sys._getframe(2), _BaseDatasetFetcher.__module__)
-    if not isinstance(fetcher, _BaseDatasetFetcher):
-        return
-    if fetcher.auto_collation and fetcher.collate_fn is default_collate:
+    fetcher = self_of(sys._getframe(2), FETCHER)
+    batches = part_of(fetcher, "auto_collation")
+    if batches and part_of(fetcher, "collate_fn") is default_collate:
         warnings.warn(
             "a LanceIterableTorchDataset yields whole batches, and this DataLoader makes batches "
             "of batches of them: use LanceDataLoader(dataset), or DataLoader(dataset, "
@@ -35,7 +36,7 @@ def workers_are_kept() -> bool:
     """Whether this worker process stays for the next epoch; True where torch does not say."""
     frame = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == worker.__name__:
+        if frame.f_globals.get("__name__") == _WORKER:
             return bool(frame.f_locals.get("persistent_workers", True))
         frame = frame.f_back
     return True

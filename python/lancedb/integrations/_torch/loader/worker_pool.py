@@ -15,6 +15,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ..datasets.cursor import EpochTracker
+from ..frameworks.private import part_of
 from ..workers.processes import WorkerProcesses
 from ..workers.start import spared_from_handled_signals, without_a_main_that_is_no_file
 from ..workers.watchdog import describe_worker, first_ended, kill_workers
@@ -51,7 +52,7 @@ class WorkerPool:
 
         For one that has died since the last epoch torch would raise, at every epoch to come.
         """
-        kept = self._loader._iterator
+        kept = part_of(self._loader, "_iterator")
         if kept is None:
             return None
         gone = first_ended(kept)
@@ -88,9 +89,9 @@ class WorkerPool:
         """End the workers of an iterator that failed; the next `start` makes them anew."""
         self._loader._iterator = None
         by_torch = getattr(batches, "by_torch", batches)
-        if getattr(by_torch, "_workers", None):
+        if part_of(by_torch, "_workers"):
             kill_workers(by_torch)  # torch would wait five seconds for each that is busy
-            by_torch._shutdown_workers()  # type: ignore[union-attr]
+            part_of(by_torch, "_shutdown_workers", tuple)()
 
     @property
     def _needs_no_torch(self) -> bool:

@@ -19,7 +19,9 @@ from collections.abc import Collection
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from torch.utils.data._utils import signal_handling
+import torch.utils.data
+
+from ..frameworks.private import part_of
 
 _NOTICED_WITHIN = 2.0
 
@@ -99,11 +101,12 @@ class WorkerWatch:
 
     def _note_end(self, number: int) -> None:
         batches = self._batches()
-        if batches is None or batches._shutdown or not batches._workers_status[number]:
+        over = part_of(batches, "_shutdown", False)
+        if batches is None or over or not _is_wanted(batches, number):
             return  # it had nothing left to do
         self._dead = number if self._dead is None else self._dead
         kill_workers(batches)
-        batches._worker_result_queue._writer.close()
+        part_of(batches, "_worker_result_queue._writer.close", _nothing_to_close)()
 
 
 def watch(batches: Any) -> WorkerWatch | None:
@@ -112,7 +115,7 @@ def watch(batches: Any) -> WorkerWatch | None:
     Windows has no sentinels to copy; there torch finds out by itself, after five seconds.
     """
     batches = getattr(batches, "by_torch", batches)
-    if not getattr(batches, "_workers", None) or sys.platform == "win32":
+    if not part_of(batches, "_workers") or sys.platform == "win32":
         return None
     return WorkerWatch(batches)
 
@@ -127,23 +130,34 @@ def dead_workers(batches: Any, pids: Collection[int] = ()) -> list[int]:
         number
         for number, worker in enumerate(batches._workers)
         if worker.exitcode
-        or (worker.exitcode == 0 and (batches._workers_status[number] or worker.pid in pids))
+        or (worker.exitcode == 0 and (_is_wanted(batches, number) or worker.pid in pids))
     ]
+
+
+def _is_wanted(batches: Any, number: int) -> bool:
+    """Whether torch still waits for a worker; taken to be so where it does not say."""
+    status = part_of(batches, "_workers_status")
+    return True if status is None else status[number]
+
+
+def _nothing_to_close() -> None:
+    """In place of a queue that this version of torch does not have."""
 
 
 def first_ended(batches: Any) -> int | None:
     """The first worker of torch's iterator that has ended, for whatever reason."""
-    codes = (worker.exitcode for worker in batches._workers)
+    codes = (worker.exitcode for worker in part_of(batches, "_workers", ()))
     return next((number for number, code in enumerate(codes) if code is not None), None)
 
 
 def kill_workers(batches: Any) -> None:
     """End the workers of torch's iterator at once, whatever they are doing."""
-    if batches._worker_pids_set:
+    forget = part_of(torch.utils.data, "_utils.signal_handling._remove_worker_pids")
+    if forget is not None and part_of(batches, "_worker_pids_set"):
         # torch's handler of SIGCHLD would raise wherever the main thread happens to be.
-        signal_handling._remove_worker_pids(id(batches))  # pyright: ignore
+        forget(id(batches))
         batches._worker_pids_set = False
-    for worker in batches._workers:
+    for worker in part_of(batches, "_workers", ()):
         # The number of one that has ended may be another process's. How it ended is not asked here:
         # of two threads that ask, one would be given 255.
         if not wait([worker.sentinel], timeout=0):
