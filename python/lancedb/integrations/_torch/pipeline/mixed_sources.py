@@ -22,6 +22,8 @@ from .completion import Backlog
 from .sources import Reads, Source, WindowSource
 
 _LEAST_SEGMENT = 64
+# Of all windows' rows: segments that are not full are memory for nothing.
+_MOST_IN_SEGMENTS = 9 / 8
 
 
 class MixedInput:
@@ -102,18 +104,25 @@ class MixedInput:
 def mixed_memory(plan: MixedEpochOrder, memory: WindowMemory | None) -> WindowMemory:
     """Memory for the windows of all sources: one that was used before, if it will do.
 
-    Windows of all sources are cut into segments of one size: that of the smallest windows, unless
-    they are very small.
+    Windows of all sources are cut into segments of one size, the largest part of a window by which
+    they take little more than their rows.
     """
-    windowed = [each for each in plan.sources if each.shuffle == "block" and not each.in_memory]
-    sizes = [segment_size(min(each.layout.window_rows, each.rows)) for each in windowed]
-    segment_rows = max(_LEAST_SEGMENT, min(sizes, default=_LEAST_SEGMENT))
+    windows = [
+        (each.layout.lanes, min(each.layout.window_rows, each.rows))
+        for each in plan.sources
+        if each.shuffle == "block" and not each.in_memory
+    ]
+
+    def segments_of(rows: int) -> int:
+        return sum(lanes * -(-window // rows) for lanes, window in windows)
+
+    most = _MOST_IN_SEGMENTS * sum(lanes * window for lanes, window in windows)
+    sizes = {segment_size(window) for _, window in windows}
+    fit = [size for size in sizes if size * segments_of(size) <= most]
+    segment_rows = max([_LEAST_SEGMENT, *fit])
     if memory is not None and memory.segment_rows == segment_rows:
         return memory
-    segments = sum(
-        each.layout.lanes * max(1, -(-each.layout.window_rows // segment_rows)) for each in windowed
-    )
-    return WindowMemory(segment_rows, max(1, segments))
+    return WindowMemory(segment_rows, max(1, segments_of(segment_rows)))
 
 
 class _MixedReads:

@@ -74,6 +74,7 @@ class Window:
         self.memory = memory
         self._size = -(-len(order) // memory.segment_rows)
         self._given_back = 0
+        self._next_freed = memory.segment_rows  # when so many rows are delivered
         self._segments: list[int] = []
         fixed = [isinstance(each, take.FixedRows) for each in rows.columns]
         self._arrays: dict[int, list[pa.Array]] = {
@@ -131,7 +132,8 @@ class Window:
 
     def deliver(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
-        self._give_back(end // self.memory.segment_rows)
+        if end >= self._next_freed:
+            self._give_back(end // self.memory.segment_rows)
 
     def close(self) -> None:
         """Let all of the memory be used again."""
@@ -144,6 +146,7 @@ class Window:
             for arrays in self._arrays.values():
                 arrays[number] = _GIVEN_BACK
             self._given_back = number + 1
+        self._next_freed = (self._given_back + 1) * self.memory.segment_rows
 
 
 def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: WindowSlices) -> pa.RecordBatch:
@@ -201,9 +204,12 @@ class _Places(NamedTuple):
 def _places(windows: Sequence[Window], owners: np.ndarray, pieces: WindowSlices) -> _Places:
     """Where in the memory the rows of the pieces are, in sequence."""
     size = windows[0].memory.segment_rows
-    unit = int(np.gcd.reduce(np.concatenate([[size], pieces.begins, pieces.counts])))
     starts = [window.starts for window in windows]
     firsts = np.cumsum([0, *map(len, starts)])[:-1]
+    if (pieces.counts == 1).all():  # as of a mixture
+        segments, within = np.divmod(pieces.begins, size)
+        return _Places(1, np.concatenate(starts)[segments + firsts[owners]] + within)
+    unit = int(np.gcd.reduce(np.concatenate([[size], pieces.begins, pieces.counts])))
     segments, within = np.divmod(runs(pieces.begins // unit, pieces.counts // unit), size // unit)
     segments += np.repeat(firsts[owners], pieces.counts // unit)
     return _Places(unit, np.concatenate(starts)[segments] // unit + within)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The windows in which the rows of a mixture's steps are read.
+
+Each source has a plan of its own for each of its epochs; a window of it is here named by a number
+of the whole mixture. Rows that are in no lane are read with their steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .read_schedule import PlannedSteps, Span, Step, WindowRows, in_batches
+from .shards import Shards
+from .window_slices import WindowSlices
+
+
+class Stretch(NamedTuple):
+    """Rows of one source's epoch: their places among others, their parts, and where they stand
+    there."""
+
+    source: int
+    epoch: int
+    here: np.ndarray
+    parts: np.ndarray
+    indices: np.ndarray
+
+    def only(self, some: Any) -> Stretch:
+        """Some of them."""
+        return Stretch(*self[:2], *(each[some] for each in self[2:]))
+
+
+class DrawnRows(NamedTuple):
+    """Some rows: the step of each, what they are source by source, and their order."""
+
+    steps: np.ndarray
+    stretches: list[Stretch]
+    order: np.ndarray
+
+
+class WindowPlanner:
+    """Gives windows of all sources and epochs numbers of their own, while they are open.
+
+    Parameters
+    ----------
+    drawn : callable of list of (int, int) to DrawnRows
+        The rows of some shares of steps.
+    shards : callable of (int, int) to Shards
+        A source's rows in one of its epochs.
+    in_memory : sequence of bool
+        Of each source, whether its rows are read once: then windows serve nothing.
+    """
+
+    def __init__(
+        self,
+        drawn: Callable[[list[Span]], DrawnRows],
+        shards: Callable[[int, int], Shards],
+        in_memory: Sequence[bool],
+    ):
+        self._drawn = drawn
+        self._shards = shards
+        self._in_memory = in_memory
+        self._count = len(in_memory)
+        self._numbers = itertools.count()
+        self._open: dict[tuple[int, int], int] = {}  # of a source's lane
+        self._named: dict[tuple[int, int, int], int] = {}  # of a source, its epoch, its window
+        self._keys: dict[int, tuple[int, int, int]] = {}
+
+    def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
+        """The pieces of some steps in a row, and of each step the windows it is first to need."""
+        for some in in_batches(spans, read_rows):
+            drawn = self._drawn(some)
+            needed: list[tuple[int, int]] = []
+            windows, begins, reads = self._located(drawn, needed)
+            pieces = WindowSlices(windows, begins, np.ones(len(windows), np.int64))
+            counts = np.bincount(drawn.steps, minlength=len(some))
+            yield pieces, self._steps(some, counts, reads, needed)
+
+    def _steps(
+        self,
+        spans: list[Span],
+        counts: np.ndarray,
+        reads: dict[int, WindowRows],
+        needed: list[tuple[int, int]],
+    ) -> list[tuple[Step, list[WindowRows]]]:
+        opened: dict[int, list[WindowRows]] = {}
+        spent: dict[int, list[int]] = {}
+        # Rows of a step are shuffled: a lane's windows come in the order of their epochs and ids.
+        needed.sort(key=lambda each: (each[0], self._keys.get(each[1], (0, 0, 0))))
+        for step, window in needed:
+            if window in reads:  # of these steps alone
+                opened.setdefault(step, []).append(reads[window])
+                spent.setdefault(len(spans) - 1, []).append(window)
+                continue
+            source, epoch, number = self._keys[window]
+            shards = self._shards(source, epoch)
+            lane = (source, shards.lane_of(number))
+            before = self._open.get(lane)
+            self._open[lane] = window
+            rows = shards.window_rows_of(number)
+            read = WindowRows(window, len(rows), source=source, rows=rows)
+            opened.setdefault(step, []).append(read)
+            if before is not None:
+                spent.setdefault(step, []).append(before)
+                del self._named[self._keys.pop(before)]
+        return [
+            (Step(stop - start, count, tuple(spent.get(number, ()))), opened.get(number, []))
+            for number, ((start, stop), count) in enumerate(
+                zip(spans, counts.tolist(), strict=True)
+            )
+        ]
+
+    def _located(
+        self, drawn: DrawnRows, needed: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, WindowRows]]:
+        """The window of each row and its index there; and the windows of these rows alone.
+
+        `needed` is given the first step of each window that was not needed before.
+        """
+        windows, begins = np.empty((2, len(drawn.order)), np.int64)
+        loose: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for stretch in drawn.stretches:
+            source = stretch.source
+            shards = self._shards(source, stretch.epoch)
+            if shards.plan.has_windows and not self._in_memory[source]:
+                in_lanes = stretch.indices < shards.body_rows
+                if in_lanes.all():
+                    self._place(stretch, shards, drawn, windows, begins, needed)
+                    continue
+                self._place(stretch.only(in_lanes), shards, drawn, windows, begins, needed)
+                stretch = stretch.only(~in_lanes)
+            rows = shards.rows_at(stretch.parts, stretch.indices)
+            loose.setdefault(source, []).append((stretch.here, rows))
+        reads = {}
+        for source, found in loose.items():
+            here, rows = map(np.concatenate, zip(*found, strict=True))
+            order = np.argsort(drawn.steps[here], kind="stable")  # in which windows are delivered
+            here, rows = here[order], rows[order]
+            window = next(self._numbers) * self._count + source
+            windows[here], begins[here] = window, np.arange(len(here))
+            needed.append((int(drawn.steps[here[0]]), window))
+            reads[window] = WindowRows(window, len(rows), source=source, rows=rows)
+        return windows[drawn.order], begins[drawn.order], reads
+
+    def _place(
+        self,
+        stretch: Stretch,
+        shards: Shards,
+        drawn: DrawnRows,
+        windows: np.ndarray,
+        begins: np.ndarray,
+        needed: list[tuple[int, int]],
+    ) -> None:
+        """Say of some rows of lanes where they are: by as few spans of their shards as may be."""
+        source, epoch, here, parts, indices = stretch
+        if not len(here):
+            return
+        first = (np.diff(indices, prepend=-2) != 1) | (np.diff(parts, prepend=-1) != 0)
+        firsts = np.flatnonzero(first)
+        lasts = np.append(firsts[1:], len(here)) - 1
+        spans = np.stack([indices[firsts], indices[lasts] + 1], axis=1)
+        pieces, _ = shards.pieces_of(parts[firsts], spans)
+        distinct, at, places = np.unique(pieces.windows, return_index=True, return_inverse=True)
+        names, is_new = self._names(source, epoch, distinct)
+        # A window has rows of one part alone, and so the first of its pieces has the first row.
+        firsts = (np.cumsum(pieces.counts) - pieces.counts)[at[is_new]]
+        needed += zip(drawn.steps[here[firsts]].tolist(), names[is_new].tolist(), strict=True)
+        windows[here] = np.repeat(names[places], pieces.counts)
+        begins[here] = pieces.indices()
+
+    def _names(self, source: int, epoch: int, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mixture's own numbers of windows of a source's epoch, and which of them are new."""
+        keys = [(source, epoch, window) for window in windows.tolist()]
+        is_new = np.array([key not in self._named for key in keys])
+        for key in itertools.compress(keys, is_new.tolist()):
+            self._named[key] = next(self._numbers) * self._count + source
+            self._keys[self._named[key]] = key
+        return np.array([self._named[key] for key in keys]), is_new
