@@ -296,9 +296,16 @@ transform_threads : optional
     def _plan(self, at: Position, layout: Any) -> MixedEpochOrder:
         layout = self._layout(layout)
         orders = tuple(
-            SourceOrder(name, size.rows, size.shuffle, of, self._is_in_memory(name, of))
-            for name, of, size in (
-                (name, of, self._sources[name].size)
+            SourceOrder(
+                name,
+                source.size.rows,
+                source.size.shuffle,
+                of,
+                self._is_in_memory(name, of),
+                source.draws,
+            )
+            for name, of, source in (
+                (name, of, self._sources[name])
                 for name, of in zip(layout.names, layout.layouts, strict=True)
             )
         )
@@ -381,8 +388,9 @@ transform_threads : optional
             of_source = rows.sources == number
             for epoch in np.unique(rows.epochs[of_source]).tolist():
                 here = np.flatnonzero(of_source & (rows.epochs == epoch))
-                selection, seed = self._sources[name].view.selection, RandomSeed(self._seed, epoch)
-                origins = origins_of(selection, rows.rows[here], seed, name)
+                source, seed = self._sources[name], RandomSeed(self._seed, epoch)
+                points = None if source.draws is None else rows.points[here]
+                origins = origins_of(source.view.selection, rows.rows[here], seed, name, points)
                 parts.append((self._names.index(name), here, origins))
         return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
 
@@ -420,7 +428,8 @@ transform_threads : optional
             return True
         if self.cache is False or not source.can_be_kept:
             return False
-        return self._all_fit or (layout.lanes == 1 and layout.window_rows >= source.size.rows)
+        rows = max(source.size.rows, source.view.selection.num_rows)  # of which it may draw a few
+        return self._all_fit or (layout.lanes == 1 and layout.window_rows >= rows)
 
     @property
     def _all_fit(self) -> bool:
@@ -442,7 +451,7 @@ transform_threads : optional
         return WithSource(None, self._names).numbers(Origins(offsets, sources=sources))
 
     def _note(self, error: Exception, doing: str, rows: MixedRows) -> None:
-        first = MixedRows(rows.sources[:8], rows.rows[:8], rows.epochs[:8])
+        first = MixedRows(*(each[:8] for each in vars(rows).values()))
         named = map(WithSource(None, self._names).named, self._offsets(first).tolist())
         shown = ", ".join(f"{offset} of {name!r}" for name, offset in named)
         more = f" and {len(rows.rows) - 8} more" if len(rows.rows) > 8 else ""

@@ -63,8 +63,14 @@ def sources_of(datasets: Any) -> dict[str, MixtureSource]:
 
 def _source(dataset: LanceIterableTorchDataset) -> MixtureSource:
     order = dataset._order
-    size = SourceSize(dataset.num_rows, order.row_bytes, order.shuffle)
-    return MixtureSource(dataset._view, size, dataset._describe_data(), dataset._sizes.are_skewed)
+    return MixtureSource(
+        dataset._view,
+        SourceSize(order.rows, order.row_bytes, order.shuffle),
+        dataset._describe_data(),
+        dataset._sizes.are_skewed,
+        order.draws,
+        order.drawn_by,
+    )
 
 
 def _refuse_what_is_the_mixtures(name: str, dataset: LanceIterableTorchDataset) -> None:
@@ -78,10 +84,10 @@ def _refuse_what_is_the_mixtures(name: str, dataset: LanceIterableTorchDataset) 
     default |= dict.fromkeys(dataset._order.asked, "auto")
     default["batch_size"] = dataset._view.batch_size or dataset._default_batch_size
     own["batch_size"] = dataset.batch_size
-    if dataset._order.draws is not None:
+    if dataset._batching is not None:
         raise ValueError(
-            f"source {name!r} draws its rows by {', '.join(dataset._order.drawn_by)}, which a "
-            "mixture does not do: leave it out"
+            f"source {name!r} has batching={dataset._batching!r}, and a source has no batches of "
+            "its own: leave it out"
         )
     recipe = dataset._view.recipe
     default |= {"blobs": "bytes", "dictionary": "values"}
@@ -91,8 +97,8 @@ def _refuse_what_is_the_mixtures(name: str, dataset: LanceIterableTorchDataset) 
     if given:
         raise ValueError(
             f"source {name!r} has {', '.join(given)}, which belong{'s' * (len(given) == 1)} to the "
-            "mixture: give a source its table, columns, filter, split, version and shuffle, and "
-            "LanceMixedTorchDataset all else"
+            "mixture: give a source its table, columns, filter, split, version, shuffle, "
+            "sample_weights or balance_by, and LanceMixedTorchDataset all else"
         )
 
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..cache.tables import CachedTable
+from ..order.epoch_order import Draws
 from ..order.mixed_layout import SourceSize
 from ..table.arguments import View
 from ..table.reader import Reader
@@ -26,12 +28,26 @@ class MixtureSource:
         What a state says of it.
     are_skewed : bool
         Whether some rows are far larger than the average.
+    draws : Draws, optional
+        Which rows are drawn in proportion to weights; `size` then says how many.
+    drawn_by : mapping
+        The argument that decides it.
     """
 
-    def __init__(self, view: View, size: SourceSize, data: dict[str, Any], are_skewed: bool):
+    def __init__(
+        self,
+        view: View,
+        size: SourceSize,
+        data: dict[str, Any],
+        are_skewed: bool,
+        draws: Draws | None,
+        drawn_by: Mapping[str, Any],
+    ):
         self.view = view
         self.size = size
-        self.described = {**data, "rows": size.rows, "shuffle": size.shuffle}
+        self.draws = draws
+        self.described = {**data, "rows": size.rows, "shuffle": size.shuffle, **drawn_by}
+        self._drawn_by = drawn_by
         self._are_skewed = are_skewed
         self._reader: Reader | None = None
         self._everything: CachedTable | None = None
@@ -77,5 +93,8 @@ class MixtureSource:
 
     def describe(self) -> str:
         """The source in a few words."""
-        rows, selection = self.size.rows, self.view.selection.describe()
-        return f"{self.view.recipe.describe()}, rows={rows} ({selection}), {self.size.shuffle}"
+        rows, selection = self.view.selection.num_rows, self.view.selection.describe()
+        drawn = "".join(f", {name}={value!r}" for name, value in self._drawn_by.items())
+        drawn += f", epoch_rows={self.size.rows}" if drawn else ""
+        shuffle = f"{self.size.shuffle}{drawn}"
+        return f"{self.view.recipe.describe()}, rows={rows} ({selection}), {shuffle}"

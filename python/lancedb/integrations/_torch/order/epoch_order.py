@@ -175,9 +175,10 @@ class EpochOrder:
         numpy.ndarray of int64
             Offsets in the base order.
         """
-        return self._drawn(self._window_places(window))
+        return self.drawn(self._window_places(window))
 
-    def _drawn(self, places: np.ndarray) -> np.ndarray:
+    def drawn(self, places: np.ndarray) -> np.ndarray:
+        """The rows that stand at some of the places that are ordered."""
         if self.draws is None:
             return places
         return self.draws.rows(places, self.seed, self.epoch)
@@ -262,7 +263,7 @@ class EpochOrder:
         numpy.ndarray of int64
             Offsets in the base order.
         """
-        return self._drawn(self.points_at(np.asarray(positions, np.int64)))
+        return self.drawn(self.points_at(np.asarray(positions, np.int64)))
 
     def points_at(self, positions: np.ndarray) -> np.ndarray:
         """What `rows_at` draws rows by; the rows themselves where none are drawn."""

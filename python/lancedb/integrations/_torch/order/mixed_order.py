@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from .epoch_order import EpochOrder
+from .epoch_order import Draws, EpochOrder
 from .index_shuffle import derive_key, hashed
 from .layout import Layout
 from .mixed_windows import DrawnRows, Stretch, WindowPlanner
-from .mixture import Draws, Mixture
+from .mixture import Drawn, Mixture
 from .read_schedule import PlannedSteps, Span
 from .shards import Shards, epoch_at, rows_before
 from .steps import Steps
@@ -40,13 +39,15 @@ class SourceOrder:
     name : str
         By which its orders differ from those of other sources.
     rows : int
-        How many rows it has.
+        How many rows it has, or draws in each of its epochs.
     shuffle : {"none", "block", "global"}
         As in `EpochOrder`.
     layout : Layout
         Blocks, windows and lanes; its chunk is also that in which an unshuffled source is sharded.
     in_memory : bool
         Whether its rows are read once: then windows serve nothing.
+    draws : Draws, optional
+        Which rows are drawn in proportion to weights.
     """
 
     name: str
@@ -54,19 +55,15 @@ class SourceOrder:
     shuffle: str
     layout: Layout
     in_memory: bool = False
+    draws: Draws | None = None
 
     def shards(self, seed: int, epoch: int, count: int) -> Shards:
         """Its rows in one of its epochs, in shards."""
-        return _shards(self, seed, epoch, count)
-
-
-@lru_cache(maxsize=256)
-def _shards(order: SourceOrder, seed: int, epoch: int, count: int) -> Shards:
-    key = derive_key(seed, _SOURCE, int.from_bytes(order.name.encode(), "big"))
-    layout = vars(order.layout)
-    return Shards(
-        EpochOrder(order.rows, seed=key, epoch=epoch, shuffle=order.shuffle, **layout), count
-    )
+        key = derive_key(seed, _SOURCE, int.from_bytes(self.name.encode(), "big"))
+        of = vars(self.layout)
+        return Shards(
+            EpochOrder(self.rows, key, epoch, shuffle=self.shuffle, draws=self.draws, **of), count
+        )
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,14 @@ class MixedRows:
         The number of each row's source, and its place in the source's base order.
     epochs : numpy.ndarray of int64
         The epoch of the source in which it comes.
+    points : numpy.ndarray of int64
+        What drew it, each once in such an epoch; the row itself where none are drawn.
     """
 
     sources: np.ndarray
     rows: np.ndarray
     epochs: np.ndarray
+    points: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,15 @@ class MixedEpochOrder:
     def rows_of(self, shares: list[Span]) -> MixedRows:
         """The rows that a rank takes at some steps, in sequence."""
         drawn = self._drawn(shares)
-        sources, rows, epochs = np.empty((3, len(drawn.order)), np.int64)
+        found = np.empty((4, len(drawn.order)), np.int64)
         for source, epoch, here, parts, indices in drawn.stretches:
-            sources[here], epochs[here] = source, epoch
-            rows[here] = self._shards(source, epoch).rows_at(parts, indices)
-        return MixedRows(*(of_all[drawn.order] for of_all in (sources, rows, epochs)))
+            plan = (shards := self._shards(source, epoch)).plan
+            points = plan.points_at(shards.positions(parts, indices))
+            for of_all, of_some in zip(
+                found, (source, plan.drawn(points), epoch, points), strict=True
+            ):
+                of_all[here] = of_some
+        return MixedRows(*(of_all[drawn.order] for of_all in found))
 
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
@@ -144,7 +148,7 @@ class MixedEpochOrder:
             steps, list(self._stretches(self.mixture.draws(self.epoch, shards, rows))), order
         )
 
-    def _stretches(self, draws: Draws) -> Iterator[Stretch]:
+    def _stretches(self, draws: Drawn) -> Iterator[Stretch]:
         """The rows of each source in each of its epochs."""
         for source in _numbers_in(draws.sources):
             here = np.flatnonzero(draws.sources == source)

@@ -31,7 +31,7 @@ class Change(NamedTuple):
     weights: tuple[int, ...]
 
 
-class Draws(NamedTuple):
+class Drawn(NamedTuple):
     """Of each of some rows of a mixture: its source, the part of it, and which row of that part.
 
     Rows of a part are counted through all epochs of the source.
@@ -112,7 +112,7 @@ class Mixture:
 
     # -- rows ------------------------------------------------------------------------------
 
-    def draws(self, epoch: int, shards: np.ndarray, rows: np.ndarray) -> Draws:
+    def draws(self, epoch: int, shards: np.ndarray, rows: np.ndarray) -> Drawn:
         """What stands at some rows of shards in an epoch: the definition of the order.
 
         Parameters
@@ -137,7 +137,7 @@ class Mixture:
             number = times * segment.period.weights[source] + segment.period.earlier[place]
             number += segment.earlier[some, source] + offsets[parts[here], source]
             sources[here], numbers[here] = source, number
-        return Draws(sources, parts, numbers)
+        return Drawn(sources, parts, numbers)
 
     def counts(self, epoch: int, shard: int, rows: int) -> np.ndarray:
         """How often each source comes in the first rows of a shard's epoch."""
