@@ -66,7 +66,8 @@ def test_a_sources_own_sequence_is_the_weighted_one(tables, shuffle, cache):
     counts = Counter(rated_of(loader, 4))
     assert sum(counts.values()) == 4800
     off = [abs(counts[id] - 4 * (id % 5)) for id in range(600)]
-    assert max(off) <= 1 and sum(off) <= 3 * 8
+    assert max(off) <= 1
+    assert sum(off) <= 3 * 8
     assert not any(counts[id] for id in range(0, 600, 5))
 
 

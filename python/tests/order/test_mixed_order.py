@@ -11,6 +11,7 @@ from lancedb.integrations._torch.order.layout import Layout
 from lancedb.integrations._torch.order.mixed_order import MixedEpochOrder, SourceOrder
 from lancedb.integrations._torch.order.mixture import Change, Mixture
 from lancedb.integrations._torch.order.read_schedule import schedule
+from lancedb.integrations._torch.order.step_mixture import StepMixture
 from lancedb.integrations._torch.order.steps import Steps
 
 
@@ -162,15 +163,18 @@ def test_a_part_of_a_step_is_mixed():
     assert 400 < changes < 600  # one after the other they would be 999
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (2, 1), (4, 1), (8, 1)])
-def test_each_row_is_read_once_by_ranks_that_have_shards_of_their_own(ranks, workers):
+@pytest.mark.parametrize("whole_steps", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_each_row_is_read_once_by_ranks_that_have_shards_of_their_own(ranks, whole_steps):
     layouts = (Layout(8, 64, 16, 4), Layout(8, 64, 8, 1), Layout(1, 1, 1, 4))
     shuffles = ("block", "block", "none")
     sources = tuple(
         SourceOrder(f"s{n}", 20_000, shuffle, layout)
         for n, (shuffle, layout) in enumerate(zip(shuffles, layouts, strict=True))
     )
-    mixture = Mixture((20_000,) * 3, (Change(0, (5, 3, 2)),), 8)
+    of_steps = ("first_exhausted", 64) if whole_steps else ()
+    kind = StepMixture if whole_steps else Mixture
+    mixture = kind((20_000,) * 3, (Change(0, (5, 3, 2)),), 8, *of_steps)
     plan = plan_of(mixture, sources, 0, 64 // ranks, ranks)
     read = Counter()
     for rank in range(ranks):

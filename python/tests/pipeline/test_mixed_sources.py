@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory that windows of all sources of a mixture share."""
 
-from types import SimpleNamespace
-
 from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order.layout import Layout
@@ -10,24 +8,23 @@ from lancedb.integrations._torch.order.mixed_order import SourceOrder
 from lancedb.integrations._torch.pipeline.mixed_sources import mixed_memory
 
 
-def plan_of(windows, lanes=32):
-    sources = [
+def sources_of(windows, lanes=32):
+    return [
         SourceOrder(str(n), 10**6, "block", Layout(1, rows, lanes, 1))
         for n, rows in enumerate(windows)
     ]
-    return SimpleNamespace(sources=tuple(sources))
 
 
 def test_windows_are_cut_into_few_segments_that_hold_little_more_than_their_rows():
     # Each segment is copied by itself: by those of the smallest windows there were 22 of the first.
-    memory = mixed_memory(plan_of([4096, 2048, 1280, 768]), None)
+    memory = mixed_memory(sources_of([4096, 2048, 1280, 768]), None)
     assert memory.segment_rows == 1024
     assert memory._segments == 32 * (4 + 2 + 2 + 1)
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 def test_segments_that_are_not_full_take_little(windows):
-    memory = mixed_memory(plan_of(windows), None)
+    memory = mixed_memory(sources_of(windows), None)
     rows = 32 * sum(windows)
     smallest = -(-min(windows) // 4)
     assert memory.segment_rows * memory._segments <= max(
@@ -37,6 +34,6 @@ def test_segments_that_are_not_full_take_little(windows):
 
 
 def test_memory_that_will_do_is_used_again():
-    memory = mixed_memory(plan_of([4096, 768]), None)
-    assert mixed_memory(plan_of([4096, 768]), memory) is memory
-    assert mixed_memory(plan_of([768, 768]), memory) is not memory
+    memory = mixed_memory(sources_of([4096, 768]), None)
+    assert mixed_memory(sources_of([4096, 768]), memory) is memory
+    assert mixed_memory(sources_of([768, 768]), memory) is not memory

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
-from ..common.checks import whole_number
+from ..common.checks import one_of, whole_number
 from ..common.error_notes import add_note
 from ..convert.on_error import OnError
 from ..convert.transform import Output
@@ -26,20 +26,20 @@ from ..order.mixture import Mixture
 from ..order.read_schedule import schedule
 from ..order.shuffle import read_rows
 from ..order.state import Position
+from ..order.step_mixture import StepMixture
 from ..order.steps import Steps
 from ..pipeline.mixed_sources import MixedInput, mixed_memory
 from ..pipeline.prefetch import Prefetcher, ReadAhead
-from ..table.handle import empty_batch
 from ..table.recipe import is_in_object_store
 from ..workers.shared_epoch import LayoutCodec
 from .cursor import RankOrder
 from .iterable import FAR_READS, MOST_CACHED, MOST_CACHED_FROM_AFAR
+from .mixing import MixedBatchesKind, MixedRowsKind
 from .mixture_arguments import (
     WithSource,
     check_schedule,
-    check_source_column,
     check_stop,
-    common_schema,
+    refuse_what_is_the_sources,
     sources_of,
 )
 from .mixture_source import MixtureSource
@@ -76,6 +76,11 @@ class LanceMixedTorchDataset(ShardedDataset):
         When an epoch of the mixture ends: before a source would deliver more rows than it has,
         once each has delivered as many as it has, or after so many rows. The next epoch goes on
         in every source where this one ended.
+    mix : {"rows", "batches"}, default "rows"
+        ``"rows"``: a batch has rows of all sources. ``"batches"``: each global step, on all ranks,
+        is of one source, with its own `format`, `transform`, `fill_null`, `ragged` and `pad_*`,
+        which the mixture then has not; columns may differ, weights are shares of steps, an epoch
+        has whole steps, and a state goes on with the same global batch only.
     source_column : str, optional
         Adds an int64 column of this name: the number of each row's source, in the sequence of
         `datasets`.
@@ -129,6 +134,7 @@ transform_threads : optional
         *,
         batch_size: int = 100,
         stop: str | int = "first_exhausted",
+        mix: str = "rows",
         source_column: str | None = None,
         format: str | None = None,
         transform: Callable[..., Any] | None = None,
@@ -147,18 +153,21 @@ transform_threads : optional
         cache: Cache = "auto",
         on_error: OnError = "raise",
     ):
-        self._sources: dict[str, MixtureSource] = sources_of(datasets)
+        one_of("mix", mix, ("rows", "batches"))
+        self._sources: dict[str, MixtureSource] = sources_of(datasets, mix == "batches")
         self._names = tuple(self._sources)
         self._schedule = check_schedule(weights, self._sources)
-        self._rows_schema = common_schema(self._sources)
-        self._source_column = check_source_column(source_column, self._rows_schema)
         self._seed = whole_number("seed", seed, error=TypeError)
         self._stop = check_stop(stop)
         on_error = WithSource.of(on_error, self._names)
-        output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
-        if output.makes_tensors:
-            output.check(empty_batch(self.schema))
-        super().__init__(output, batch_size, unwrap)
+        if mix == "rows":
+            output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
+            self._kind: Any = MixedRowsKind(self._sources, output, source_column)
+        else:
+            given = (format, transform, fill_null, ragged, pad_value, pad_to, bool(unwrap))
+            refuse_what_is_the_sources(given)
+            self._kind = MixedBatchesKind(self._sources, on_error, source_column)
+        super().__init__(self._kind.output, batch_size, unwrap)
         if self.unwrap and self.batch_size != 1:
             raise ValueError(
                 f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
@@ -172,12 +181,12 @@ transform_threads : optional
 
     def _begin_use(self) -> None:
         super()._begin_use()
-        self._memory: WindowMemory | None = None
-        self._mixtures: dict[MixedLayout, Mixture] = {}
+        self._memories: list[WindowMemory] = []
+        self._mixtures: dict[tuple[MixedLayout, int], Mixture | StepMixture] = {}
         self._own_layouts: dict[int, MixedLayout] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_memory": None, "_mixtures": {}}
+        return {**super().__getstate__(), "_memories": [], "_mixtures": {}}
 
     # -- what is read ------------------------------------------------------------------------
 
@@ -187,16 +196,16 @@ transform_threads : optional
         return "+".join(self._names)
 
     @property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema of the rows, before `format` and `transform`."""
-        if self._source_column is None:
-            return self._rows_schema
-        return self._rows_schema.append(pa.field(self._source_column, pa.int64()))
+    def schema(self) -> Any:
+        """The Arrow schema of the rows, before `format` and `transform`; with ``mix="batches"`` a
+        dict of that of each source."""
+        return self._kind.schema
 
     @property
-    def column_names(self) -> list[str]:
-        """The names of the columns, as the batches have them."""
-        return self.schema.names
+    def column_names(self) -> Any:
+        """The names of the columns, as the batches have them; with ``mix="batches"`` a dict of
+        those of each source."""
+        return self._kind.column_names
 
     @property
     def num_rows(self) -> int:
@@ -245,10 +254,10 @@ transform_threads : optional
         known = of.names if of is not None else ()
         names = (*known, *(name for name in self._names if name not in known))
         sizes = [self._sources[name].size for name in names]
-        if of is None:
-            return mixed_layout(names, sizes, self._schedule, self._global_batch)
-        layouts = dict(zip(of.names, of.layouts, strict=True))
-        return mixed_layout(names, sizes, self._schedule, self._global_batch, of.shards, layouts)
+        known = {} if of is None else dict(zip(of.names, of.layouts, strict=True))
+        shards = None if of is None else of.shards
+        size, whole = self._global_batch, self._kind.whole_steps
+        return mixed_layout(names, sizes, self._schedule, size, shards, known, whole)
 
     def _layout(self, layout: MixedLayout | None) -> MixedLayout:
         if layout is not None:
@@ -258,13 +267,12 @@ transform_threads : optional
             self._own_layouts[size] = self._own_layout()
         return self._own_layouts[size]
 
-    def _mixture(self, layout: MixedLayout | None) -> Mixture:
-        layout = self._layout(layout)
-        if layout not in self._mixtures:
-            sizes = tuple(self._sources[name].size.rows for name in layout.names)
+    def _mixture(self, layout: MixedLayout | None) -> Mixture | StepMixture:
+        known = layout, size = self._layout(layout), self._global_batch
+        if known not in self._mixtures:
             self._mixtures.clear()
-            self._mixtures[layout] = Mixture(sizes, layout.changes, layout.shards, self._stop)
-        return self._mixtures[layout]
+            self._mixtures[known] = self._kind.mixture(self._sources, layout, self._stop, size)
+        return self._mixtures[known]
 
     def _steps(self, start: int = 0, epoch: int | None = None, layout: Any = None) -> Steps:
         if epoch is None:
@@ -291,7 +299,8 @@ transform_threads : optional
 
     @property
     def _also(self) -> dict[str, Any]:
-        return {"mix": "rows", "stop": self._stop, "seed": self._seed}
+        own = self._kind.described(self._global_batch)
+        return {**own, "stop": self._stop, "seed": self._seed}
 
     def _plan(self, at: Position, layout: Any) -> MixedEpochOrder:
         layout = self._layout(layout)
@@ -340,9 +349,11 @@ transform_threads : optional
         described = {name: source.described for name, source in self._sources.items()}
         at, theirs = read_mixed_state(state, described, self._also, allowed)
         own = self._own_layout(theirs)
-        sizes = tuple(self._sources[name].size.rows for name in theirs.names)
-        row = Mixture(sizes, theirs.changes, theirs.shards, self._stop).start_of(at.epoch)
-        loaded = merged(theirs, own, row + at.position, allowed)
+        size = self._global_batch
+        if self._kind.whole_steps and at.position % size:
+            raise ValueError(f"state is damaged: position {at.position} is within a step of {size}")
+        before = self._kind.mixture(self._sources, theirs, self._stop, size).start_of(at.epoch)
+        loaded = merged(theirs, own, before + at.position, allowed)
         self._steps(at.position, at.epoch, loaded)  # what cannot be iterated is refused here
         return at, loaded
 
@@ -358,24 +369,20 @@ transform_threads : optional
     ) -> Prefetcher:
         spans, origins = self._with_origins(plan, spans, with_origins)
         sources = [self._sources[order.name] for order in plan.sources]
-        readers = [source.reader(self._rows_schema.names) for source in sources]
+        schemas = [self._kind.schemas[order.name] for order in plan.sources]
+        readers = [
+            source.reader(schema.names) for source, schema in zip(sources, schemas, strict=True)
+        ]
         in_memory = {
             number: sources[number].everything(readers[number])
             for number, order in enumerate(plan.sources)
             if order.in_memory
         }
-        memory = stack.enter_context(self._memory_for(plan))
+        memories = stack.enter_context(self._memories_for(plan))
         ahead, stats = self._read_ahead(plan), self._stats()
-        rows = MixedInput(
-            plan,
-            readers,
-            self._rows_schema,
-            stats,
-            ahead.reads,
-            memory,
-            in_memory,
-            self._numbering(plan),
-        )
+        names = tuple(order.name for order in plan.sources)
+        labelled = partial(self._kind.labelled, names=names)
+        rows = MixedInput(plan, readers, schemas, labelled, stats, ahead.reads, memories, in_memory)
         groups = schedule(plan, spans, ahead.read_rows)
         return Prefetcher(rows, groups, output, stats, ahead, origins=origins)
 
@@ -394,21 +401,17 @@ transform_threads : optional
                 parts.append((self._names.index(name), here, origins))
         return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
 
-    def _numbering(self, plan: MixedEpochOrder) -> tuple[str, np.ndarray] | None:
-        """The name of the column of sources, and the number of each source of a plan there."""
-        if self._source_column is None:
-            return None
-        return self._source_column, np.arange(len(plan.sources))
-
     @contextlib.contextmanager
-    def _memory_for(self, plan: MixedEpochOrder) -> Iterator[WindowMemory]:
-        """Memory for the windows of all sources; a stream beside another has its own."""
-        memory, self._memory = self._memory, None
-        memory = mixed_memory(plan, memory)
+    def _memories_for(self, plan: MixedEpochOrder) -> Iterator[list[WindowMemory]]:
+        """Memory for all sources' windows, or of each; a stream beside another has its own."""
+        kept, self._memories = self._memories, []
+        together = [[each] for each in plan.sources] if self._kind.whole_steps else [plan.sources]
+        pairs = itertools.zip_longest(together, kept[: len(together)])
+        memories = [mixed_memory(sources, memory) for sources, memory in pairs]
         try:
-            yield memory
+            yield memories
         finally:
-            self._memory = memory
+            self._memories = memories
 
     def _read_ahead(self, plan: MixedEpochOrder) -> ReadAhead:
         weights = plan.mixture.weights_at(plan.mixture.start_of(plan.epoch))
@@ -467,7 +470,8 @@ transform_threads : optional
         if len(weights) > 1:
             rows = (row for row, _ in weights)
             shown = [f"from row {row:,}: {each}" for row, each in zip(rows, shown, strict=True)]
-        column = "" if self._source_column is None else f", source_column={self._source_column!r}"
+        column = "" if self._kind.column is None else f", source_column={self._kind.column!r}"
+        column = f", mix='batches'{column}" if self._kind.whole_steps else column
         return [
             "{" + ",".join(lines) + "\n}",
             f"weights={'; '.join(shown)}",

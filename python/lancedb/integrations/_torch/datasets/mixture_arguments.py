@@ -23,11 +23,17 @@ from .mixture_source import MixtureSource
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
+# What a source of its own batches has, and else the mixture.
+OF_A_BATCH = ("format", "transform", "fill_null", "ragged", "pad_value", "pad_to", "dictionary")
+
 Schedule = list[tuple[int, dict[str, float]]]
 
 
-def sources_of(datasets: Any) -> dict[str, MixtureSource]:
-    """The sources by name; raises for what is none, and for arguments that the mixture has."""
+def sources_of(datasets: Any, have_outputs: bool) -> dict[str, MixtureSource]:
+    """The sources by name; raises for what is none, and for arguments that the mixture has.
+
+    `have_outputs` says whether each source has a format and transform of its own.
+    """
     if not isinstance(datasets, Mapping) or not datasets:
         raise TypeError(
             "datasets must map at least one name to a LanceIterableTorchDataset, not "
@@ -47,8 +53,8 @@ def sources_of(datasets: Any) -> dict[str, MixtureSource]:
                 "sum of both weights"
             )
         seen[id(dataset)] = name
-        _refuse_what_is_the_mixtures(name, dataset)
-    sources = {name: _source(dataset) for name, dataset in datasets.items()}
+        _refuse_what_is_the_mixtures(name, dataset, have_outputs)
+    sources = {name: _source(dataset, have_outputs) for name, dataset in datasets.items()}
     for name, source in sources.items():
         for other in sources:
             if other == name:
@@ -61,7 +67,7 @@ def sources_of(datasets: Any) -> dict[str, MixtureSource]:
     return sources
 
 
-def _source(dataset: LanceIterableTorchDataset) -> MixtureSource:
+def _source(dataset: LanceIterableTorchDataset, has_output: bool) -> MixtureSource:
     order = dataset._order
     return MixtureSource(
         dataset._view,
@@ -70,10 +76,13 @@ def _source(dataset: LanceIterableTorchDataset) -> MixtureSource:
         dataset._sizes.are_skewed,
         order.draws,
         order.drawn_by,
+        dataset._output if has_output else None,
     )
 
 
-def _refuse_what_is_the_mixtures(name: str, dataset: LanceIterableTorchDataset) -> None:
+def _refuse_what_is_the_mixtures(
+    name: str, dataset: LanceIterableTorchDataset, has_output: bool
+) -> None:
     default = Output(dataset._view.format, None).described()
     own = {**dataset._output.described(), "cache": dataset.cache, "readahead": dataset.readahead}
     default |= {"cache": "auto", "readahead": 2, "transform_threads": 0, "seed": 0}
@@ -94,11 +103,30 @@ def _refuse_what_is_the_mixtures(name: str, dataset: LanceIterableTorchDataset) 
     own |= {"blobs": "file" if recipe.blobs == "file" else "bytes"}
     own |= {"dictionary": "values" if recipe.categories is None else "codes"}
     given = [key for key, value in own.items() if value is not default[key] != value]
+    if has_output:
+        given = [key for key in given if key not in OF_A_BATCH]
     if given:
+        also = "format, transform, " if has_output else ""
         raise ValueError(
             f"source {name!r} has {', '.join(given)}, which belong{'s' * (len(given) == 1)} to the "
             "mixture: give a source its table, columns, filter, split, version, shuffle, "
-            "sample_weights or balance_by, and LanceMixedTorchDataset all else"
+            f"{also}sample_weights or balance_by, and LanceMixedTorchDataset all else"
+        )
+
+
+def refuse_what_is_the_sources(given: tuple[Any, ...]) -> None:
+    """Raise for arguments that each source has where batches are of one."""
+    names = ("format", "transform", "fill_null", "ragged", "pad_value", "pad_to", "unwrap")
+    defaults = (None, None, None, "jagged", 0, None, False)
+    wrong = [
+        name
+        for name, value, default in zip(names, given, defaults, strict=True)
+        if value is not default and not (type(value) is type(default) and value == default)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} with mix='batches': give {'it' if len(wrong) == 1 else 'them'} to "
+            "the sources, each of which has batches of its own (unwrap=True is for mix='rows')"
         )
 
 

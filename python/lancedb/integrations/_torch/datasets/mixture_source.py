@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cache.tables import CachedTable
+from ..convert.transform import Output
 from ..order.epoch_order import Draws
 from ..order.mixed_layout import SourceSize
 from ..table.arguments import View
@@ -32,6 +33,8 @@ class MixtureSource:
         Which rows are drawn in proportion to weights; `size` then says how many.
     drawn_by : mapping
         The argument that decides it.
+    output : Output, optional
+        What becomes of its batches, where they are of it alone.
     """
 
     def __init__(
@@ -42,10 +45,12 @@ class MixtureSource:
         are_skewed: bool,
         draws: Draws | None,
         drawn_by: Mapping[str, Any],
+        output: Output | None = None,
     ):
         self.view = view
         self.size = size
         self.draws = draws
+        self.output = output
         self.described = {**data, "rows": size.rows, "shuffle": size.shuffle, **drawn_by}
         self._drawn_by = drawn_by
         self._are_skewed = are_skewed

@@ -83,6 +83,7 @@ def mixed_layout(
     global_batch: int,
     shards: int | None = None,
     known: Mapping[str, Layout] | None = None,
+    whole_steps: bool = False,
 ) -> MixedLayout:
     """The layout of a mixture that is new, or new but for some sources.
 
@@ -98,6 +99,8 @@ def mixed_layout(
         As a state says; by default the canonical ones.
     known : mapping of str to Layout, optional
         Those that a state says.
+    whole_steps : bool, optional
+        Whether each step is of one source.
     """
     shards = canonical_shards(global_batch) if shards is None else shards
     changes = tuple(Change(row, _whole_of(names, weights)) for row, weights in schedule)
@@ -112,7 +115,8 @@ def mixed_layout(
         if known and name in known:
             layouts.append(known[name])
         elif size.shuffle == "block":
-            rows = max(1, round(global_batch * share / shards)) * shards
+            of_step = 1 if whole_steps else share
+            rows = max(1, round(global_batch * of_step / shards)) * shards
             of_bytes = max(share * size.row_bytes / total, 1 / 65_536)
             layouts.append(auto_layout(*size[:2], rows, "block", share=of_bytes, shards=shards))
         else:

@@ -21,6 +21,7 @@ from .mixed_windows import DrawnRows, Stretch, WindowPlanner
 from .mixture import Drawn, Mixture
 from .read_schedule import PlannedSteps, Span
 from .shards import Shards, epoch_at, rows_before
+from .step_mixture import StepMixture
 from .steps import Steps
 from .window_slices import divided, runs
 
@@ -92,7 +93,7 @@ class MixedEpochOrder:
 
     Parameters
     ----------
-    mixture : Mixture
+    mixture : Mixture or StepMixture
         Which source comes when.
     sources : tuple of SourceOrder
         Their own orders.
@@ -102,7 +103,7 @@ class MixedEpochOrder:
         The global steps of the epoch. Rows are shuffled within them.
     """
 
-    mixture: Mixture
+    mixture: Mixture | StepMixture
     sources: tuple[SourceOrder, ...]
     seed: int
     epoch: int
@@ -128,7 +129,9 @@ class MixedEpochOrder:
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
         in_memory = [source.in_memory for source in self.sources]
-        return WindowPlanner(self._drawn, self._shards, in_memory).planned(spans, read_rows)
+        whole_steps = isinstance(self.mixture, StepMixture)
+        planner = WindowPlanner(self._drawn, self._shards, in_memory, whole_steps)
+        return planner.planned(spans, read_rows)
 
     # -- which rows ------------------------------------------------------------------------
 

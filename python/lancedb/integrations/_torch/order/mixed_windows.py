@@ -52,6 +52,8 @@ class WindowPlanner:
         A source's rows in one of its epochs.
     in_memory : sequence of bool
         Of each source, whether its rows are read once: then windows serve nothing.
+    whole_steps : bool
+        Whether each step is of one source.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class WindowPlanner:
         drawn: Callable[[list[Span]], DrawnRows],
         shards: Callable[[int, int], Shards],
         in_memory: Sequence[bool],
+        whole_steps: bool,
     ):
         self._drawn = drawn
         self._shards = shards
         self._in_memory = in_memory
+        self._whole_steps = whole_steps
         self._count = len(in_memory)
         self._numbers = itertools.count()
         self._open: dict[tuple[int, int], int] = {}  # of a source's lane
@@ -77,7 +81,20 @@ class WindowPlanner:
             windows, begins, reads = self._located(drawn, needed)
             pieces = WindowSlices(windows, begins, np.ones(len(windows), np.int64))
             counts = np.bincount(drawn.steps, minlength=len(some))
-            yield pieces, self._steps(some, counts, reads, needed)
+            steps = self._steps(some, counts, reads, needed)
+            yield pieces, self._with_sources(steps, drawn) if self._whole_steps else steps
+
+    @staticmethod
+    def _with_sources(
+        steps: list[tuple[Step, list[WindowRows]]], drawn: DrawnRows
+    ) -> list[tuple[Step, list[WindowRows]]]:
+        sources = np.empty(len(steps), np.int64)
+        for stretch in drawn.stretches:
+            sources[drawn.steps[stretch.here]] = stretch.source
+        return [
+            (step._replace(source=source), opened)
+            for (step, opened), source in zip(steps, sources.tolist(), strict=True)
+        ]
 
     def _steps(
         self,

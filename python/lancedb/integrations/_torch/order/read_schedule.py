@@ -23,11 +23,13 @@ RowOrder = EpochOrder | BatchSequence
 
 
 class Step(NamedTuple):
-    """One step of a group: its rows, of how many pieces, and which windows nobody needs then."""
+    """One step of a group: its rows, of how many pieces, which windows nobody needs then, and,
+    where batches are of one source, of which."""
 
     rows: int
     pieces: int
     spent: tuple[int, ...] = ()
+    source: int = 0
 
 
 class WindowRows(NamedTuple):

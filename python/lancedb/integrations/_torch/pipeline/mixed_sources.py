@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..arrow.buffer_pool import WindowMemory, segment_size
 from ..arrow.large_rows import Limits
 from ..cache.tables import CachedTable
 from ..common.counters import Stats
-from ..order.mixed_order import MixedEpochOrder
+from ..order.mixed_order import MixedEpochOrder, SourceOrder
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
 from ..table.reader import PendingRead, Reader
@@ -35,18 +35,18 @@ class MixedInput:
         The epoch's order.
     readers : sequence of Reader
         Of each source, with the same columns in the same sequence.
-    schema : pyarrow.Schema
-        Of every batch.
+    schemas : sequence of pyarrow.Schema
+        Of each source; the same where their rows are mixed.
+    labelled : callable
+        Adds to a batch of some pieces what is known of its rows.
     stats : Stats
         Where the seconds of reading are added up.
     ahead : int
         Reads under way beyond the one whose rows come next, over all sources.
-    memory : WindowMemory
-        Where the rows of open windows of all sources are kept.
+    memories : sequence of WindowMemory
+        Where the rows of open windows are kept: of all sources together, or of each.
     in_memory : mapping of int to CachedTable
         The sources whose rows are read once.
-    numbering : (str, numpy.ndarray), optional
-        The name of a column with the number of each row's source, and these numbers.
     """
 
     is_cached = False
@@ -55,16 +55,15 @@ class MixedInput:
         self,
         plan: MixedEpochOrder,
         readers: Sequence[Reader],
-        schema: pa.Schema,
+        schemas: Sequence[pa.Schema],
+        labelled: Callable[[pa.RecordBatch, WindowSlices], pa.RecordBatch],
         stats: Stats,
         ahead: int,
-        memory: WindowMemory,
+        memories: Sequence[WindowMemory],
         in_memory: Mapping[int, CachedTable],
-        numbering: tuple[str, np.ndarray] | None,
     ):
-        self._memory = memory
-        self._sources = len(readers)
-        self._numbering = numbering
+        self._memories = memories
+        self._labelled = labelled
         # One for all sources, so that as many reads are under way as for one table.
         reads = [Reads(plan, reader.open(), stats, ahead + 1, True) for reader in readers]
         semaphore = asyncio.Semaphore(ahead + 1)
@@ -74,23 +73,20 @@ class MixedInput:
             number: Reads(plan, everything.reader.open(), stats, ahead + 1, True)
             for number, everything in in_memory.items()
         }
-        self._reads = _MixedReads(plan, reads, loading, in_memory, ahead, schema)
+        self._reads = _MixedReads(plan, reads, loading, in_memory, ahead, schemas)
 
     def open(self) -> Source:
         """Where the rows come from."""
-        return WindowSource(self._reads, self._memory)
+        sources = [WindowSource(self._reads, memory) for memory in self._memories]
+        return sources[0] if len(sources) == 1 else _SourceBySource(sources)
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches in order, which lack nothing: rows of mixtures are read as a whole."""
         return self._reads.first.backlog(limits)
 
     def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
-        """A batch with the number of each row's source, if that is wanted."""
-        if self._numbering is None:
-            return batch
-        name, numbers = self._numbering
-        of_row = np.repeat(numbers[pieces.windows % self._sources], pieces.counts)
-        return batch.append_column(name, pa.array(of_row))
+        """A batch with what is known of its rows without reading."""
+        return self._labelled(batch, pieces)
 
     def found_locally(self) -> int:
         """None: a mixture has no cache on disk."""
@@ -101,15 +97,38 @@ class MixedInput:
         self._reads.cancel()
 
 
-def mixed_memory(plan: MixedEpochOrder, memory: WindowMemory | None) -> WindowMemory:
-    """Memory for the windows of all sources: one that was used before, if it will do.
+class _SourceBySource:
+    """As `Source`, each batch being of one of several, by which windows are numbered."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = sources
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        self._of(windows[0].window).begin(windows)
+
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
+        return self._of(int(pieces.windows[0])).batch(pieces)
+
+    def drop(self, window: int) -> None:
+        self._of(window).drop(window)
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+    def _of(self, window: int) -> Source:
+        return self._sources[window % len(self._sources)]
+
+
+def mixed_memory(sources: Sequence[SourceOrder], memory: WindowMemory | None) -> WindowMemory:
+    """Memory for the windows of some sources: one that was used before, if it will do.
 
     Windows of all sources are cut into segments of one size, the largest part of a window by which
     they take little more than their rows.
     """
     windows = [
         (each.layout.lanes, min(each.layout.window_rows, each.rows))
-        for each in plan.sources
+        for each in sources
         if each.shuffle == "block" and not each.in_memory
     ]
 
@@ -135,14 +154,14 @@ class _MixedReads:
         loading: Mapping[int, Reads],
         in_memory: Mapping[int, CachedTable],
         ahead: int,
-        schema: pa.Schema,
+        schemas: Sequence[pa.Schema],
     ):
         self._plan = plan
         self._reads = reads
         self._loading = loading
         self._in_memory = in_memory
         self._ahead = ahead
-        self._schema = schema
+        self._schemas = schemas
 
     @property
     def first(self) -> Reads:
@@ -153,10 +172,11 @@ class _MixedReads:
         """One read for all of these windows of one source, or rows out of memory."""
         source = windows[0].source
         reads, everything = self._reads[source], self._in_memory.get(source)
+        schema = self._schemas[source]
         if everything is None or not everything.load(self._loading[source], self._ahead):
-            return _Conformed(reads, reads.begin(windows), self._schema)
+            return _Conformed(reads, reads.begin(windows), schema)
         batch = everything.take(np.concatenate([rows_of(self._plan, window) for window in windows]))
-        return _Conformed(reads, None, self._schema, batch)
+        return _Conformed(reads, None, schema, batch)
 
     def finish(self, reading: _Conformed) -> None:
         """Add the time of a read that is done to the totals."""

@@ -242,6 +242,8 @@ class _Scheduled:
         taken: list[Step] = []
         begin, left = self._taken, rows
         while self.steps and len(taken) < most_steps and left > 0:
+            if taken and self.steps[0].source != taken[0].source:
+                break
             taken.append(self.steps.popleft())
             self._taken += taken[-1].pieces
             left -= taken[-1].rows
