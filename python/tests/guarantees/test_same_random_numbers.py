@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import rows_of
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
 from loaders import through_json
@@ -422,3 +424,75 @@ def test_shapes_and_ranges(table):
 def test_a_seed_is_a_whole_number(table, seed):
     with pytest.raises(TypeError, match="seed must be a whole number"):
         LanceTorchDataset(table, seed=seed)
+
+
+# -- mixtures ----------------------------------------------------------------------------------
+
+
+def augment_mixed(batch, context):
+    """What each row drew, and of which source it is."""
+    made = augment(batch, context)
+    return {**made, "source": torch.from_numpy(context.source.copy())}
+
+
+def mixture(tables, workers=0, kind=LanceDataLoader, **options):
+    weights = {"many": 5, "few": 1}
+    mix = options.get("mix", "rows")
+    of_batch = {"format": "torch", "transform": augment_mixed}
+    own = of_batch if mix == "batches" else {}
+    sources = {
+        name: LanceIterableTorchDataset(tables[name], columns=["id"], shuffle=True, **own)
+        for name in weights
+    }
+    whole = {} if own else of_batch
+    ours = {"batch_size": 40, "stop": 480, **whole, **options}
+    dataset = LanceMixedTorchDataset(sources, weights, **ours)
+    if kind is DataLoader:
+        return DataLoader(
+            dataset, batch_size=None, num_workers=workers, multiprocessing_context="forkserver"
+        )
+    return LanceDataLoader(dataset, num_workers=workers, persistent_workers=workers > 0)
+
+
+def as_drawn(batches):
+    """All that rows drew, in no order."""
+    return sorted(repr((at, each)) for at, came in drawn(batches).items() for each in came)
+
+
+@pytest.fixture
+def tables(db, table):
+    """One of 1,000 rows, and one of 30, which is gone through several times an epoch."""
+    return {"many": table, "few": db.create_table("few", rows_of(30, 5000))}
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning")
+@pytest.mark.parametrize("mix", ["rows", "batches"])
+def test_rows_of_a_mixture_draw_the_same_wherever_they_are_made(tables, mix):
+    loader = mixture(tables, mix=mix)
+    states, whole = [], []
+    for batch in itertools.chain(loader, loader):
+        whole.append(batch)
+        states.append(loader.state_dict())
+    expected = as_drawn(whole)
+    rows = drawn(whole)
+    for (id, _), came in rows.items():
+        assert {each["source"] for each in came} == {int(id >= 5000)}
+    # A small source repeats, within an epoch of the mixture and from one to the next.
+    few = [tuple(each["random"]) for (id, _), came in rows.items() if id >= 5000 for each in came]
+    assert len(few) == len(set(few)) >= 5 * 30
+    workers = mixture(tables, 2, mix=mix)
+    assert as_drawn([*workers, *workers]) == expected
+    if mix == "rows":
+        other = mixture(tables, 2, DataLoader)
+    else:
+        other = mixture(tables, transform_threads=2, mix=mix)
+    assert as_drawn([*other, *other]) == expected
+    for ranks in (2, 4):
+        loaders = [
+            mixture(tables, mix=mix, rank=rank, world_size=ranks, batch_size=40 // ranks)
+            for rank in range(ranks)
+        ]
+        assert as_drawn(itertools.chain(*loaders, *loaders)) == expected
+    resumed = mixture(tables, mix=mix)
+    resumed.load_state_dict(through_json(states[6]))
+    assert as_drawn([*resumed, *resumed]) == as_drawn(whole[7:])
