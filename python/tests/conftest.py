@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import warm
 from hypothesis import HealthCheck, settings
+from lancedb.integrations._torch.order import layout
 from lancedb.integrations._torch.table.reader import Reader
 from lancedb.integrations._torch.workers.start import preload_workers
 
@@ -59,6 +60,16 @@ def starter():
     """Runs scripts in processes that begin with their imports done."""
     with warm.starter() as starter:
         yield starter
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Layouts of many small windows, as large tables have."""
+    monkeypatch.setattr(layout, "WINDOWS_BYTES", 60_000)
+    monkeypatch.setattr(layout, "ONE_WINDOW_BYTES", 1_000)
+    monkeypatch.setattr(layout, "LEAST_BLOCK_BYTES", 128)
+    monkeypatch.setattr(layout, "LEAST_BLOCK_ROWS", 2)
+    monkeypatch.setattr(layout, "WINDOWS_ROWS", 600)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from documents import documents
+from documents import ORDERS, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.arrow.documents import Planned, with_plan
@@ -192,3 +192,47 @@ def test_a_transform_is_given_the_packed_batch_in_workers_too(table):
 
 def shapes_of(batch):
     return tuple(batch["tokens"].shape)
+
+
+def with_context(batch, context):
+    assert len(context) == len(batch["id"])
+    return {**batch, "at": context.offsets, "drawn": context.random(2)}
+
+
+def firsts_of(batch):
+    """The first token of each document."""
+    starts = batch["cu_seqlens"][:-1].long()
+    return batch["tokens"].flatten()[starts[batch["document_ids"].flatten()[starts] > 0]].tolist()
+
+
+def drawn(batches):
+    """For each document: its first token, which says its row, and what was drawn for it."""
+    found = []
+    for batch in batches:
+        firsts = firsts_of(batch)
+        assert [first // 100 for first in firsts] == batch["id"].tolist() == batch["at"].tolist()
+        found += zip(firsts, map(tuple, batch["drawn"].tolist()), strict=True)
+    return found
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_a_transform_with_a_context_has_one_of_each_for_each_document(table, order):
+    def made(workers=0, **options):
+        of_order = {**ORDERS[order], "transform": with_context, "drop_last": False, **options}
+        return drawn(LanceDataLoader(packing(table, **of_order), num_workers=workers))
+
+    documents = made()
+    assert len(documents) > 100
+    assert len({values for _, values in documents}) == len(documents)  # pieces draw anew
+    ranks = [made(rank=rank, world_size=2) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(documents)
+    other = made(packing={"rows": 5, "group_rows": 16})
+    assert sorted(other) == sorted(documents)
+
+
+def test_documents_draw_the_same_in_workers(table):
+    made = [
+        drawn(LanceDataLoader(packing(table, transform=with_context, shuffle=True), num_workers=n))
+        for n in (0, 1)
+    ]
+    assert made[0] == made[1] != []

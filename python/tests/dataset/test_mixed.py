@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import record_reads, rows_of
-from lancedb.integrations._torch.order import layout as layout_module
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -34,16 +33,6 @@ def tables(tmp_path_factory):
     """Tables whose ids say which they are."""
     db = lancedb.connect(tmp_path_factory.mktemp("mixed"))
     return {name: db.create_table(name, rows_of(size, FIRST[name])) for name, size in SIZES.items()}
-
-
-@pytest.fixture
-def small_windows(monkeypatch):
-    """Layouts of many small windows, as large tables have."""
-    monkeypatch.setattr(layout_module, "WINDOWS_BYTES", 60_000)
-    monkeypatch.setattr(layout_module, "ONE_WINDOW_BYTES", 1_000)
-    monkeypatch.setattr(layout_module, "LEAST_BLOCK_BYTES", 128)
-    monkeypatch.setattr(layout_module, "LEAST_BLOCK_ROWS", 2)
-    monkeypatch.setattr(layout_module, "WINDOWS_ROWS", 600)
 
 
 def sources(tables, **more):

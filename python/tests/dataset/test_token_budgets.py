@@ -152,5 +152,27 @@ def test_a_transform_with_a_context_has_numbers_of_each_row_whatever_batch_it_is
     common = small.keys() & large.keys()
     assert len(common) > 100
     assert all(small[id] == large[id] for id in common)
-    with pytest.raises(ValueError, match="batches of TokenBudget with sample_weights"):
-        drawn(40, sample_weights="n")
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "global"])
+def test_rows_that_are_drawn_several_times_have_numbers_of_their_own_each_time(table, shuffle):
+    def drawn(budget, **options):
+        dataset = LanceIterableTorchDataset(
+            table,
+            **{"columns": ["id"], "format": "torch", "shuffle": shuffle, "drop_last": False},
+            transform=with_context,
+            batching=TokenBudget(budget, lengths="1 + id % 3"),
+            sample_weights="id % 2",
+            **options,
+        )
+        return [
+            pair
+            for batch in dataset
+            for pair in zip(batch["id"].tolist(), batch["drawn"].tolist(), strict=True)
+        ]
+
+    pairs = drawn(40)
+    assert len(set(pairs)) == len({value for _, value in pairs}) == 300
+    assert sorted(drawn(90)) == sorted(pairs)
+    ranks = [drawn(40, rank=rank, world_size=2) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(pairs)

@@ -3,7 +3,12 @@
 
 import numpy as np
 import pyarrow as pa
-from lancedb.integrations.torch import LanceIterableTorchDataset, Packing, TokenBudget
+from lancedb.integrations.torch import (
+    LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
+    Packing,
+    TokenBudget,
+)
 
 LENGTH = 16
 BUDGET = TokenBudget(96, lengths="tokens", group_rows=64)
@@ -44,6 +49,19 @@ def dataset(table, batching, order="block", **options):
     return LanceIterableTorchDataset(
         table, format="torch", batching=batching, **{**ragged, **ORDERS[order], **options}
     )
+
+
+WEIGHTS = {"web": 0.7, "code": 0.3}
+
+
+def mixture(db, batching, shuffle=True, weights=WEIGHTS, of_sources=(), **options):
+    sources = {
+        name: LanceIterableTorchDataset(db.open_table(name), shuffle=shuffle, **dict(of_sources))
+        for name in ("web", "code")
+    }
+    ragged = {"ragged": "pad"} if batching is BUDGET else {}
+    given = {"batching": batching, "format": "torch", "source_column": "source", "cache": False}
+    return LanceMixedTorchDataset(sources, weights, **{**given, **ragged, **options})
 
 
 def content(batch):

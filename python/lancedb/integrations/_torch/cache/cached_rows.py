@@ -77,10 +77,9 @@ def cached_rows(settings: CacheSettings, reader: Reader, names_columns: bool) ->
         Whether its columns were named one by one.
     """
     recipe, handle = reader.recipe, reader.handle()
-    if isinstance(recipe.source, (HandleSource, MemorySource)):
-        return "the table is in memory"
-    if recipe.identity is None or recipe.version is None:
-        return "nothing tells the table from another one of its name and version"
+    reason = why_not_cached(reader)
+    if reason is not None:
+        return reason
     if handle.blob_names and not names_columns:
         return "blobs are cached by the map-style dataset, where columns= names them"
     stretch = reader.selection.stretch()
@@ -94,10 +93,10 @@ def cached_rows(settings: CacheSettings, reader: Reader, names_columns: bool) ->
         return "there are no rows"
     row_bytes = average_row_bytes(Reader(recipe, held, reader.columns))
     part_rows = min(max(1, 1 << ((_PART_BYTES // row_bytes) | 1).bit_length() - 1), held.num_rows)
-    about = _about(reader, held, part_rows)
+    about = described(reader, held, part_rows)
     return CachedRows(
         settings,
-        hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32],
+        key_of(about),
         about,
         recipe,
         reader.columns,
@@ -110,7 +109,22 @@ def cached_rows(settings: CacheSettings, reader: Reader, names_columns: bool) ->
     )
 
 
-def _about(reader: Reader, held: Selection, part_rows: int) -> dict[str, Any]:
+def why_not_cached(reader: Reader) -> str | None:
+    """Why nothing of a table is put on disk; None if it may be."""
+    recipe = reader.recipe
+    if isinstance(recipe.source, (HandleSource, MemorySource)):
+        return "the table is in memory"
+    if recipe.identity is None or recipe.version is None:
+        return "nothing tells the table from another one of its name and version"
+    return None
+
+
+def key_of(about: dict[str, Any]) -> str:
+    """The name of the directory of parts that are described so."""
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def described(reader: Reader, held: Selection, part_rows: int) -> dict[str, Any]:
     """All that decides what is in the parts; nothing that opens the table."""
     recipe = reader.recipe
     assert recipe.identity is not None

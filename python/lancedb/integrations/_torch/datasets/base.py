@@ -245,7 +245,7 @@ class TableDataset(BatchDataset):
         packed: PackedRows | None = None,
     ):
         forking.refuse_while_importing_main()
-        settings = cache_settings(cache_dir, cache_bytes)
+        self._cache_settings = settings = cache_settings(cache_dir, cache_bytes)
         self._view: View = resolve(given, seconds("read_timeout", read_timeout))
         if format is None and transform is None:
             format, transform = self._view.format, self._view.transform

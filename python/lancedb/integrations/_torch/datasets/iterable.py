@@ -30,7 +30,7 @@ from ..frameworks.torch_loader import (
     this_worker,
     workers_are_kept,
 )
-from ..order.batch_steps import BatchSteps
+from ..order.batch_sequence import BatchSequence
 from ..order.layout import Layout, times_read
 from ..order.read_schedule import RowOrder, schedule
 from ..order.shuffle import ShuffleSpec
@@ -48,18 +48,17 @@ from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
 from .base import READ_TIMEOUT, TableDataset
-from .batching import (
-    NOMINAL_BATCH,
-    BatchOrder,
-    Packing,
-    PlannedBatches,
-    TokenBudget,
-    check_batching,
-    refuse_context,
-)
+from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder
 from .keywords import explain_unknown
 from .origins import RandomSeed, origins_of
+from .planned_batches import (
+    NOMINAL_BATCH,
+    Counted,
+    PlannedBatches,
+    check_lanes,
+    shards_of_table,
+)
 from .sharded import ShardedDataset
 
 if TYPE_CHECKING:
@@ -297,11 +296,14 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         self._order = self._weighted(sample_weights, balance_by, epoch_rows)
         if batching is not None:
             self._batching = batching
-            output = self._output
-            if output.takes_context:
-                refuse_context(batching, self._order.draws is not None)
+            check_lanes(self._order)
+            table = Counted(self._view, self._order.row_bytes, self._cache_settings)
             self._planned = PlannedBatches(
-                batching, self._view, self._order, output.ragged, output.nulls
+                batching,
+                {"": table},
+                partial(shards_of_table, self._order),
+                self._output.ragged,
+                self._output.nulls,
             )
         self._describe_data()
         self._epoch_cache = EpochCache()
@@ -369,9 +371,12 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """Where the rows of some shares come from."""
         of_rows = rows_plan_of(plan)
         positions = np.concatenate([np.arange(*share) for share in shares])
-        rows, seed = plan.rows_at(positions), RandomSeed(of_rows.seed, of_rows.epoch)
+        rows, starts = plan.rows_at(positions), None
+        if isinstance(plan, BatchSequence):
+            starts, positions = plan.starts_at(positions), plan.positions_at(positions)
         points = None if of_rows.draws is None else of_rows.points_at(positions)
-        return origins_of(self._view.selection, rows, seed, points=points)
+        seed = RandomSeed(of_rows.seed, of_rows.epoch)
+        return origins_of(self._view.selection, rows, seed, points=points, starts=starts)
 
     def _read_state(
         self, state: Mapping[str, Any], layout: Layout | None, allow: Iterable[str] = ()
@@ -391,14 +396,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         rank, world_size = self.rank_and_world_size()
         data = self._describe_data()
         if self._planned is not None:
-            planned, drop_last = self._planned, self.drop_last
-
-            def steps_of(epoch: int, layout: Any) -> BatchSteps:
-                return BatchSteps(planned.sequence(epoch, layout), rank, world_size, drop_last)
-
-            data = {**data, **planned.describe()}
+            data = {**data, **self._planned.describe()}
             described = partial(_described, data, self._order, NOMINAL_BATCH)
-            return BatchOrder(steps_of, described, drop_last)
+            return self._planned.order(rank, world_size, self.drop_last, described)
         steps = self._steps()
         return RankOrder(steps, rank, partial(_described, data, self._order, steps.global_batch))
 

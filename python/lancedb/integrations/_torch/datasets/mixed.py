@@ -20,10 +20,12 @@ from ..common.error_notes import add_note
 from ..convert.on_error import OnError
 from ..convert.transform import Output
 from ..frameworks.torch_loader import in_worker
+from ..order.batch_sequence import BatchSequence
 from ..order.mixed_layout import MixedLayout, describe, merged, mixed_layout, read_mixed_state
 from ..order.mixed_order import MixedEpochOrder, MixedRows, SourceOrder
+from ..order.mixed_shards import MixedShards
 from ..order.mixture import Mixture
-from ..order.read_schedule import schedule
+from ..order.read_schedule import Span, schedule
 from ..order.shuffle import read_rows
 from ..order.state import Position
 from ..order.step_mixture import StepMixture
@@ -32,7 +34,8 @@ from ..pipeline.mixed_sources import MixedInput, mixed_memory
 from ..pipeline.prefetch import Prefetcher, ReadAhead
 from ..table.recipe import is_in_object_store
 from ..workers.shared_epoch import LayoutCodec
-from .cursor import RankOrder
+from .batching import Packing, TokenBudget, check_batching
+from .cursor import RankOrder, StepOrder
 from .iterable import FAR_READS, MOST_CACHED, MOST_CACHED_FROM_AFAR
 from .mixing import MixedBatchesKind, MixedRowsKind
 from .mixture_arguments import (
@@ -42,8 +45,17 @@ from .mixture_arguments import (
     refuse_what_is_the_sources,
     sources_of,
 )
+from .mixture_batches import (
+    MixedPlan,
+    labelled_documents,
+    merged_between_epochs,
+    rows_of_shares,
+    rows_order_of,
+    starts_in,
+)
 from .mixture_source import MixtureSource
 from .origins import RandomSeed, joined, origins_of
+from .planned_batches import NOMINAL_BATCH, PlannedBatches
 from .sharded import ShardedDataset
 
 if TYPE_CHECKING:
@@ -94,6 +106,9 @@ transform_threads : optional
         192 MB together.
     drop_last : bool, default True
         As for `LanceIterableTorchDataset`.
+    batching : TokenBudget or Packing, optional
+        As for `LanceIterableTorchDataset`, with ``mix="rows"``. Weights, and a number for `stop`,
+        then count documents; other weights may be loaded where an epoch begins.
     seed : int, default 0
         With the epoch, decides the order.
     rank, world_size, mesh : optional
@@ -132,7 +147,7 @@ transform_threads : optional
         datasets: Mapping[str, Any],
         weights: Mapping[str, float] | Sequence[tuple[int, Mapping[str, float]]],
         *,
-        batch_size: int = 100,
+        batch_size: int | None = None,
         stop: str | int = "first_exhausted",
         mix: str = "rows",
         source_column: str | None = None,
@@ -152,8 +167,12 @@ transform_threads : optional
         transform_threads: int = 0,
         cache: Cache = "auto",
         on_error: OnError = "raise",
+        batching: TokenBudget | Packing | None = None,
     ):
         one_of("mix", mix, ("rows", "batches"))
+        self._batching = check_batching(batching, batch_size, unwrap, on_error)
+        if batching is not None and mix == "batches":
+            raise ValueError('batching makes batches of rows of all sources: leave mix="batches" out')
         self._sources: dict[str, MixtureSource] = sources_of(datasets, mix == "batches")
         self._names = tuple(self._sources)
         self._schedule = check_schedule(weights, self._sources)
@@ -161,13 +180,20 @@ transform_threads : optional
         self._stop = check_stop(stop)
         on_error = WithSource.of(on_error, self._names)
         if mix == "rows":
-            output = Output(format, transform, fill_null, ragged, pad_value, pad_to, on_error)
+            packed = None if batching is None else batching._packed
+            output = Output(
+                format, transform, fill_null, ragged, pad_value, pad_to, on_error, packed=packed
+            )
             self._kind: Any = MixedRowsKind(self._sources, output, source_column)
         else:
             given = (format, transform, fill_null, ragged, pad_value, pad_to, bool(unwrap))
             refuse_what_is_the_sources(given)
             self._kind = MixedBatchesKind(self._sources, on_error, source_column)
-        super().__init__(self._kind.output, batch_size, unwrap)
+        if batching is not None:
+            tables = {name: source.counted for name, source in self._sources.items()}
+            made_of = self._kind.output.ragged, self._kind.output.nulls
+            self._planned = PlannedBatches(batching, tables, self._shards_of, *made_of)
+        super().__init__(self._kind.output, 100 if batch_size is None else batch_size, unwrap)
         if self.unwrap and self.batch_size != 1:
             raise ValueError(
                 f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
@@ -247,6 +273,8 @@ transform_threads : optional
 
     @property
     def _global_batch(self) -> int:
+        if self._planned is not None:
+            return NOMINAL_BATCH
         return self.batch_size * self.rank_and_world_size()[1]
 
     def _own_layout(self, of: MixedLayout | None = None) -> MixedLayout:
@@ -278,10 +306,13 @@ transform_threads : optional
         if epoch is None:
             epoch, layout = self._cursor.next.settled().epoch, self._cursor.layout
         rows = self._mixture(layout).rows_of(epoch)
-        world_size = self.rank_and_world_size()[1]
+        world_size = 1 if self._planned is not None else self.rank_and_world_size()[1]
         return Steps(rows, self.batch_size, world_size, self.drop_last, start)
 
-    def _epoch_order(self, layout: Any = None) -> RankOrder:
+    def _epoch_order(self, layout: Any = None) -> StepOrder:
+        if self._planned is not None:
+            ranks = self.rank_and_world_size()
+            return self._planned.order(*ranks, self.drop_last, self._describe, self._layout)
         steps_of = partial(self._steps_of, layout)
         return RankOrder(
             steps_of(self._cursor.next.settled().epoch),
@@ -300,9 +331,19 @@ transform_threads : optional
     @property
     def _also(self) -> dict[str, Any]:
         own = self._kind.described(self._global_batch)
-        return {**own, "stop": self._stop, "seed": self._seed}
+        planned = {} if self._planned is None else self._planned.describe()
+        return {**own, "stop": self._stop, "seed": self._seed, **planned}
 
-    def _plan(self, at: Position, layout: Any) -> MixedEpochOrder:
+    def _plan(self, at: Position, layout: Any) -> MixedPlan:
+        if self._planned is not None:
+            return self._planned.sequence(at.epoch, self._layout(layout))
+        return self._rows_order(at, layout)
+
+    def _shards_of(self, epoch: int, layout: Any) -> tuple[MixedShards, int]:
+        shards = MixedShards(self._rows_order(Position(epoch), layout))
+        return shards, shards.key
+
+    def _rows_order(self, at: Position, layout: Any) -> MixedEpochOrder:
         layout = self._layout(layout)
         orders = tuple(
             SourceOrder(
@@ -321,14 +362,16 @@ transform_threads : optional
         steps = self._steps(at.position, at.epoch, layout)
         return MixedEpochOrder(self._mixture(layout), orders, self._seed, at.epoch, steps)
 
-    def _rows_of(self, plan: MixedEpochOrder, share: tuple[int, int]) -> MixedRows:
-        return plan.rows_of([share])
+    def _rows_of(self, plan: MixedPlan, share: Span) -> MixedRows:
+        return rows_of_shares(plan, [share])
 
     def _progress(self, at: Position, layout: Any) -> dict[str, Any]:
         mixture, layout = self._mixture(layout), self._layout(layout)
         at = at.settled()
-        before = mixture.before(at.epoch).sum(axis=0)
-        given = before + mixture.delivered(at.epoch, at.position)
+        before, position = mixture.before(at.epoch).sum(axis=0), at.position
+        if self._planned is not None:
+            position = self._planned.sequence(at.epoch, layout).rows_before(position)
+        given = before + mixture.delivered(at.epoch, position)
         return {
             "sources": {
                 name: {"rows": rows, "epoch": rows / max(1, size)}
@@ -353,6 +396,8 @@ transform_threads : optional
         if self._kind.whole_steps and at.position % size:
             raise ValueError(f"state is damaged: position {at.position} is within a step of {size}")
         before = self._kind.mixture(self._sources, theirs, self._stop, size).start_of(at.epoch)
+        if self._planned is not None:
+            return at, merged_between_epochs(theirs, own, before, at.position, allowed)
         loaded = merged(theirs, own, before + at.position, allowed)
         self._steps(at.position, at.epoch, loaded)  # what cannot be iterated is refused here
         return at, loaded
@@ -362,12 +407,14 @@ transform_threads : optional
     def _stream(
         self,
         stack: contextlib.ExitStack,
-        plan: MixedEpochOrder,
-        spans: Iterator[tuple[int, int]],
+        plan: MixedPlan,
+        spans: Iterator[Span],
         output: Output,
         with_origins: bool,
     ) -> Prefetcher:
         spans, origins = self._with_origins(plan, spans, with_origins)
+        steps, plan = plan, rows_order_of(plan)
+        sequence = steps if isinstance(steps, BatchSequence) else None
         sources = [self._sources[order.name] for order in plan.sources]
         schemas = [self._kind.schemas[order.name] for order in plan.sources]
         readers = [
@@ -382,13 +429,27 @@ transform_threads : optional
         ahead, stats = self._read_ahead(plan), self._stats()
         names = tuple(order.name for order in plan.sources)
         labelled = partial(self._kind.labelled, names=names)
-        rows = MixedInput(plan, readers, schemas, labelled, stats, ahead.reads, memories, in_memory)
-        groups = schedule(plan, spans, ahead.read_rows)
+        if sequence is not None:
+            labelled = partial(labelled_documents, self._kind.column, sequence)
+        rows = MixedInput(
+            plan,
+            readers,
+            schemas,
+            labelled,
+            stats,
+            ahead.reads,
+            memories,
+            in_memory,
+            sequence,
+            ahead.read_rows,
+        )
+        groups = schedule(steps, spans, ahead.read_rows)
         return Prefetcher(rows, groups, output, stats, ahead, origins=origins)
 
-    def _origins_of(self, plan: MixedEpochOrder, shares: list[tuple[int, int]]) -> Origins:
+    def _origins_of(self, plan: MixedPlan, shares: list[Span]) -> Origins:
         """Where the rows of some shares come from: random numbers are those of a source's epoch."""
-        rows = plan.rows_of(shares)
+        rows, starts = rows_of_shares(plan, shares), starts_in(plan, shares)
+        plan = rows_order_of(plan)
         parts = []
         for number in np.unique(rows.sources).tolist():
             name = plan.sources[number].name
@@ -397,7 +458,8 @@ transform_threads : optional
                 here = np.flatnonzero(of_source & (rows.epochs == epoch))
                 source, seed = self._sources[name], RandomSeed(self._seed, epoch)
                 points = None if source.draws is None else rows.points[here]
-                origins = origins_of(source.view.selection, rows.rows[here], seed, name, points)
+                start, selection = None if starts is None else starts[here], source.view.selection
+                origins = origins_of(selection, rows.rows[here], seed, name, points, start)
                 parts.append((self._names.index(name), here, origins))
         return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
 
@@ -475,7 +537,7 @@ transform_threads : optional
         return [
             "{" + ",".join(lines) + "\n}",
             f"weights={'; '.join(shown)}",
-            f"batch_size={self.batch_size}",
+            f"batch_size={self.batch_size}" if self._batching is None else repr(self._batching),
             f"stop={self._stop!r}{column}",
             f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
             f"seed={self._seed}",

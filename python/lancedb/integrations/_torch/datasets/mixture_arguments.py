@@ -76,6 +76,7 @@ def _source(dataset: LanceIterableTorchDataset, has_output: bool) -> MixtureSour
         dataset._sizes.are_skewed,
         order.draws,
         order.drawn_by,
+        dataset._cache_settings,
         dataset._output if has_output else None,
     )
 

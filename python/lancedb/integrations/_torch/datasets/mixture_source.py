@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..cache.directory import CacheSettings
 from ..cache.tables import CachedTable
 from ..convert.transform import Output
 from ..order.epoch_order import Draws
@@ -14,6 +15,7 @@ from ..table.arguments import View
 from ..table.reader import Reader
 from ..table.selection import Selection
 from .base import sent_view
+from .planned_batches import Counted
 
 
 class MixtureSource:
@@ -33,6 +35,8 @@ class MixtureSource:
         Which rows are drawn in proportion to weights; `size` then says how many.
     drawn_by : mapping
         The argument that decides it.
+    cache : CacheSettings, optional
+        Where lengths of its rows are kept.
     output : Output, optional
         What becomes of its batches, where they are of it alone.
     """
@@ -45,6 +49,7 @@ class MixtureSource:
         are_skewed: bool,
         draws: Draws | None,
         drawn_by: Mapping[str, Any],
+        cache: CacheSettings | None,
         output: Output | None = None,
     ):
         self.view = view
@@ -53,9 +58,15 @@ class MixtureSource:
         self.output = output
         self.described = {**data, "rows": size.rows, "shuffle": size.shuffle, **drawn_by}
         self._drawn_by = drawn_by
+        self._cache = cache
         self._are_skewed = are_skewed
         self._reader: Reader | None = None
         self._everything: CachedTable | None = None
+
+    @property
+    def counted(self) -> Counted:
+        """It as a table whose rows are documents."""
+        return Counted(self.view, self.size.row_bytes, self._cache)
 
     @property
     def rows_and_columns(self) -> tuple[Any, ...]:

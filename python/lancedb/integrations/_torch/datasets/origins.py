@@ -14,6 +14,9 @@ from ..arrow.origins import Origins
 from ..order.row_random import row_keys
 from ..table.selection import Selection
 
+# No row comes so often in an epoch.
+_START_BIT = 32
+
 
 class RandomSeed(NamedTuple):
     """What random numbers of rows depend on, beside the rows."""
@@ -49,6 +52,7 @@ def origins_of(
     random: RandomSeed | None,
     source: str = "",
     points: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
 ) -> Origins:
     """Where some rows of a selection come from.
 
@@ -64,12 +68,17 @@ def origins_of(
         The name of the table among several.
     points : numpy.ndarray of int64, optional
         What drew the rows, each once in an epoch, where rows are drawn by weights.
+    starts : numpy.ndarray of int64, optional
+        Which token of its row each begins with, where a row may become several documents.
     """
     offsets = selection.offsets(rows)
     if random is None:
         return Origins(offsets)
     # A row that a permutation table names several times is another occurrence each time.
     occurrences = selection.occurrences(rows) if points is None else points
+    if starts is not None and starts.any():
+        again = starts << _START_BIT
+        occurrences = again if occurrences is None else occurrences + again
     keys = row_keys(*random, offsets, occurrences, source)
     return Origins(offsets, keys, random.epoch)
 

@@ -29,9 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .batch_units import UnitPlanner, Units
+from .batch_units import DocumentShards, UnitPlanner, Units
 from .index_shuffle import derive_key
-from .shards import Shards
 from .window_slices import WindowSlices, together
 
 _BATCHES = 5  # beside the parts of a plan that are shuffled
@@ -62,7 +61,7 @@ class BatchSequence:
 
     Parameters
     ----------
-    shards : Shards
+    shards : DocumentShards
         Of the epoch's order of rows.
     lengths_of : callable
         The lengths of some rows, as the planner counts them.
@@ -82,7 +81,7 @@ class BatchSequence:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: DocumentShards,
         lengths_of: Callable[[np.ndarray], np.ndarray],
         planner: UnitPlanner,
         group_rows: int,
@@ -94,6 +93,7 @@ class BatchSequence:
         self._lengths_of = lengths_of
         self._group_rows = group_rows
         self._key = key
+        self._rows = int(shards.sizes.sum())
         least = int(shards.sizes.min())
         self._rounds = max(1, (2 * least + group_rows) // (2 * group_rows))
         self._lock = threading.RLock()
@@ -119,6 +119,20 @@ class BatchSequence:
             while self._end is None:
                 self._plan_next()
             return self._end
+
+    def rows_before(self, batches: int) -> int:
+        """About how many rows the first so many batches have, as groups are delivered as one."""
+        if batches == 0:
+            return 0
+        with self._lock:
+            self.has(batches)
+            part = min(max(bisect.bisect_left(self._batches, batches), 1), len(self._batches) - 1)
+            rows = [min(at * self._group_rows * self.lanes, self._rows) for at in (part - 1, part)]
+            if self._end is not None and part == len(self._batches) - 1:
+                rows[1] = self._rows
+            whole = self._batches[part] - self._batches[part - 1]
+            done = min(batches, self._batches[part]) - self._batches[part - 1]
+            return rows[0] + round((rows[1] - rows[0]) * done / max(1, whole))
 
     @property
     def is_planned(self) -> bool:
@@ -161,15 +175,32 @@ class BatchSequence:
 
     def rows_at(self, documents: np.ndarray) -> np.ndarray:
         """The rows of some documents, by their number in the sequence."""
-        if not len(documents):
-            return np.zeros(0, np.int64)
-        first, last = int(documents.min()), int(documents.max())
-        return self.rows_of(self._pieces_between(first, last + 1))[documents - first]
+        return self._at(documents, self.window_rows_of)
 
     def rows_of(self, pieces: WindowSlices) -> np.ndarray:
         """The rows of the documents of some pieces."""
-        rows = [self.window_rows_of(at.window)[at.begin : at.begin + at.count] for at in pieces]
-        return np.concatenate([np.zeros(0, np.int64), *rows])
+        return _cut(self.window_rows_of, pieces)
+
+    def starts_at(self, documents: np.ndarray) -> np.ndarray | None:
+        """Which token of its row each of some documents begins with; None where all are whole."""
+        starts = self._at(documents, lambda window: self.window(window).starts)
+        return starts if len(starts) else None
+
+    def positions_at(self, documents: np.ndarray) -> np.ndarray:
+        """Where in the epoch's order of rows some documents stand."""
+
+        def positions(window: int) -> np.ndarray:
+            return self.shards.positions(self.lane_of(window), self._indices_of(window))
+
+        return self._at(documents, positions)
+
+    def _at(self, documents: np.ndarray, of_window: Callable[[int], Any]) -> np.ndarray:
+        """What windows have for each of their documents, for those of some numbers."""
+        if not len(documents):
+            return np.zeros(0, np.int64)
+        first, last = int(documents.min()), int(documents.max())
+        found = _cut(of_window, self._pieces_between(first, last + 1))
+        return found[documents - first] if len(found) else found
 
     def unit_ids(self, pieces: WindowSlices) -> np.ndarray:
         """A number for each document of some pieces, the same for those of one unit."""
@@ -203,9 +234,11 @@ class BatchSequence:
 
     def window_rows_of(self, window: int) -> np.ndarray:
         """The rows of a window's documents, in the order in which it hands them out."""
-        start, _ = self.group_span(window)
-        places = self.window(window).places
-        return self.shards.rows_at(self.lane_of(window), start + places)
+        return self.shards.rows_at(self.lane_of(window), self._indices_of(window))
+
+    def _indices_of(self, window: int) -> np.ndarray:
+        """Where in its shard each document of a window stands."""
+        return self.group_span(window)[0] + self.window(window).places
 
     def group_span(self, window: int) -> tuple[int, int]:
         """Where in its shard a window's group starts and stops."""
@@ -345,6 +378,13 @@ class BatchSequence:
             return WindowSlices(
                 *(np.concatenate([none, *each]) for each in (windows, begins, counts))
             )
+
+
+def _cut(of_window: Callable[[int], Any], pieces: WindowSlices) -> np.ndarray:
+    """What windows have for each of their documents, for those of some pieces."""
+    found = [(of_window(at.window), slice(at.begin, at.begin + at.count)) for at in pieces]
+    none = np.zeros(0, np.int64)
+    return np.concatenate([none, *(of[here] for of, here in found if of is not None)])
 
 
 def _held(cache: OrderedDict[int, Any], number: int, value: Any, most: int) -> Any:

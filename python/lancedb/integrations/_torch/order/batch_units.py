@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,32 @@ class Units(NamedTuple):
     def number(self) -> int:
         """How many units there are."""
         return len(self.edges) - 1
+
+
+class DocumentShards(Protocol):
+    """One epoch's rows, which are documents, in canonical shards."""
+
+    @property
+    def count(self) -> int:
+        """How many shards there are."""
+        ...
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many rows each shard has."""
+        ...
+
+    def rows_at(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """What rows are known by, at some places of a shard."""
+        ...
+
+    def positions(self, shard: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Where they stand in the epoch."""
+        ...
+
+    def by_source(self, rows: np.ndarray) -> Iterator[tuple[str, Any, np.ndarray]]:
+        """The name of each source, which of some rows are its, and their place in it."""
+        ...
 
 
 class UnitPlanner(Protocol):

@@ -115,7 +115,19 @@ class MixedEpochOrder:
 
     def rows_of(self, shares: list[Span]) -> MixedRows:
         """The rows that a rank takes at some steps, in sequence."""
-        drawn = self._drawn(shares)
+        return self._found(self._drawn(shares))
+
+    def rows_at(self, positions: np.ndarray) -> MixedRows:
+        """The rows at some positions of the epoch, as they are before steps are shuffled."""
+        rows, shards = np.divmod(np.asarray(positions, np.int64), self.mixture.shards)
+        return self._found(self.drawn_at(shards, rows))
+
+    def drawn_at(self, shards: np.ndarray, rows: np.ndarray) -> DrawnRows:
+        """Some rows of shards, in that order, as if they were of one step."""
+        stretches = list(self._stretches(self.mixture.draws(self.epoch, shards, rows)))
+        return DrawnRows(np.zeros_like(rows), stretches, np.arange(len(rows)))
+
+    def _found(self, drawn: DrawnRows) -> MixedRows:
         found = np.empty((4, len(drawn.order)), np.int64)
         for source, epoch, here, parts, indices in drawn.stretches:
             plan = (shards := self._shards(source, epoch)).plan
@@ -128,10 +140,13 @@ class MixedEpochOrder:
 
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
+        return self.windows().planned(spans, read_rows)
+
+    def windows(self) -> WindowPlanner:
+        """What says of rows in which windows they are read."""
         in_memory = [source.in_memory for source in self.sources]
         whole_steps = isinstance(self.mixture, StepMixture)
-        planner = WindowPlanner(self._drawn, self._shards, in_memory, whole_steps)
-        return planner.planned(spans, read_rows)
+        return WindowPlanner(self._drawn, self._shards, in_memory, whole_steps)
 
     # -- which rows ------------------------------------------------------------------------
 

@@ -76,13 +76,16 @@ class WindowPlanner:
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
         for some in in_batches(spans, read_rows):
-            drawn = self._drawn(some)
-            needed: list[tuple[int, int]] = []
-            windows, begins, reads = self._located(drawn, needed)
-            pieces = WindowSlices(windows, begins, np.ones(len(windows), np.int64))
-            counts = np.bincount(drawn.steps, minlength=len(some))
-            steps = self._steps(some, counts, reads, needed)
-            yield pieces, self._with_sources(steps, drawn) if self._whole_steps else steps
+            yield self.planned_at_once(some, self._drawn(some))
+
+    def planned_at_once(self, spans: list[Span], drawn: DrawnRows) -> PlannedSteps:
+        """As `planned`, of the rows of some steps, those before which were planned before."""
+        needed: list[tuple[int, int]] = []
+        windows, begins, reads = self._located(drawn, needed)
+        pieces = WindowSlices(windows, begins, np.ones(len(windows), np.int64))
+        counts = np.bincount(drawn.steps, minlength=len(spans))
+        steps = self._steps(spans, counts, reads, needed)
+        return pieces, self._with_sources(steps, drawn) if self._whole_steps else steps
 
     @staticmethod
     def _with_sources(

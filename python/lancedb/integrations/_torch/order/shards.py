@@ -19,6 +19,7 @@ epoch is that number divided by the number of rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,6 +130,10 @@ class Shards:
         body = (cycles * self._lanes + lanes) * self.plan.chunk + within
         tail = self._whole_rows + self._tail_at(shard, indices - self.body_rows)
         return np.where(indices < self.body_rows, body, tail)
+
+    def by_source(self, rows: np.ndarray) -> Iterator[tuple[str, Any, np.ndarray]]:
+        """As of a mixture's shards: all rows are of the one source, which needs no name."""
+        yield "", slice(None), rows
 
     # -- windows ---------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from ..arrow.buffer_pool import WindowMemory
 from ..arrow.documents import Planned, with_plan
 from ..order.batch_sequence import BatchSequence
 from ..order.epoch_order import EpochOrder
+from ..order.mixed_shards import MixedShardWindows
 from ..order.read_schedule import RowOrder, WindowRows, in_reads
 from ..order.shard_windows import ShardWindows
 from ..order.shards import Shards
@@ -27,15 +28,21 @@ from .sources import Reads, RunSource, Source, WindowSource
 
 
 def rows_plan_of(plan: RowOrder) -> EpochOrder:
-    """The order of rows, of which planned batches are made."""
-    return plan.shards.plan if isinstance(plan, BatchSequence) else plan
+    """The order of one table's rows, of which planned batches are made."""
+    return _shards_of(plan).plan if isinstance(plan, BatchSequence) else plan
 
 
 def plan_to_read(plan: RowOrder) -> RowOrder | Shards:
     """Whose windows are read: those of the shards where groups come out of them."""
-    if isinstance(plan, BatchSequence) and plan.shards.plan.has_windows and plan.shards.body_rows:
-        return plan.shards
+    if isinstance(plan, BatchSequence):
+        shards = _shards_of(plan)
+        return shards if shards.plan.has_windows and shards.body_rows else plan
     return plan
+
+
+def _shards_of(sequence: BatchSequence) -> Shards:
+    assert isinstance(sequence.shards, Shards)
+    return sequence.shards
 
 
 def source_of(
@@ -54,10 +61,11 @@ def source_of(
     read_rows : int
         Rows of one call to the reader.
     """
-    plan = sequence.shards.plan
-    if plan_to_read(sequence) is sequence.shards:
-        return GroupSource(sequence, WindowSource(reads, memory), read_rows)
-    if plan.has_windows:
+    shards = _shards_of(sequence)
+    if plan_to_read(sequence) is shards:
+        windows = WindowSource(reads, memory)
+        return GroupSource(sequence, windows, ShardWindows(shards), read_rows)
+    if shards.plan.has_windows:
         return WholeSource(sequence, reads)
     return RunSource(reads)
 
@@ -78,15 +86,23 @@ class GroupSource:
         The epoch's batches.
     windows : WindowSource
         Where the rows of groups come from.
+    schedule : ShardWindows or MixedShardWindows
+        Which windows these are.
     read_rows : int
         Rows of one call to the reader.
     """
 
-    def __init__(self, sequence: BatchSequence, windows: WindowSource, read_rows: int):
+    def __init__(
+        self,
+        sequence: BatchSequence,
+        windows: WindowSource,
+        schedule: ShardWindows | MixedShardWindows,
+        read_rows: int,
+    ):
         self._sequence = sequence
         self._windows = windows
         self._read_rows = read_rows
-        self._schedule = ShardWindows(sequence.shards)
+        self._schedule = schedule
         self._coming: dict[int, _Coming] = {}
         self._open: dict[int, pa.RecordBatch] = {}
 

@@ -14,11 +14,14 @@ from ..arrow.buffer_pool import WindowMemory, segment_size
 from ..arrow.large_rows import Limits
 from ..cache.tables import CachedTable
 from ..common.counters import Stats
+from ..order.batch_sequence import BatchSequence
 from ..order.mixed_order import MixedEpochOrder, SourceOrder
+from ..order.mixed_shards import MixedShardWindows
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
 from ..table.reader import PendingRead, Reader
 from .completion import Backlog
+from .groups import GroupSource, PlannedSource
 from .sources import Reads, Source, WindowSource
 
 _LEAST_SEGMENT = 64
@@ -32,7 +35,7 @@ class MixedInput:
     Parameters
     ----------
     plan : MixedEpochOrder
-        The epoch's order.
+        The epoch's order of rows.
     readers : sequence of Reader
         Of each source, with the same columns in the same sequence.
     schemas : sequence of pyarrow.Schema
@@ -47,6 +50,10 @@ class MixedInput:
         Where the rows of open windows are kept: of all sources together, or of each.
     in_memory : mapping of int to CachedTable
         The sources whose rows are read once.
+    sequence : BatchSequence, optional
+        The batches that are made of its rows, where they are planned.
+    read_rows : int
+        Rows of one call to a reader, for these.
     """
 
     is_cached = False
@@ -61,7 +68,12 @@ class MixedInput:
         ahead: int,
         memories: Sequence[WindowMemory],
         in_memory: Mapping[int, CachedTable],
+        sequence: BatchSequence | None = None,
+        read_rows: int = 1,
     ):
+        self._plan = plan
+        self._sequence = sequence
+        self._read_rows = read_rows
         self._memories = memories
         self._labelled = labelled
         # One for all sources, so that as many reads are under way as for one table.
@@ -78,7 +90,11 @@ class MixedInput:
     def open(self) -> Source:
         """Where the rows come from."""
         sources = [WindowSource(self._reads, memory) for memory in self._memories]
-        return sources[0] if len(sources) == 1 else _SourceBySource(sources)
+        if self._sequence is None:
+            return sources[0] if len(sources) == 1 else _SourceBySource(sources)
+        schedule = MixedShardWindows(self._plan)
+        groups = GroupSource(self._sequence, sources[0], schedule, self._read_rows)
+        return PlannedSource(self._sequence, groups)
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches in order, which lack nothing: rows of mixtures are read as a whole."""

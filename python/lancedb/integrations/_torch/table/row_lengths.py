@@ -19,6 +19,8 @@ from .selection import Selection
 from .sql import names_in_backticks
 from .whole_column import whole_column
 
+Kept = Callable[[Reader, str, Callable[[], np.ndarray]], np.ndarray]
+
 _NULL = -(2**31) + 1
 _COUNTS = (
     pa.types.is_list,
@@ -44,6 +46,9 @@ class RowLengths:
         What stands in for nulls; of a list, any value makes it an empty one.
     check : callable
         Called with all lengths, and what names a row by its place, once they are read.
+    kept : callable, optional
+        Called with the reader of the column, what its numbers are called and what reads them;
+        returns them, also from where they were kept by another process.
     """
 
     def __init__(
@@ -53,12 +58,14 @@ class RowLengths:
         expression: str,
         fill: int | None,
         check: Callable[[np.ndarray, Callable[[int], str]], None],
+        kept: Kept | None = None,
     ):
         self.expression = expression
         self._recipe = recipe
         self._selection = selection
         self._fill = fill
         self._check = check
+        self._kept = kept
         self._read: SharedArray | None = None
         self._lock = threading.Lock()
         self._check_type()
@@ -79,11 +86,22 @@ class RowLengths:
     def _all(self) -> SharedArray:
         with self._lock:
             if self._read is None:
-                lengths = whole_column(self._reader(), np.int32, self._counted)
+                lengths = self._lengths()
                 self._refuse_bad(lengths)
                 self._check(lengths, self._named)
                 self._read = SharedArray(lengths)
             return self._read
+
+    def _lengths(self) -> np.ndarray:
+        reader = self._reader()
+
+        def read() -> np.ndarray:
+            return whole_column(reader, np.int32, self._counted)
+
+        if self._kept is None:
+            return read()
+        made = "lengths" if self._fill is None else f"lengths, {self._fill} for null"
+        return self._kept(reader, made, read)
 
     def _reader(self) -> Reader:
         return Reader(
