@@ -165,6 +165,8 @@ def test_arguments_that_cannot_be_are_refused_where_the_dataset_is_made(table, o
             r"row \d+ of .* tokens, more than .*length=16",
         ),
         ({"packing": {"lengths": "n - 2"}}, r"row \d+ of table .* is empty by lengths='n - 2'"),
+        ({"packing": {"lengths": "n * 1000000000"}}, r"row \d+ of .* which are \d+ pieces of 16"),
+        ({"packing": {"lengths": "n + 2"}}, r"column 'tokens' has \d+ values, and .* counts \d+"),
         (
             {"columns": {"tokens": "tokens", "others": "array_append(tokens, 1)"}},
             r"'others' has a list of \d+ values beside \d+ of column 'tokens'",
@@ -174,6 +176,39 @@ def test_arguments_that_cannot_be_are_refused_where_the_dataset_is_made(table, o
 def test_documents_that_cannot_be_packed_are_an_error_at_the_first_batch(table, options, message):
     with pytest.raises(ValueError, match=message):
         next(iter(packing(table, **options)))
+
+
+@pytest.mark.parametrize("format", ["torch", "numpy"])
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], r"row 3 of table .* is empty by lengths='tokens'.*leave such rows out with filter="),
+        (None, r"row 3 of table .* is null there: pass filter='tokens IS NOT NULL'"),
+        ([1, None], "column 'tokens' has 1 null.*fill_null=0"),
+    ],
+)
+def test_documents_that_are_none_are_an_error_that_says_what_to_do(db, format, tokens, message):
+    rows = pa.array([[1, 2], [3], [4], tokens, [5, 6]], pa.list_(pa.int64()))
+    table = db.create_table("some", pa.table({"tokens": rows}))
+    with pytest.raises(ValueError, match=message):
+        list(packing(table, format=format, drop_last=False))
+    if tokens:
+        filled = packing(table, format=format, drop_last=False, fill_null=0)
+        assert sum(int((batch["document_ids"] > 0).sum()) for batch in filled) == 8
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.int64())], ids=str)
+def test_lists_of_what_is_no_number_are_not_packed(db, kind):
+    values = {pa.string(): "a"}.get(kind, [1, 2])
+    table = db.create_table("some", pa.table({"tokens": pa.array([[values]], pa.list_(kind))}))
+    with pytest.raises(ValueError, match=r"lists of numbers, and column 'tokens' .*name another"):
+        packing(table)
+
+
+def test_an_error_of_lengths_is_the_same_with_workers(table):
+    loader = LanceDataLoader(packing(table, packing={"lengths": "n - 2"}), num_workers=1)
+    with pytest.raises(ValueError, match=r"row \d+ of table .* is empty by lengths='n - 2'"):
+        next(iter(loader))
 
 
 def test_truncated_documents_lose_their_end(table):

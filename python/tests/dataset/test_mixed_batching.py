@@ -15,7 +15,6 @@ from lancedb.integrations.torch import LanceDataLoader, TokenBudget, cache_info
 from loaders import flat, through_json
 from torchrun import torchrun
 
-
 SCRIPT = Path(__file__).parents[1] / "support/rank_batches.py"
 KINDS = pytest.mark.parametrize("batching", [BUDGET, PACKING], ids=["budget", "packing"])
 SHUFFLES = pytest.mark.parametrize("shuffle", [False, True, "global"])

@@ -109,6 +109,22 @@ def test_documents_that_fit_no_batch_are_an_error_before_the_first_one(table, op
         next(iter(budgeted(table, **options)))
 
 
+@pytest.mark.parametrize("format", ["torch", "numpy", "python"])
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], r"row 3 of table .* is empty by lengths='tokens'.*leave such rows out with filter="),
+        (None, r"row 3 of table .* is null there: pass filter='tokens IS NOT NULL'"),
+        ([0] * 9, r"row 3 of table .* has 9 tokens, more than TokenBudget\(tokens=8\)"),
+    ],
+)
+def test_documents_that_are_none_are_an_error_in_any_format(db, format, tokens, message):
+    rows = pa.array([[1, 2], [3], [4], tokens, [5, 6]], pa.list_(pa.int64()))
+    table = db.create_table("some", pa.table({"tokens": rows}))
+    with pytest.raises(ValueError, match=message):
+        list(budgeted(table, 8, lengths=None, format=format, ragged="jagged"))
+
+
 @pytest.mark.parametrize("shuffle", [True, "global"])
 def test_rows_drawn_by_weights_are_batched_as_often_as_they_are_drawn(table, shuffle):
     weights = {"sample_weights": "id % 2 * 3", "epoch_rows": 450, "cache": False}

@@ -10,7 +10,7 @@ import pytest
 from counted import Counted
 from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
-from lancedb.integrations._torch.order.steps import Steps, worker_steps
+from lancedb.integrations._torch.order.steps import Steps
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -54,7 +54,7 @@ def test_no_row_comes_twice_over_ranks_workers_and_steps(shuffle):
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_every_rank_and_worker_makes_its_share_of_the_steps(drop_last):
     steps = Steps(ROWS, BATCH, RANKS, drop_last)
-    shares = [worker_steps(steps.num_steps, worker, WORKERS) for worker in range(WORKERS)]
+    shares = [range(worker, steps.num_steps, WORKERS) for worker in range(WORKERS)]
     assert sum(map(len, shares)) == steps.num_steps
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for step in [*some_steps(steps), steps.num_steps - 1]:
@@ -75,7 +75,7 @@ def test_a_worker_reads_no_row_of_another(shuffle):
     plan, steps = plan_of(shuffle), Steps(ROWS, BATCH, RANKS)
     rows = {}
     for rank, worker in [(0, 0), (0, 1), (511, 3), (512, 3), (1023, 7)]:
-        mine = worker_steps(steps.num_steps, worker, WORKERS)[1000:1040]
+        mine = range(worker, steps.num_steps, WORKERS)[1000:1040]
         spans = [steps.slice_of(step, rank) for step in mine]
         rows[rank, worker] = np.concatenate([plan.rows_at(np.arange(*span)) for span in spans])
     together = np.concatenate(list(rows.values()))
@@ -89,7 +89,7 @@ def test_planning_a_batch_costs_as_much_as_on_a_small_table(shuffle):
     steps = Steps(ROWS, BATCH, RANKS)
     Counted.asked = 0
     tracemalloc.start()
-    step = worker_steps(steps.num_steps, 5, WORKERS)[10**6]
+    step = range(5, steps.num_steps, WORKERS)[10**6]
     rows = plan.rows_at(np.arange(*steps.slice_of(step, 700)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

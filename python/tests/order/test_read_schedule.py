@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
 from lancedb.integrations._torch.order.read_schedule import rows_of, schedule
-from lancedb.integrations._torch.order.steps import Steps, worker_steps
+from lancedb.integrations._torch.order.steps import Steps
 from lancedb.integrations._torch.order.window_slices import WindowSlices, divided, runs
 
 LAYOUTS = {
@@ -22,7 +22,7 @@ LAYOUTS = {
 
 def spans_of(rows, batch_size, worker=0, workers=1):
     steps = Steps(rows, batch_size, drop_last=False)
-    return [steps.slice_of(step, 0) for step in worker_steps(steps.num_steps, worker, workers)]
+    return [steps.slice_of(step, 0) for step in range(worker, steps.num_steps, workers)]
 
 
 @pytest.mark.parametrize("shuffle", list(LAYOUTS))

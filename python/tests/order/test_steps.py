@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order.epoch_order import EpochOrder
 from lancedb.integrations._torch.order.layout import auto_layout
-from lancedb.integrations._torch.order.steps import Steps, worker_steps
+from lancedb.integrations._torch.order.steps import Steps
 
 SIZES = {"block_rows": 4, "window_rows": 24, "lanes": 6, "chunk": 3}
 BATCHES = st.sampled_from([1, 2, 3, 7, 16, 33, 100, 256])
@@ -27,7 +27,7 @@ def topologies(draw, most_rows=100_000):
 def slices(steps, num_workers=0):
     """Per rank, the positions of its steps in the order in which they are delivered."""
     workers = max(1, num_workers)
-    made = [list(worker_steps(steps.num_steps, worker, workers)) for worker in range(workers)]
+    made = [list(range(worker, steps.num_steps, workers)) for worker in range(workers)]
     in_turn = [step for turn in range(steps.num_steps) for step in take(made, turn)]
     return [[steps.slice_of(step, rank) for step in in_turn] for rank in range(steps.world_size)]
 
@@ -106,16 +106,6 @@ def test_fewer_rows_than_ranks_are_refused_with_both_numbers(rows, start):
     assert Steps(rows, 10, 4, drop_last=True, start=start).num_steps == 0
 
 
-@given(st.integers(0, 500), st.integers(1, 9))
-def test_workers_take_turns(num_steps, num_workers):
-    for worker in range(num_workers):
-        assert all(
-            step % num_workers == worker for step in worker_steps(num_steps, worker, num_workers)
-        )
-    each = [worker_steps(num_steps, worker, num_workers) for worker in range(num_workers)]
-    assert sorted(step for steps in each for step in steps) == list(range(num_steps))
-
-
 # -- the same batches whatever the topology --------------------------------------------------
 
 
@@ -146,7 +136,7 @@ def test_the_rest_of_an_epoch_is_delivered_exactly_on_other_ranks_and_workers(
     steps, batch_size, world_size, num_workers, data
 ):
     done = data.draw(st.integers(0, steps.num_steps))
-    position = steps.position_after(done - 1) if done else 0
+    position = steps.span_of(done - 1)[1] if done else 0
     left = steps.rows - position
     assume(steps.drop_last or left == 0 or left >= world_size)
     resumed = Steps(steps.rows, batch_size, world_size, steps.drop_last, start=position)
@@ -167,7 +157,7 @@ def test_resuming_on_as_many_ranks_goes_on_with_the_very_steps(steps, data):
         steps.batch_size,
         steps.world_size,
         steps.drop_last,
-        start=steps.position_after(done - 1),
+        start=steps.span_of(done - 1)[1],
     )
     assert [rank[done:] for rank in slices(steps)] == slices(resumed)
 
@@ -175,7 +165,7 @@ def test_resuming_on_as_many_ranks_goes_on_with_the_very_steps(steps, data):
 @given(topologies(most_rows=5000))
 @settings(max_examples=60, deadline=None)
 def test_the_position_after_a_step_is_what_has_been_delivered(steps):
-    ends = [steps.position_after(step) for step in range(steps.num_steps)]
+    ends = [steps.span_of(step)[1] for step in range(steps.num_steps)]
     for spans, end in zip(zip(*slices(steps), strict=True), ends, strict=True):
         assert spans[-1][1] == end
     if not steps.drop_last and steps.rows:

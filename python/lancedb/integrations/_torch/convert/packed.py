@@ -101,7 +101,7 @@ class PackedConverter:
             hint = did_you_mean(column, schema.names, others)
             raise ValueError(f"Packing packs column {column!r}, which is not there: {hint}")
         kind = schema.field(column).type
-        if not (is_ragged(kind) or _is_dense_list(kind)):
+        if not (is_ragged(kind) or _is_dense_list(kind)) or _nests_lists(kind):
             raise ValueError(
                 f"Packing packs lists of numbers, and column {column!r} is of type {kind}: name "
                 "another one with column="
@@ -231,6 +231,11 @@ class _Places:
 
 
 _NONE = np.zeros(0, np.int64)
+
+
+def _nests_lists(kind: pa.DataType) -> bool:
+    """Whether there are lists of different lengths in a list."""
+    return is_ragged(kind) and is_ragged(kind.value_type)
 
 
 def _is_dense_list(kind: pa.DataType) -> bool:

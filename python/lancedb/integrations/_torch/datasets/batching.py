@@ -30,7 +30,8 @@ class TokenBudget:
     lengths : str, optional
         How many tokens a row has: a column of whole numbers, a column of lists, which are counted,
         or an SQL expression such as ``"n_prompt + n_answer"``. Default: the only column of lists.
-        To count lists all of them are read once; a column of numbers is read in no time.
+        To count lists all of them are read once; a column of numbers is read in no time, and is
+        taken at its word.
     group_rows : int or "auto", default "auto"
         How many rows of a shard are sorted by length at a time. More pad less. ``"auto"``: 4,096,
         or fewer if eight groups of them would be more than 64 MB.

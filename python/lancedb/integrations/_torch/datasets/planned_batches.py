@@ -38,6 +38,8 @@ _MOST_GROUP_ROWS = 4096
 _CHUNK = 32
 _LEAST_GROUP_ROWS = 8
 _SEQUENCES_HELD = 2
+# A document of more is a mistake in lengths=, and would take all memory.
+_MOST_PIECES = 1 << 20
 
 
 class Counted(NamedTuple):
@@ -221,6 +223,13 @@ class PlannedBatches:
                 raise ValueError(
                     f"{named(row)} has {longest} tokens, more than Packing(length="
                     f"{self._batching.length}): pass too_long='split' or 'truncate'"
+                )
+            pieces = -(-longest // self._batching.length)
+            if self._batching.too_long == "split" and pieces > _MOST_PIECES:
+                raise ValueError(
+                    f"{named(row)} has {longest} tokens by lengths={self._expression!r}, which are "
+                    f"{pieces} pieces of {self._batching.length}: have it say how many there are, "
+                    "or pass too_long='truncate'"
                 )
             return
         padded = self._ragged.length_for(self._padded, longest) if self._is_padded else longest

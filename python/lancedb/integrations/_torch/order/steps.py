@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The positions that each rank and worker takes at each step."""
+"""The positions that each rank takes at each step."""
 
 from __future__ import annotations
 
@@ -98,12 +98,3 @@ class Steps:
         share, extra = divmod(end - begin, self.world_size)
         start = begin + rank * share + min(rank, extra)
         return start, start + share + (rank < extra)
-
-    def position_after(self, step: int) -> int:
-        """Positions that all ranks together have delivered once a step is made."""
-        return self.span_of(step)[1]
-
-
-def worker_steps(num_steps: int, worker: int, num_workers: int) -> range:
-    """The steps that a DataLoader worker makes: the loader asks its workers in sequence."""
-    return range(worker, num_steps, num_workers)

@@ -113,7 +113,8 @@ class RowLengths:
             kind = self._reader().schema.field(0).type
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"lengths={self.expression!r} cannot be evaluated: {error}") from error
-        if not (pa.types.is_integer(kind) or any(check(kind) for check in _COUNTS)):
+        self._counts_lists = any(check(kind) for check in _COUNTS)
+        if not (pa.types.is_integer(kind) or self._counts_lists):
             raise ValueError(
                 f"lengths={self.expression!r} is of type {kind}: it must be whole numbers, or "
                 "lists, which are counted"
@@ -135,9 +136,10 @@ class RowLengths:
             return
         row, length = int(bad[0]), int(lengths[bad[0]])
         if length == _NULL:
+            fill = "" if self._counts_lists else "fill_null=, or "
             raise ValueError(
                 f"{self._named(row)} has no length, as {self.expression!r} is null there: pass "
-                f"fill_null=, or filter={self.expression + ' IS NOT NULL'!r}"
+                f"{fill}filter={self.expression + ' IS NOT NULL'!r}"
             )
         what = "is empty" if length == 0 else f"has length {length}"
         raise ValueError(
