@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sampler of batches, with ``batch_size=None``, gives what ``batch_size`` gives."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas
 import polars
@@ -95,3 +98,17 @@ def test_a_collate_fn_gets_the_rows(table):
 def test_single_rows_stay_batches_of_one(table):
     dataset = LanceTorchDataset(table, columns=["id"], format="torch")
     assert next(iter(DataLoader(dataset, batch_size=None)))[0]["id"] == 0
+
+
+def test_batches_of_row_numbers_are_read_in_any_threads_as_grain_asks_for_them(table):
+    """Grain's `range().shuffle().batch().map(read)` calls `read` with arrays, in its threads."""
+    dataset = pickle.loads(pickle.dumps(LanceTorchDataset(table, format="torch")))
+    numbers = np.random.default_rng(0).permutation(len(dataset)).reshape(-1, 20)
+    with ThreadPoolExecutor(4) as threads:
+        read = threads.map(lambda each: dataset.__getitems__(each).columns, numbers)
+        assert [batch["id"].tolist() for batch in read] == numbers.tolist()
+
+
+def test_a_dataset_of_rows_is_what_grain_asks_of_a_source(table):
+    dataset = LanceTorchDataset(table, format="python", columns=["id"], unwrap=True)
+    assert (len(dataset), dataset[7], type(dataset[7])) == (len(table), {"id": 7}, dict)
