@@ -297,10 +297,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         if batching is not None:
             self._batching = batching
             check_lanes(self._order)
-            table = Counted(self._view, self._order.row_bytes, self._cache_settings)
+            counted = Counted(self._view, self._order.row_bytes, self._cache_settings)
             self._planned = PlannedBatches(
                 batching,
-                {"": table},
+                {"": counted},
                 partial(shards_of_table, self._order),
                 self._output.ragged,
                 self._output.nulls,

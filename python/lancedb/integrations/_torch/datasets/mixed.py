@@ -172,7 +172,9 @@ transform_threads : optional
         one_of("mix", mix, ("rows", "batches"))
         self._batching = check_batching(batching, batch_size, unwrap, on_error)
         if batching is not None and mix == "batches":
-            raise ValueError('batching makes batches of rows of all sources: leave mix="batches" out')
+            raise ValueError(
+                'batching makes batches of rows of all sources: leave mix="batches" out'
+            )
         self._sources: dict[str, MixtureSource] = sources_of(datasets, mix == "batches")
         self._names = tuple(self._sources)
         self._schedule = check_schedule(weights, self._sources)

@@ -8,6 +8,7 @@ row of which source that is, `mixed_order` says.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -50,12 +51,12 @@ class MixedShards:
         """The source, row and source's epoch of some positions."""
         return self.order.rows_at(positions)
 
-    def by_source(self, positions: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """The name of each source, which of some positions are its, and their rows."""
-        rows = self.at(positions)
-        for number in np.flatnonzero(np.bincount(rows.sources)).tolist():
-            here = np.flatnonzero(rows.sources == number)
-            yield self.order.sources[number].name, here, rows.rows[here]
+    def by_source(self, rows: np.ndarray) -> Iterator[tuple[str, Any, np.ndarray]]:
+        """The name of each source, which of some positions are its, and their rows in it."""
+        found = self.at(rows)
+        for number in np.flatnonzero(np.bincount(found.sources)).tolist():
+            here = np.flatnonzero(found.sources == number)
+            yield self.order.sources[number].name, here, found.rows[here]
 
 
 class MixedShardWindows:

@@ -88,9 +88,13 @@ class Shards:
                 "shards has lanes of its own"
             )
 
-    @cached_property
+    @property
     def sizes(self) -> np.ndarray:
         """How many rows each shard has in this epoch; they differ by one at most."""
+        return self._sizes
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
         shards, epoch = np.arange(self.count), self._rotation
         before, after = (
             rows_before(self.plan.rows, self.count, shards, number) for number in (epoch, epoch + 1)
