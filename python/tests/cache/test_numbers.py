@@ -91,6 +91,7 @@ def test_damaged_lengths_are_read_anew(table, cache, damage):
     assert len(parts(cache)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:cache_dir=")  # of rows, which do not fit either
 def test_what_does_not_fit_is_not_kept(table, cache):
     dataset = LanceIterableTorchDataset(
         table, batching=TokenBudget(96, lengths="n"), cache_dir=cache, cache_bytes=600

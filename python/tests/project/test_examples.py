@@ -206,8 +206,10 @@ def test_clips_of_videos_are_told_apart_from_a_part_of_their_bytes(tmp_path, run
 
 def test_hard_negatives_are_worth_their_search(tmp_path, run_warm):
     printed = run_warm("hard_negatives.py", "--out", tmp_path)
-    by_chance, hard = re.findall(r"recall ([\d.]+)% at 1", printed)
-    assert float(hard) > 1.3 * float(by_chance) > 0
+    recalls = [float(each) for each in re.findall(r"recall ([\d.]+)% at 1", printed)]
+    assert len(recalls) == 4
+    for by_chance, hard in zip(recalls[::2], recalls[1::2], strict=True):
+        assert hard > 1.3 * by_chance > 0
 
 
 @pytest.mark.parametrize(("options", "padding"), [soaked([], (20, 80)), (["--packed"], (0, 3))])
