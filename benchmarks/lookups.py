@@ -3,8 +3,9 @@
 
     python benchmarks/lookups.py
 
-What is printed: seconds to make a `LanceLookup` and read its keys, rows a second of `fetch` of 1,000
-random keys in one call, and of one key a call, in turn, and how many times as fast the first is.
+What is printed: seconds to make a `LanceLookup` and read its keys, rows a second of `fetch` of
+1,000 random keys in one call, and of one key a call, in turn, and how many times as fast the first
+is.
 """
 
 from __future__ import annotations

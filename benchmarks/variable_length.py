@@ -7,8 +7,8 @@
 Lengths are lognormal as those of text are, from 20 to 20,000 tokens. What is printed of each way:
 the share of places that hold a token, the dearest rank of a step of eight over their mean, tokens
 a second, bytes of a state, and seconds of processor time to plan the epoch, once lengths are read.
-lancedb's own `pack_sequences` splits documents at the ends of blocks. Grain's packing is measured where
-it is installed.
+lancedb's own `pack_sequences` splits documents at the ends of blocks. Grain's packing is measured
+where it is installed.
 """
 
 from __future__ import annotations
