@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows far larger than the others come in the same order, and memory is bounded by their bytes."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.arrow import large_rows
 from lancedb.integrations._torch.arrow.large_rows import LargeRows, Limits
+from lancedb.integrations._torch.common.counters import Stats
+from lancedb.integrations._torch.convert.transform import Output
 from lancedb.integrations._torch.table import sample
-from lancedb.integrations.torch import LanceIterableTorchDataset
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from peak import Peak
 
 MEGABYTE = 1 << 20
@@ -77,9 +81,9 @@ def test_the_order_is_that_of_a_table_without_large_rows(uneven, known_as_uneven
     assert orders[0] == orders[1]
 
 
-@given(record_batches(min_rows=1, nulls=True), st.integers(0, 400), st.data())
+@given(record_batches(min_rows=1, nulls=True), st.integers(0, 400))
 @settings(max_examples=80)
-def test_what_was_left_out_of_a_read_is_put_back_into_its_batch(batch, allowed, data):
+def test_what_was_left_out_of_a_read_is_put_back_into_its_batch(batch, allowed):
     large = LargeRows(1, True, Limits(0, 0))
     read = large_rows.CountedRead(large, allowed)
     offsets = np.arange(batch.num_rows) * 10
@@ -89,12 +93,29 @@ def test_what_was_left_out_of_a_read_is_put_back_into_its_batch(batch, allowed, 
     rows, places = large_rows.left_out(kept)
     assert kept.num_rows == batch.num_rows
     assert places.tolist() == offsets[rows].tolist()
-    order = np.array(data.draw(st.permutations(range(len(rows)))), np.int64)
-    fetched = batch.take(pa.array(rows[np.argsort(order)]))
-    whole = large_rows.completed(large_rows.without_offsets(kept), rows, fetched, order)
+    if not len(rows):
+        return
+    fetched = large.fetched()
+    for part in fetched.cut(places):
+        fetched.add(batch.take(pa.array(part // 10)), part)
+    parts = list(large_rows.completed(large_rows.without_offsets(kept), rows, fetched.parts))
+    assert not fetched.parts
+    whole = pa.Table.from_batches(parts)
     whole.validate()
     assert whole.schema == batch.schema
     assert whole.to_pylist() == batch.to_pylist()
+
+
+@given(st.lists(st.integers(0, 50), min_size=1), st.integers(0, 3))
+def test_rows_are_fetched_in_the_order_in_which_they_are_asked_for(asked, size):
+    fetched = LargeRows(1, True, Limits(one_call=64 * MEGABYTE)).fetched()
+    for part in fetched.cut(np.array(asked)):
+        assert (np.diff(part) > 0).all()
+        values = [f"{number}" * size for number in part.tolist()]
+        fetched.add(pa.record_batch({"id": part, "text": values}), part)
+    rows = [row for part in fetched.parts for row in part.to_pylist()]
+    assert rows == [{"id": number, "text": f"{number}" * size} for number in asked]
+    assert fetched.batch().schema == fetched.parts[0].schema
 
 
 def test_a_read_keeps_what_its_rows_may_have_and_leaves_out_the_largest():
@@ -150,3 +171,38 @@ def test_where_no_column_varies_in_size_nothing_is_counted(uneven):
     dataset = LanceIterableTorchDataset(uneven[0], columns=["id"])
     assert dataset._large_rows() is None
     assert not sample.row_sizes(dataset._new_reader()).are_skewed
+
+
+@pytest.mark.parametrize(("shuffle", "format"), [("global", "torch"), (False, "arrow")])
+def test_batches_of_large_rows_are_the_same_with_workers(uneven, shuffle, format, known_as_uneven):
+    table, large = uneven
+    dataset = LanceIterableTorchDataset(table, shuffle=shuffle, batch_size=60, format=format)
+    alone, by_workers = (
+        [[as_lists(batch[name]) for name in ("id", "value")] for batch in loader]
+        for loader in (LanceDataLoader(dataset), LanceDataLoader(dataset, num_workers=2))
+    )
+    assert len(alone) == ROWS // 60
+    assert by_workers == alone
+    rows = [row for ids, _ in alone for row in ids]
+    assert sorted(rows) == list(range(ROWS))
+    assert all(
+        value == value_of(row, large) for batch in alone for row, value in zip(*batch, strict=True)
+    )
+
+
+def as_lists(column):
+    if isinstance(column, list):
+        return column
+    return column.to_pylist() if isinstance(column, pa.Array) else column.tolist()
+
+
+@given(record_batches(), st.sampled_from(["torch", "python", "python_col"]), st.data())
+@settings(max_examples=80)
+def test_a_batch_converted_part_by_part_is_the_same(batch, format, data):
+    output, rows = Output(format, None), batch.num_rows
+    cuts = data.draw(st.lists(st.integers(0, rows), max_size=3))
+    parts = (batch.slice(a, b - a) for a, b in itertools.pairwise([0, *sorted(cuts), rows]))
+    if output.converts_parts(batch.schema):
+        (whole,) = output.convert(batch, [rows], Stats())
+        made = output.convert_parts(parts, Stats())
+        assert repr(made) == repr(whole)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class LargeRows:
     def __init__(self, average_bytes: int, are_expected: bool, limits: Limits):
         self.limits = limits
         self._average = average_bytes
-        self._rows_of_a_call = self._cautious if are_expected else None
+        self._rows_of_a_call = self.cautious if are_expected else None
         # Of an average that large rows have raised, most rows need a small part.
         self._factor = 1 / 4 if are_expected else 2
         self._one_call = asyncio.Lock()
@@ -68,9 +69,9 @@ class LargeRows:
         """A read ahead, which leaves out what is more than its rows' share and `held` bytes."""
         return CountedRead(self, held + _SLACK_BYTES)
 
-    def fetched(self) -> CountedRead:
+    def fetched(self) -> FetchedRead:
         """A read of all that is asked for."""
-        return CountedRead(self, None)
+        return FetchedRead(self)
 
     @property
     def rows_of_a_call(self) -> int | None:
@@ -78,7 +79,8 @@ class LargeRows:
         return self._rows_of_a_call
 
     @property
-    def _cautious(self) -> int:
+    def cautious(self) -> int:
+        """How many rows to ask for at once of which nothing is known but that they are large."""
         return max(1, self.limits.one_call // _EXPECTED_BYTES)
 
     def permit(self) -> contextlib.AbstractAsyncContextManager:
@@ -97,12 +99,12 @@ class LargeRows:
         if size > self.limits.one_call:
             self._rows_of_a_call = max(1, min(known, rows) // 2)
         elif rows >= known and size <= self.limits.one_call // 2:
-            self._rows_of_a_call = min(2 * known, _MOST_UNSEEN * self._cautious)
+            self._rows_of_a_call = min(2 * known, _MOST_UNSEEN * self.cautious)
 
     def expect(self, size: int, rows: int) -> None:
         """Expect rows of this size from now on, if as many as these would be too much."""
         if self._rows_of_a_call is None and size * rows > self.limits.one_call:
-            self._rows_of_a_call = self._cautious
+            self._rows_of_a_call = self.cautious
 
     def share(self, rows: int) -> int:
         """Bytes that so many rows may have."""
@@ -116,11 +118,11 @@ class CountedRead:
     ----------
     large : LargeRows
         What is known of all reads.
-    slack : int, optional
-        Bytes beyond the rows' share; None if nothing may be left out.
+    slack : int
+        Bytes beyond the rows' share.
     """
 
-    def __init__(self, large: LargeRows, slack: int | None):
+    def __init__(self, large: LargeRows, slack: int):
         self.permit = large.permit
         self._large = large
         self._slack = slack
@@ -140,23 +142,64 @@ class CountedRead:
         left_out = np.full(batch.num_rows, _NONE, np.int64)
         self._rows += batch.num_rows
         self._large.note(own_bytes(batch), batch.num_rows)
-        if self._slack is not None:
-            allowed = self._large.share(self._rows) + self._slack - self._bytes
-            if own_bytes(batch) > allowed:
-                sizes = sizes_of_rows(batch)
-                self._large.expect(int(sizes.max(initial=0)), batch.num_rows)
-                out = _too_many(sizes, allowed)
-                left_out[out] = offsets[out]
-                batch = _without(batch, out)
-            self._bytes += own_bytes(batch)
-            fields = [*batch.schema, pa.field(LEFT_OUT, pa.int64())]
-            schema = pa.schema(fields, batch.schema.metadata)
-            batch = pa.RecordBatch.from_arrays([*batch.columns, pa.array(left_out)], schema=schema)
+        allowed = self._large.share(self._rows) + self._slack - self._bytes
+        if own_bytes(batch) > allowed:
+            sizes = sizes_of_rows(batch)
+            self._large.expect(int(sizes.max(initial=0)), batch.num_rows)
+            out = _too_many(sizes, allowed)
+            left_out[out] = offsets[out]
+            batch = _without(batch, out)
+        self._bytes += own_bytes(batch)
+        fields = [*batch.schema, pa.field(LEFT_OUT, pa.int64())]
+        schema = pa.schema(fields, batch.schema.metadata)
+        batch = pa.RecordBatch.from_arrays([*batch.columns, pa.array(left_out)], schema=schema)
         self._parts.append(batch)
 
     def batch(self) -> pa.RecordBatch:
         """All that was kept, in one."""
         return take.concatenate(self._parts)
+
+
+class FetchedRead:
+    """One read in several calls, of which each brings some of the rows asked for, in order.
+
+    Attributes
+    ----------
+    parts : deque of pyarrow.RecordBatch
+        What they brought. In one it would be there twice.
+    """
+
+    def __init__(self, large: LargeRows):
+        self.permit = large.permit
+        self.parts: deque[pa.RecordBatch] = deque()
+        self._most = large.limits.one_call
+        self._at_once = large.cautious
+        self._order = np.zeros(0, np.int64)
+
+    def cut(self, offsets: np.ndarray) -> Iterator[np.ndarray]:
+        """What to ask for in one call after the other, ascending."""
+        start = 0
+        while start < len(offsets):
+            stop = start + self._at_once
+            ascending, self._order = np.unique(offsets[start:stop], return_inverse=True)
+            yield ascending
+            start = stop
+
+    def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
+        """Keep what a call brought, in the order in which it was asked for."""
+        size = own_bytes(batch)
+        if size > self._most:
+            self._at_once = max(1, self._at_once // 2)
+        elif size <= self._most // 2:
+            self._at_once *= 2
+        if len(self._order) > len(offsets) or (np.diff(self._order) < 0).any():
+            batch = take.take(batch, self._order)
+        self.parts.append(batch)
+
+    def batch(self) -> pa.RecordBatch:
+        """Nothing but the schema: the parts are taken one by one."""
+        schema = self.parts[0].schema
+        return pa.RecordBatch.from_arrays([pa.nulls(0, of.type) for of in schema], schema=schema)
 
 
 def vary_in_size(schema: pa.Schema) -> bool:
@@ -195,9 +238,9 @@ def without_offsets(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def completed(
-    batch: pa.RecordBatch, rows: np.ndarray, fetched: pa.RecordBatch, order: np.ndarray | None
-) -> pa.RecordBatch:
-    """A batch with the values that were left out of it.
+    batch: pa.RecordBatch, rows: np.ndarray, fetched: deque[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """A batch with the values that were left out of it, in parts.
 
     Parameters
     ----------
@@ -205,24 +248,34 @@ def completed(
         Without the offsets.
     rows : numpy.ndarray of int64
         Which of its rows were left out, ascending.
-    fetched : pyarrow.RecordBatch
-        These rows, and no others.
-    order : numpy.ndarray of int64, optional
-        Where in `fetched` each of them stands; None if they are in sequence.
+    fetched : deque of pyarrow.RecordBatch
+        These rows in sequence, and no others; each is dropped once it has been used.
     """
-    order = np.arange(len(rows)) if order is None else order
+    start = used = 0
+    while fetched:
+        values = fetched.popleft()
+        here = rows[used : used + values.num_rows]
+        used += values.num_rows
+        stop = batch.num_rows if not fetched else int(here[-1]) + 1
+        part = _filled(batch.slice(start, stop - start), here - start, values)
+        start = stop
+        del values
+        yield part
+
+
+def _filled(batch: pa.RecordBatch, rows: np.ndarray, values: pa.RecordBatch) -> pa.RecordBatch:
     columns = [
-        _spliced(column, rows, fetched.column(number), order) if _varies(column.type) else column
+        _spliced(column, rows, values.column(number)) if _varies(column.type) else column
         for number, column in enumerate(batch.columns)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
-def _spliced(column: pa.Array, rows: np.ndarray, values: pa.Array, order: np.ndarray) -> pa.Array:
-    if len(rows) == len(column) and (np.diff(order) == 1).all():
+def _spliced(column: pa.Array, rows: np.ndarray, values: pa.Array) -> pa.Array:
+    if len(rows) == len(column):
         return values
     parts, start = [], 0
-    for row, place in zip(rows.tolist(), order.tolist(), strict=True):
+    for place, row in enumerate(rows.tolist()):
         parts += [column.slice(start, row - start), values.slice(place, 1)]
         start = row + 1
     return pa.concat_arrays([*parts, column.slice(start)])

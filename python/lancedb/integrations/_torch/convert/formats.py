@@ -169,7 +169,7 @@ def torch_batches(
             made = list_batches(column, edges, of.name, nulls, ragged)
             for out, (values, added) in zip(outs, made, strict=True):
                 _put_lists(out, of.name, values, added, names, ragged)
-        elif not _holds_lists(of.type):
+        elif not holds_lists(of.type):
             whole: dict[str, Any] = {}
             _put(whole, of, column, (), names, nulls, ragged)
             for out, part in zip(outs, _cuts(whole[of.name], edges), strict=True):
@@ -341,16 +341,16 @@ def _cuts(column: Any, edges: Sequence[int]) -> list[Any]:
     return cuts(column, edges)
 
 
-def _holds_lists(kind: pa.DataType) -> bool:
+def holds_lists(kind: pa.DataType) -> bool:
     """Whether lists of different lengths are somewhere in a type."""
     from .tensors import is_list
 
     if isinstance(kind, pa.BaseExtensionType):
-        return _holds_lists(kind.storage_type)
+        return holds_lists(kind.storage_type)
     if pa.types.is_dictionary(kind):
-        return _holds_lists(kind.value_type)
+        return holds_lists(kind.value_type)
     children = (kind.field(number) for number in range(kind.num_fields))
-    return is_list(kind) or any(_holds_lists(child.type) for child in children)
+    return is_list(kind) or any(holds_lists(child.type) for child in children)
 
 
 def nests_lists(kind: pa.DataType) -> bool:
@@ -361,7 +361,7 @@ def nests_lists(kind: pa.DataType) -> bool:
         return nests_lists(kind.storage_type)
     children = [kind.field(number).type for number in range(kind.num_fields)]
     is_outer = is_list(kind) or pa.types.is_fixed_size_list(kind)
-    return (is_outer and any(map(_holds_lists, children))) or any(map(nests_lists, children))
+    return (is_outer and any(map(holds_lists, children))) or any(map(nests_lists, children))
 
 
 def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) -> torch.Tensor:
@@ -369,7 +369,7 @@ def _tensor(batch: pa.RecordBatch, name: str, nulls: NullPolicy, format: str) ->
 
     value = torch_columns(batch.select([name]), NullPolicy(nulls.value_for(name)))[name]
     # Lists of lists are tensors in some batches only.
-    if not isinstance(value, torch.Tensor) or _holds_lists(batch.schema.field(name).type):
+    if not isinstance(value, torch.Tensor) or holds_lists(batch.schema.field(name).type):
         raise ValueError(
             f"column {name!r} of type {batch.schema.field(name).type} has no place in format "
             f"{format!r}: leave it out with columns=, or use format='torch'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..common.counters import Stats
 from ..common.pickling import check_sendable, name_of
 from . import formats as convert
 from .blob_files import BlobSource, with_files
-from .collate import JoinLists, is_column, pick
+from .collate import JoinLists, is_column, join, pick
 from .context import TransformContext, takes_context
 from .nulls import NullPolicy
 from .on_error import OnError, Trial, check_policy, make_what_can_be
@@ -186,6 +186,21 @@ class Output:
         values = self._each(alone, counts, stats)
         of_each = [None] * len(counts) if origins is None else origins.slices(counts)
         return list(map(Converted, values, rows, of_each))
+
+    def converts_parts(self, schema: pa.Schema) -> bool:
+        """Whether a batch may be converted part by part: where each value is one of its row."""
+        plain = self.format in ("python", "python_col", "torch") and not self._is_packed
+        alone = not self.takes_context and self.on_error == "raise" and not self.files
+        return plain and alone and not any(map(convert.holds_lists, schema.types))
+
+    def convert_parts(self, parts: Iterator[pa.RecordBatch], stats: Stats) -> Any:
+        """As `convert`, of one batch in parts, of which each is dropped as soon as it was used."""
+        with stats.timed("converting"):
+            try:
+                made: Any = join([self._convert(part) for part in parts])
+            except Exception as error:
+                made = Failed(error)
+        return made if self.transform is None else Converted(made, None)
 
     def complete(self, converted: Any, stats: Stats) -> Any:
         """As the call, of one that `convert` began; raises what went wrong with this very one."""

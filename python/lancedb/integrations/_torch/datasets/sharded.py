@@ -27,7 +27,7 @@ from ..order.steps import Steps
 from ..pipeline.prefetch import Prefetcher
 from ..workers.agreement import Agreement
 from ..workers.batch_slots import BatchSlots
-from ..workers.epoch_feed import RecordBatches
+from ..workers.epoch_feed import ForWorkers, RecordBatches
 from ..workers.rank import SentRank, rank_in, resolve_rank
 from ..workers.shared_epoch import LayoutCodec, SharedEpoch
 from ..workers.worker_dataset import WorkerDataset
@@ -271,8 +271,12 @@ class ShardedDataset(BatchDataset, IterableDataset):
                 cursor.deliver(tracker)
                 yield only_row(batch, self.format) if self.unwrap else batch
 
-    def _record_batches(self, at: Position, layout: Any) -> RecordBatches:
-        """The record batches of this rank's steps from a place on, for workers to convert."""
+    def _record_batches(self, at: Position, layout: Any, are_whole: bool) -> RecordBatches:
+        """The record batches of this rank's steps from a place on, for workers to convert.
+
+        `are_whole`: whether nothing is to be done with what a worker makes of them.
+        """
+        needs_worker = self.unwrap or self._output.transform is not None or not are_whole
         tracker = EpochTracker(at, self._epoch_order(layout).of(at.epoch, layout))
         plan = self._plan(at, layout)
 
@@ -282,7 +286,9 @@ class ShardedDataset(BatchDataset, IterableDataset):
         def opened(stack: contextlib.ExitStack) -> Prefetcher:
             ahead = (share for _, share in tracker.shares(0, 1))
             named = self._output.takes_context or self._output.on_error != "raise"
-            return self._stream(stack, plan, ahead, Output("arrow", None), named)
+            return self._stream(stack, plan, ahead, output, named)
+
+        output = ForWorkers(None if needs_worker else self._output)
 
         def note(error: Exception, step: int) -> None:
             of_step = next(itertools.islice(rows(), step, None), None)

@@ -100,10 +100,10 @@ class IterableAdapter:
         begins.join(tracker.at, self.cursor.layout)
         return self._dataset._iterated_by(begins)
 
-    def record_batches(self, tracker: EpochTracker) -> RecordBatches:
-        """What workers are to make batches of, from where a tracker begins."""
+    def record_batches(self, tracker: EpochTracker, are_whole: bool) -> RecordBatches:
+        """What workers are to make batches of, from where a tracker begins; see the dataset's."""
         self._dataset._lend()
-        return self._dataset._record_batches(tracker.at, self.cursor.layout)
+        return self._dataset._record_batches(tracker.at, self.cursor.layout, are_whole)
 
     def worker_dataset(self, slots: BatchSlots, collate: Any) -> WorkerDataset:
         """What workers have in place of the dataset."""

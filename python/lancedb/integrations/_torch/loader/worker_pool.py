@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets.cursor import EpochTracker
 from ..frameworks.private import part_of
-from ..workers.processes import WorkerProcesses
+from ..workers.processes import WorkerProcesses, as_it_is
 from ..workers.start import spared_from_handled_signals, without_a_main_that_is_no_file
 from ..workers.watchdog import describe_worker, first_ended, kill_workers
 from .adapters import Adapter, IterableAdapter, MappedAdapter
@@ -78,7 +78,8 @@ class WorkerPool:
         if not isinstance(self._adapter, IterableAdapter):
             return DataLoader.__iter__(self._loader)
         if self._processes is not None:
-            return self._processes.start(self._loader, self._adapter.record_batches(tracker))
+            batches = self._adapter.record_batches(tracker, self._batches_are_whole)
+            return self._processes.start(self._loader, batches)
         if self._needs_no_torch:
             draw_seed(self._loader.generator)
             return InProcess(self._adapter.batches(tracker), self._loader.collate_fn)
@@ -92,6 +93,11 @@ class WorkerPool:
         if part_of(by_torch, "_workers"):
             kill_workers(by_torch)  # torch would wait five seconds for each that is busy
             part_of(by_torch, "_shutdown_workers", tuple)()
+
+    @property
+    def _batches_are_whole(self) -> bool:
+        """Whether a batch is delivered as the dataset makes it."""
+        return self._loader.collate_fn is as_it_is and not self._loader.pin_memory
 
     @property
     def _needs_no_torch(self) -> bool:

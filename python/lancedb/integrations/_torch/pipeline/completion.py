@@ -8,7 +8,7 @@ with their rows at all. Neither waits in windows, nor in a cache.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,29 +16,47 @@ import pyarrow as pa
 
 from ..arrow import large_rows, late, take
 from ..arrow.buffer_pool import release_freed
+from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import LargeRows, Limits
-from ..table.reader import BlobReading, PendingRead, Reader, Waiting
+from ..table.reader import BlobReading, PendingParts, Reader, Waiting
 
 # Of one call, so that several are under way within the limit.
 _CALLS_WITHIN_LIMIT = 4
+# On average, so that a batch is mostly bytes of a few values.
+_LARGE_ROW = 64 << 10
 
 
 class Complete(NamedTuple):
-    """Some batches in a row, in one, that lack nothing.
+    """Some batches in a row, in one or more parts, that lack nothing.
 
     Parameters
     ----------
-    batch : pyarrow.RecordBatch
-        Their rows.
+    parts : iterator of pyarrow.RecordBatch
+        Their rows, to be gone through once; nothing else holds a part that was taken.
+    schema : pyarrow.Schema
+        That of the parts.
     counts : list of int
         How many each of them has.
+    size : int
+        Arrow bytes of all.
     fetched : int
-        Bytes that were fetched for them.
+        Those of them that were fetched for these batches.
     """
 
-    batch: pa.RecordBatch
+    parts: Iterator[pa.RecordBatch]
+    schema: pa.Schema
     counts: list[int]
+    size: int
     fetched: int
+
+    @property
+    def is_of_large_rows(self) -> bool:
+        """Whether it is one batch, and little but copying bytes to convert it."""
+        return len(self.counts) == 1 and self.size >= _LARGE_ROW * self.counts[0]
+
+    def batch(self) -> pa.RecordBatch:
+        """All rows in one."""
+        return take.concatenate(list(self.parts))
 
 
 class Completion:
@@ -60,7 +78,7 @@ class Completion:
         self._batch = batch
         self._counts = counts
         self._rows = np.zeros(0, np.int64)
-        self._left_out: PendingRead | None = None
+        self._left_out: PendingParts | None = None
         self._blobs: BlobReading | None = None
 
     def begin(
@@ -72,7 +90,7 @@ class Completion:
             self._rows, offsets = large_rows.left_out(self._batch)
             self._batch = large_rows.without_offsets(self._batch)
             if len(self._rows):
-                self._left_out = reader.begin_offsets(offsets, None, large.fetched())
+                self._left_out = reader.begin_parts(offsets, large.fetched())
                 begun(self._left_out)
         if late.lacks_values(self._batch):
             self._batch = late.without_sizes(self._batch)
@@ -82,23 +100,32 @@ class Completion:
 
     def result(self, finish: Callable[[Waiting], None]) -> Complete:
         """Wait for all of it; `finish` is called with every read that is done."""
-        batch, fetched = self._batch, 0
-        if self._left_out is not None:
-            batch = self._with_left_out(batch, self._left_out)
-            finish(self._left_out)
-        if self._blobs is not None:
-            filled = self._blobs.filled()
-            fetched += max(0, filled.nbytes - self._batch.nbytes)
-            batch = _with_blobs(batch, filled)
-            finish(self._blobs)
+        batch, left_out, blobs = self._batch, self._left_out, self._blobs
+        parts, schema, size, fetched = iter([batch]), batch.schema, own_bytes(batch), 0
+        if left_out is not None:
+            brought = left_out.parts()
+            size += sum(map(own_bytes, brought))
+            parts = _completed(batch, self._rows, brought)
+            finish(left_out)
+        if blobs is not None:
+            filled = blobs.filled()
+            fetched = max(0, filled.nbytes - batch.nbytes)
+            parts = iter([_with_blobs(take.concatenate(list(parts)), filled)])
+            schema = filled.schema
+            size += fetched
+            finish(blobs)
         self._blobs = self._left_out = None
-        return Complete(batch, self._counts, fetched)
+        return Complete(parts, schema, self._counts, size, fetched)
 
-    def _with_left_out(self, batch: pa.RecordBatch, reading: PendingRead) -> pa.RecordBatch:
-        try:
-            return large_rows.completed(batch, self._rows, reading.rows(), reading.order)
-        finally:
-            release_freed()
+
+def _completed(
+    batch: pa.RecordBatch, rows: np.ndarray, brought: deque[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """As `large_rows.completed`, and gives the system back what each part held, once it is used."""
+    for part in large_rows.completed(batch, rows, brought):
+        yield part
+        del part
+        release_freed()
 
 
 def _with_blobs(batch: pa.RecordBatch, filled: pa.RecordBatch) -> pa.RecordBatch:
@@ -175,7 +202,8 @@ class Backlog:
         if not first.is_begun:
             first.begin(self._reader, self._large, self._begun)
         done = first.result(self._finish)
-        self._work_ahead()
+        if done.size <= self._limits.ahead:  # else it alone is more than may be ahead
+            self._work_ahead()
         return done
 
     def clear(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -23,6 +23,13 @@ class Executor(Protocol):
 
     def begin(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
         """Something for each slice of `counts` rows, which `end` makes the finished batch of."""
+        ...
+
+    def begin_one(self, parts: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
+        """As `begin`, of one batch in parts; each is dropped when it was converted, if it can be.
+
+        None, and no part was taken, if they have to be put together first.
+        """
         ...
 
     def end(self, begun: Any) -> Any:
@@ -58,6 +65,11 @@ class InPlace:
 
     def begin(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
         return self._output.convert(batch, counts, self._stats)
+
+    def begin_one(self, parts: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
+        if not self._output.converts_parts(schema):
+            return None
+        return self._output.convert_parts(parts, self._stats)
 
     def end(self, begun: Any) -> Any:
         if self._output.transform is None:
@@ -97,6 +109,9 @@ class InThreads:
             elif self._runs_ahead is None:
                 self._early += tasks
         return tasks
+
+    def begin_one(self, parts: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
+        return None
 
     def end(self, begun: _Task) -> Any:
         with self._stats.timed("waiting"):

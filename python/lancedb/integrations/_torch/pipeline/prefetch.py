@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import Limits
 from ..arrow.origins import Origins, with_origins
 from ..common.counters import Stats
@@ -187,18 +186,25 @@ class Prefetcher:
         return True
 
     def _finished(self, complete: Complete) -> _Job:
-        batch, counts, fetched = complete
-        size, rows = own_bytes(batch), batch.num_rows
+        size, rows = complete.size, sum(complete.counts)
         cached = rows if self._input.is_cached else self._found_locally(rows)
-        cached_bytes = (size - fetched) * cached // max(1, rows)
+        cached_bytes = (size - complete.fetched) * cached // max(1, rows)
         self._stats.add(
             rows=rows, cached_rows=cached, bytes=size - cached_bytes, cached_bytes=cached_bytes
         )
-        if self._origins is not None:
-            batch = with_origins(batch, self._origins(len(counts)))
-        made = self._finish.begin(batch, counts)
+        made = self._begun(complete)
         self._made.append([] if size > self._most_ahead else made)
         return _Job(made, size)
+
+    def _begun(self, complete: Complete) -> list[Any]:
+        if self._origins is None and complete.size > self._most_ahead and complete.is_of_large_rows:
+            made = self._finish.begin_one(complete.parts, complete.schema)
+            if made is not None:
+                return [made]
+        batch = complete.batch()
+        if self._origins is not None:
+            batch = with_origins(batch, self._origins(len(complete.counts)))
+        return self._finish.begin(batch, complete.counts)
 
     def _found_locally(self, rows: int) -> int:
         """How many of a job's rows are said to be cached: they were read ahead with others."""

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..arrow.large_rows import CountedRead
+from ..arrow.large_rows import CountedRead, FetchedRead
 from ..arrow.stream import packed, unpacked
 from ..common.error_notes import add_note
 from . import fork_guard as forking
@@ -94,13 +94,13 @@ class ForkReader:
         self,
         offsets: np.ndarray,
         semaphore: asyncio.Semaphore | None = None,
-        counted: CountedRead | None = None,
+        counted: CountedRead | FetchedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
         """As `Handle.submit`; the calls wait for each other in any case."""
         return self._calls.submit(self._read, offsets, counted)
 
     def _read(
-        self, offsets: np.ndarray, counted: CountedRead | None
+        self, offsets: np.ndarray, counted: CountedRead | FetchedRead | None
     ) -> tuple[pa.RecordBatch, float]:
         started = time.perf_counter()
         if counted is None:

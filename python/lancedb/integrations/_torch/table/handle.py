@@ -26,7 +26,7 @@ from lancedb.table import Table
 from ..arrow import take
 from ..arrow.dictionaries import own_bytes
 from ..arrow.fixed_width import row_bytes
-from ..arrow.large_rows import CountedRead
+from ..arrow.large_rows import CountedRead, FetchedRead
 from . import fork_guard as forking
 from . import io_uring as uring
 from .blobs import BlobColumns
@@ -100,7 +100,7 @@ class Handle(Protocol):
         self,
         offsets: np.ndarray,
         semaphore: asyncio.Semaphore | None = None,
-        counted: CountedRead | None = None,
+        counted: CountedRead | FetchedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
         """Start to read rows by ascending offset: the rows, and the seconds that it took.
 
@@ -182,12 +182,15 @@ class OwnHandle:
         self,
         offsets: np.ndarray,
         semaphore: asyncio.Semaphore | None = None,
-        counted: CountedRead | None = None,
+        counted: CountedRead | FetchedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
         return asyncio.run_coroutine_threadsafe(self._timed(offsets, semaphore, counted), LOOP.loop)
 
     async def _timed(
-        self, offsets: np.ndarray, semaphore: asyncio.Semaphore | None, counted: CountedRead | None
+        self,
+        offsets: np.ndarray,
+        semaphore: asyncio.Semaphore | None,
+        counted: CountedRead | FetchedRead | None,
     ) -> tuple[pa.RecordBatch, float]:
         if counted is not None:
             async with semaphore or contextlib.nullcontext():

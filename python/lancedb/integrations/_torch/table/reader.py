@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow import take
-from ..arrow.large_rows import CountedRead
+from ..arrow.large_rows import CountedRead, FetchedRead
 from ..common.checks import did_you_mean
 from ..common.timeout import within
 from . import fork_guard as forking
@@ -130,6 +131,10 @@ class Reader:
     ) -> PendingRead:
         """As `begin`, of rows by their offset in the table."""
         return PendingRead(self, *distinct(offsets), semaphore, counted)
+
+    def begin_parts(self, offsets: np.ndarray, fetched: FetchedRead) -> PendingParts:
+        """As `begin`, of rows by their offset in the table, some in each call."""
+        return PendingParts(self, offsets, fetched)
 
     def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
         """As `Handle.read_blob`.
@@ -296,6 +301,46 @@ class PendingRead(Waiting):
             self.cancel()
             raise
         return batch if self.order is None else take.take(batch, self.order)
+
+
+class PendingParts(Waiting):
+    """Rows that are being read, a few in each call, in the order in which they were asked for.
+
+    Parameters
+    ----------
+    reader : Reader
+        Whose table it is, and how long to wait.
+    offsets : numpy.ndarray of int64
+        What is read.
+    fetched : FetchedRead
+        Where the parts are kept.
+    """
+
+    def __init__(self, reader: Reader, offsets: np.ndarray, fetched: FetchedRead):
+        self._offsets = offsets
+        self._fetched = fetched
+        super().__init__(reader)
+
+    def _submitted(self, handle: Handle) -> Future[tuple[pa.RecordBatch, float]]:
+        return handle.submit(self._offsets, None, self._fetched)
+
+    def _wanted(self) -> str:
+        ends = f" (offsets {self._offsets.min()} to {self._offsets.max()})"
+        return f"{len(self._offsets)} rows{ends}"
+
+    def parts(self) -> deque[pa.RecordBatch]:
+        """Wait for the rows, in parts.
+
+        Raises
+        ------
+        RuntimeError
+            If the storage fails, takes too long, or no longer has these rows.
+        """
+        self._result()
+        count = sum(part.num_rows for part in self._fetched.parts)
+        if count != len(self._offsets):
+            raise RuntimeError(self._failure(f"{count} rows came back"))
+        return self._fetched.parts
 
 
 def explained(reason: str) -> str:

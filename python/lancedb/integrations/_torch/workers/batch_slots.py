@@ -31,6 +31,12 @@ class _Slot(NamedTuple):
     memory: mmap.mmap
 
 
+class Kept(NamedTuple):
+    """Stands in a worker for a batch that the loader keeps, as it is finished."""
+
+    number: int
+
+
 class BatchSlots:
     """Slots of a memory that grows with what is put into them."""
 

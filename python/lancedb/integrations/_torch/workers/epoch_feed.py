@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from .batch_slots import BatchSlots
+from ..arrow.dictionaries import own_bytes
+from ..common.counters import Stats
+from ..convert.transform import Failed, Output
+from .batch_slots import BatchSlots, Kept
+
+_MOST_BYTES = 128 << 20
 
 
 class Prefetched(Protocol):
@@ -84,8 +90,51 @@ class RecordBatches:
         self._stack.close()
 
 
+class Made(NamedTuple):
+    """A batch that is finished, as a worker would only copy it."""
+
+    value: Any
+    size: int
+
+
+class ForWorkers(Output):
+    """Record batches as they are for workers to convert, but for those of a few large values.
+
+    To send what a worker makes of these would take several times their bytes.
+
+    Parameters
+    ----------
+    output : Output, optional
+        What becomes of those; None if only a worker can finish them.
+    """
+
+    def __init__(self, output: Output | None):
+        super().__init__("arrow", None)
+        self._of_large = output
+
+    def converts_parts(self, schema: pa.Schema) -> bool:
+        return self._of_large is not None and self._of_large.converts_parts(schema)
+
+    def convert_parts(self, parts: Iterator[pa.RecordBatch], stats: Stats) -> Any:
+        assert self._of_large is not None
+        size = 0
+
+        def counted() -> Iterator[pa.RecordBatch]:
+            nonlocal size
+            for part in parts:
+                size += part.nbytes
+                yield part
+                del part
+
+        value = self._of_large.convert_parts(counted(), stats)
+        return value if isinstance(value, Failed) else Made(value, size)
+
+
 class EpochFeed:
     """One epoch's record batches, each put where the worker that has its number finds it.
+
+    Batches are under way until they are delivered: as many as torch asks for, but of no more bytes
+    than so many of average size have, or `_MOST_BYTES` if that is more.
 
     Parameters
     ----------
@@ -102,8 +151,12 @@ class EpochFeed:
         self._batches = batches
         self._slots = slots
         self._under_way = under_way
-        self._lock = threading.Lock()
-        self._made: dict[int, pa.RecordBatch] = {}
+        self._changed = threading.Condition()
+        self._is_making = False
+        self._made: dict[int, pa.RecordBatch | Made] = {}
+        self._kept: dict[int, Any] = {}
+        self._sizes: deque[int] = deque()  # of those that are under way
+        self._all_bytes = 0
         self._next = 0
         self._is_closed = False
         self.error: BaseException | None = None
@@ -115,23 +168,76 @@ class EpochFeed:
     def put(self, number: int) -> Any:
         """Where a batch was put, once it was there; None if it could not be read."""
         try:
-            with self._lock:
-                while self._next <= number and self.error is None and not self._is_closed:
-                    self._made[self._next] = next(self._batches)
-                    self._next += 1
-                batch = self._made.pop(number, None)
+            batch = self._made_for(number)
+            if isinstance(batch, Made):
+                self._kept[number] = batch.value
+                return Kept(number)
             return None if batch is None else self._slots.put(number % self._under_way, batch)
         except BaseException as error:  # raised where the batch is asked for
             self.error = self.error or error
             return None
 
+    def kept(self, number: int) -> Any:
+        """A batch that no worker has made, and which is not held any longer."""
+        return self._kept.pop(number)
+
+    def note_delivered(self) -> None:
+        """Note that the oldest of those under way was delivered."""
+        with self._changed:
+            self._sizes.popleft()
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Read no more. Whoever waits is given nothing."""
-        self._is_closed = True
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
         self._batches.cancel()
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_making)
             self._made.clear()
+            self._kept.clear()
             self._batches.close()
+
+    def _made_for(self, number: int) -> pa.RecordBatch | Made | None:
+        """The batch of a number, once it and those before it were made, by whichever thread."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over_for(number) or self._may_make)
+                if self._is_over_for(number):
+                    return self._made.pop(number, None)
+                self._is_making = True
+            made = error = None
+            try:
+                made = next(self._batches)
+            except BaseException as raised:
+                error = raised
+            with self._changed:
+                self._is_making = False
+                self._add(made, error)
+                self._changed.notify_all()
+
+    def _add(self, made: pa.RecordBatch | Made | None, error: BaseException | None) -> None:
+        if made is None or self._is_closed:
+            self.error = self.error or error
+            return
+        size = made.size if isinstance(made, Made) else own_bytes(made)
+        self._made[self._next] = made
+        self._next += 1
+        self._sizes.append(size)
+        self._all_bytes += size
+
+    def _is_over_for(self, number: int) -> bool:
+        return self._next > number or self.error is not None or self._is_closed
+
+    @property
+    def _may_make(self) -> bool:
+        """Whether nobody makes a batch, and one more like the last is not too much."""
+        if self._is_making or not self._sizes:
+            return not self._is_making
+        average = self._all_bytes / self._next
+        most = max(_MOST_BYTES, self._under_way * average)
+        return sum(self._sizes) + self._sizes[-1] <= most
 
     def note(self, error: Exception, number: int) -> None:
         """Note on an error which rows it came from."""

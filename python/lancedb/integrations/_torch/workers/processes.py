@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from .batch_slots import BatchSlots
+from .batch_slots import BatchSlots, Kept
 from .epoch_feed import EpochFeed, RecordBatches, Ticket
 from .worker_dataset import Unread, WorkerDataset
 
@@ -76,7 +76,8 @@ class WorkerBatches:
         if isinstance(batch, Unread):
             raise self._feed.error or RuntimeError("reading has ended")
         self._delivered += 1
-        return batch
+        self._feed.note_delivered()
+        return self._feed.kept(batch.number) if isinstance(batch, Kept) else batch
 
 
 class _Loader(DataLoader):

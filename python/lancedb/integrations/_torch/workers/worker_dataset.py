@@ -16,7 +16,7 @@ from ..common.counters import Stats
 from ..convert.on_error import Partial, SkippedRows
 from ..convert.transform import Output, only_row
 from ..frameworks.torch_loader import process_number
-from .batch_slots import BatchSlots
+from .batch_slots import BatchSlots, Kept
 from .ipc import send_small_tensors_whole
 from .parent import follow_parent
 
@@ -69,6 +69,8 @@ class WorkerDataset(Dataset):
         stats = self._begun()
         if place[0] is None:
             return Unread()
+        if isinstance(place[0], Kept):
+            return place[0]
         # What a user's function keeps of a batch must not change with the slot.
         is_shared = self._output.transform is None and self._collate is None
         batch = self._slots.get(place[0], copy=not is_shared)
