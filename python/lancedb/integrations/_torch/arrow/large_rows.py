@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import take
+from .buffer_pool import release_freed
 from .dictionaries import own_bytes
 from .fixed_width import row_bytes
 from .variable_width import value_bytes
@@ -31,6 +32,8 @@ _EXPECTED_BYTES = 16 << 20
 _MOST_UNSEEN = 8
 # Beyond its rows' share, so that few rows need not be of average size.
 _SLACK_BYTES = 1 << 20
+# From so many bytes of a call on it pays to have the allocators look for what is free.
+_MUCH_BYTES = 8 << 20
 
 
 class Limits(NamedTuple):
@@ -106,6 +109,14 @@ class LargeRows:
         if self._rows_of_a_call is None and size * rows > self.limits.one_call:
             self._rows_of_a_call = self.cautious
 
+    def release(self, size: int) -> None:
+        """Give the system back what a call has used, if it was much, and it is one of few rows.
+
+        The buffers of each call are of other threads, and allocators keep some for each thread.
+        """
+        if self._rows_of_a_call is not None and size >= _MUCH_BYTES:
+            release_freed()
+
     def share(self, rows: int) -> int:
         """Bytes that so many rows may have."""
         return int(self._factor * self._average * rows)
@@ -126,7 +137,7 @@ class CountedRead:
         self.permit = large.permit
         self._large = large
         self._slack = slack
-        self._rows = self._bytes = 0
+        self._rows = self._bytes = self._brought = 0
         self._parts: list[pa.RecordBatch] = []
 
     def cut(self, offsets: np.ndarray) -> Iterator[np.ndarray]:
@@ -135,13 +146,15 @@ class CountedRead:
         while start == 0 or start < len(offsets):
             stop = start + (self._large.rows_of_a_call or len(offsets))
             yield offsets[start:stop]
+            self._large.release(self._brought)
             start = max(stop, 1)
 
     def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
         """Keep what a call brought, or what of it may be kept."""
         left_out = np.full(batch.num_rows, _NONE, np.int64)
         self._rows += batch.num_rows
-        self._large.note(own_bytes(batch), batch.num_rows)
+        self._brought = own_bytes(batch)
+        self._large.note(self._brought, batch.num_rows)
         allowed = self._large.share(self._rows) + self._slack - self._bytes
         if own_bytes(batch) > allowed:
             sizes = sizes_of_rows(batch)
@@ -172,7 +185,8 @@ class FetchedRead:
     def __init__(self, large: LargeRows):
         self.permit = large.permit
         self.parts: deque[pa.RecordBatch] = deque()
-        self._most = large.limits.one_call
+        self._large = large
+        self._brought = 0
         self._at_once = large.cautious
         self._order = np.zeros(0, np.int64)
 
@@ -183,14 +197,15 @@ class FetchedRead:
             stop = start + self._at_once
             ascending, self._order = np.unique(offsets[start:stop], return_inverse=True)
             yield ascending
+            self._large.release(self._brought)
             start = stop
 
     def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
         """Keep what a call brought, in the order in which it was asked for."""
-        size = own_bytes(batch)
-        if size > self._most:
+        self._brought = own_bytes(batch)
+        if self._brought > self._large.limits.one_call:
             self._at_once = max(1, self._at_once // 2)
-        elif size <= self._most // 2:
+        elif self._brought <= self._large.limits.one_call // 2:
             self._at_once *= 2
         if len(self._order) > len(offsets) or (np.diff(self._order) < 0).any():
             batch = take.take(batch, self._order)

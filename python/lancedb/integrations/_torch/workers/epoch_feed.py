@@ -207,20 +207,22 @@ class EpochFeed:
                 if self._is_over_for(number):
                     return self._made.pop(number, None)
                 self._is_making = True
-            made = error = None
-            try:
-                made = next(self._batches)
-            except BaseException as raised:
-                error = raised
-            with self._changed:
-                self._is_making = False
-                self._add(made, error)
-                self._changed.notify_all()
+            self._make_next()
 
-    def _add(self, made: pa.RecordBatch | Made | None, error: BaseException | None) -> None:
-        if made is None or self._is_closed:
+    def _make_next(self) -> None:
+        made = error = None
+        try:
+            made = next(self._batches)
+        except BaseException as raised:
+            error = raised
+        with self._changed:
+            self._is_making = False
             self.error = self.error or error
-            return
+            if made is not None and not self._is_closed:
+                self._add(made)
+            self._changed.notify_all()
+
+    def _add(self, made: pa.RecordBatch | Made) -> None:
         size = made.size if isinstance(made, Made) else own_bytes(made)
         self._made[self._next] = made
         self._next += 1
