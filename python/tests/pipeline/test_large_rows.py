@@ -161,6 +161,10 @@ def test_a_table_far_larger_than_its_sample_has_large_rows(uneven, known_as_unev
     assert sample._hides_large_rows(reader, 120)
 
 
+def test_nobody_is_advised_to_cache_what_a_sample_says_nothing_of(uneven, known_as_uneven):
+    assert LanceIterableTorchDataset(uneven[0], cache=False)._bytes_to_cache() is None
+
+
 def test_columns_that_are_not_read_may_be_what_makes_a_table_large(uneven, known_as_uneven):
     columns = {"text": "CAST(id AS STRING)", "value": "octet_length(CAST(id AS STRING))"}
     dataset = LanceIterableTorchDataset(uneven[0], columns=columns)

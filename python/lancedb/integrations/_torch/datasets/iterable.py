@@ -494,8 +494,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         return self._epoch_cache.for_windows(rows_plan_of(plan))
 
     def _bytes_to_cache(self) -> int | None:
-        """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
-        if self.cache is True or self._held() is not None:
+        """What ``cache=True`` would keep; None where it is kept, would not fit, or is not known."""
+        if self.cache is True or self._sizes.are_skewed or self._held() is not None:
             return None
         selection = self._view.selection
         row_bytes = self._order.row_bytes + self._sizes.late
