@@ -227,6 +227,7 @@ def test_a_state_of_other_batching_is_refused_by_name(db):
     [
         ({"batch_size": 10}, r"batch_size=10 and batching=TokenBudget\(...\) both say"),
         ({"unwrap": True}, "unwrap=True is for batch_size=1"),
+        ({"mix": "batches"}, 'leave mix="batches" out'),
         ({"of_sources": {"batching": BUDGET}}, "source 'web' has batching=.*leave it out"),
     ],
 )
