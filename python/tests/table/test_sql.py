@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names and text in SQL: what a user means is read, or the error says how to write it."""
 
+import re
+
 import pyarrow as pa
 import pytest
-from lancedb.integrations.torch import LanceTorchDataset
+from lancedb.integrations.torch import (
+    LanceIterableTorchDataset,
+    LanceTorchDataset,
+    TokenBudget,
+)
 
 NAMES = ["PartyAbbrev", "foo-bar", "a b", "q'q", 'quo"te', "é😀", "select", "0x", "items"]
 
@@ -79,3 +85,44 @@ def test_text_that_is_the_name_of_a_column_may_be_a_value(named, filter, rows):
 def test_an_error_says_how_to_quote(named, filter, hint):
     with pytest.raises(ValueError, match=hint):
         LanceTorchDataset(named, filter=filter)
+
+
+MORE_THAN_ONE = [
+    "items, text",
+    "items; text",
+    "items where items > 80",
+    "items from other",
+    "items) + (1",
+    "*",
+]
+
+
+@pytest.mark.parametrize("expression", MORE_THAN_ONE)
+def test_what_follows_an_expression_is_refused_and_not_left_out(named, expression):
+    shown = re.escape(repr(expression))
+    with pytest.raises(ValueError, match=rf"columns {{'x': {shown}}} cannot be read: "):
+        LanceTorchDataset(named, columns={"x": expression})
+    for argument in ("sample_weights", "balance_by"):
+        with pytest.raises(ValueError, match=rf"{argument}={shown} cannot be read: "):
+            LanceIterableTorchDataset(named, **{argument: expression})
+    by_length = TokenBudget(8, lengths=expression)
+    with pytest.raises(ValueError, match=rf"lengths={shown} cannot be evaluated: "):
+        list(LanceIterableTorchDataset(named, format="torch", batching=by_length))
+
+
+@pytest.mark.parametrize(
+    "expression", ["items + 1", "(items) + (1)", "items + 1 -- ) and no more", "items + /* , */ 1"]
+)
+def test_one_expression_is_read_however_it_is_written(named, expression):
+    assert LanceTorchDataset(named, columns={"x": expression})[[0]] == [{"x": 81}]
+
+
+def test_an_error_says_nothing_of_places_in_lancedbs_source(named):
+    with pytest.raises(ValueError, match="filter .* cannot be evaluated") as caught:
+        LanceTorchDataset(named, filter="items = 'a'")
+    assert ".rs" not in str(caught.value)
+    with pytest.raises(ValueError, match="no column in it.*the same for every row"):
+        LanceTorchDataset(named, columns={"x": "1"})
+    assert LanceTorchDataset(named, columns={"text": "text", "x": "1"})[[0]] == [
+        {"text": "D", "x": 1}
+    ]

@@ -22,6 +22,7 @@ from .handle import open_rows, read_schema
 from .reader import check_column, resolve_columns
 from .recipe import Recipe, Source
 from .selection import Selection
+from .sql import reason
 
 Columns = Sequence[str] | Mapping[str, str] | None
 
@@ -289,7 +290,7 @@ def _schema(
         for column in columns.values():
             if all(map(str.isidentifier, column.split("."))):  # a name, whose near ones help
                 check_column(column, table.schema)
-        raise ValueError(f"columns {dict(columns)} cannot be read: {error}") from error
+        raise ValueError(f"columns {dict(columns)} cannot be read: {reason(error)}") from error
     _refuse_empty_structs(schema)
     found = BlobColumns(table, schema, columns, blobs)
     return found.schema, found.names

@@ -34,6 +34,7 @@ from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
 from .pylance import PylanceRows, in_thread
 from .recipe import Recipe
+from .sql import as_one_expression
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
 # planning, and lancedb makes an expression of every offset, half a microsecond each.
@@ -316,12 +317,16 @@ def read_schema(
     table: Table, rows: PermutationReader | None, columns: Mapping[str, str]
 ) -> pa.Schema:
     """The schema of the chosen columns, as they will be read."""
+    known = table.schema.names
+    chosen: dict[str, Any] = {
+        name: as_one_expression(column, known) for name, column in columns.items()
+    }
     if rows is None:
-        found = table.search().select(dict(columns)).limit(1).to_arrow().schema
+        found = table.search().select(chosen).limit(1).to_arrow().schema
         return pa.schema([found.field(name) for name in columns])
 
     async def output() -> pa.Schema:
-        return await rows.output_schema(dict(columns))  # type: ignore[attr-defined]
+        return await rows.output_schema(chosen)  # type: ignore[attr-defined]
 
     found = LOOP.run(output())
     return pa.schema([_as_read(found.field(name)) for name in columns], found.metadata)

@@ -16,7 +16,7 @@ from ..common.shared_memory import SharedArray
 from .reader import Reader
 from .recipe import Recipe
 from .selection import Selection
-from .sql import names_in_backticks
+from .sql import names_in_backticks, reason
 from .whole_column import whole_column
 
 Kept = Callable[[Reader, str, Callable[[], np.ndarray]], np.ndarray]
@@ -112,7 +112,9 @@ class RowLengths:
         try:
             kind = self._reader().schema.field(0).type
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"lengths={self.expression!r} cannot be evaluated: {error}") from error
+            raise ValueError(
+                f"lengths={self.expression!r} cannot be evaluated: {reason(error)}"
+            ) from error
         self._counts_lists = any(check(kind) for check in _COUNTS)
         if not (pa.types.is_integer(kind) or self._counts_lists):
             raise ValueError(

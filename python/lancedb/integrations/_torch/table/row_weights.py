@@ -14,7 +14,7 @@ from ..order.weighted import cumulative, drawn
 from .reader import Reader
 from .recipe import Recipe
 from .selection import Selection
-from .sql import names_in_backticks
+from .sql import names_in_backticks, reason
 from .whole_column import whole_column
 
 _NULL = -1
@@ -52,16 +52,17 @@ def read_weights(
     TypeError
         If it is no string.
     """
-    name, column = ("balance_by", balance_by) if balance_by else ("sample_weights", sample_weights)
+    is_balanced = balance_by is not None
+    name, column = ("balance_by", balance_by) if is_balanced else ("sample_weights", sample_weights)
     if not isinstance(column, str) or not column.strip():
         raise TypeError(f"{name} must be a column's name or an SQL expression, not {column!r}")
     reader = Reader(recipe, selection, {name: names_in_backticks(column)})
     try:
         kind = reader.schema.field(0).type
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}={column!r} cannot be read: {error}") from error
+        raise ValueError(f"{name}={column!r} cannot be read: {reason(error)}") from error
     read = _Column(name, column, kind, reader)
-    return read.balanced() if balance_by else read.weights()
+    return read.balanced() if is_balanced else read.weights()
 
 
 class _Column:

@@ -20,7 +20,7 @@ from lancedb.table import Table
 
 from ..common.checks import did_you_mean, whole_number
 from ..common.shared_memory import SharedArray
-from .sql import check_condition, how_to_quote
+from .sql import how_to_quote, reason, whole_condition
 
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
@@ -286,15 +286,12 @@ def _matching_offsets(table: Table, filter: str) -> np.ndarray:
     if not isinstance(filter, str) or not filter.strip():
         raise ValueError(f"filter must be an SQL condition such as 'label < 5', not {filter!r}")
     names = table.schema.names
-    check_condition(filter, names)
-    # lancedb drops what follows the first expression; a comment ends with its line.
-    whole = f"({filter}\n)" if "--" in filter else f"({filter})"
-    query: Any = table.search().where(whole).select(["_rowoffset"])
+    query: Any = table.search().where(whole_condition(filter, names)).select(["_rowoffset"])
     try:
         found = query.limit(max(table.count_rows(), 1)).to_arrow()
     except (ValueError, RuntimeError) as error:
         hint = how_to_quote(filter, names)
-        raise ValueError(f"filter {filter!r} cannot be evaluated: {hint}{error}") from error
+        raise ValueError(f"filter {filter!r} cannot be evaluated: {hint}{reason(error)}") from error
     return np.sort(found["_rowoffset"].to_numpy().astype(np.int64))
 
 

@@ -21,6 +21,8 @@ _COMPARED = re.compile(
         (?:['\d.(+-]|NOT\b|NULL\b|TRUE\b|FALSE\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")  # of a column, or of a field of one
+_AT = re.compile(r",? ?/\S+\.rs:\d+(?::\d+)?")  # where lancedb's source says so
 # What no column can be named without backticks, of the words that one may be named by.
 _RESERVED = {"exists", "false", "interval", "null", "select", "trim", "true", "with"}
 
@@ -36,8 +38,58 @@ def names_in_backticks(expression: str) -> str:
     return _QUOTED.sub(name, expression)
 
 
-def check_condition(condition: str, names: Iterable[str]) -> None:
-    """Raise if a condition is not the one that its writer meant, and lancedb would take it.
+def as_one_expression(column: str, names: Iterable[str]) -> str:
+    """`column`, so that lancedb refuses what follows its first expression: it would leave that out.
+
+    Parameters
+    ----------
+    column : str
+        A column's name, or an expression.
+    names : iterable of str
+        The columns there are.
+
+    Raises
+    ------
+    ValueError
+        If it closes a parenthesis that is not open.
+
+    Examples
+    --------
+    >>> as_one_expression("label where id > 5", ["id", "label"])
+    '(label where id > 5)'
+    """
+    if column in names or _NAME.fullmatch(column):
+        return column
+    _check_parentheses(column)
+    return _in_parentheses(column)
+
+
+def _in_parentheses(expression: str) -> str:
+    """lancedb drops what follows the first expression; a comment ends with its line."""
+    return f"({expression}\n)" if "--" in expression else f"({expression})"
+
+
+def reason(error: Exception) -> str:
+    """What lancedb says is wrong with an expression, without the place in its source."""
+    text = _AT.sub("", str(error))
+    if "Scans must request at least one column" in text:
+        return (
+            "it has no column in it, so that its value is the same for every row; lancedb reads it "
+            "only beside a column"
+        )
+    return text
+
+
+def _check_parentheses(expression: str) -> None:
+    opened = 0
+    for character in _QUOTED.sub(" ", expression):
+        opened += {"(": 1, ")": -1}.get(character, 0)
+        if opened < 0:
+            raise ValueError("it closes a ')' too many")
+
+
+def whole_condition(condition: str, names: Iterable[str]) -> str:
+    """The condition for lancedb, if that will take it for what its writer meant.
 
     Raises
     ------
@@ -45,11 +97,10 @@ def check_condition(condition: str, names: Iterable[str]) -> None:
         If it closes a parenthesis that is not open, which would end it before its end, or
         compares the name of a column in quotes, which is a text.
     """
-    opened = 0
-    for character in _QUOTED.sub(" ", condition):
-        opened += {"(": 1, ")": -1}.get(character, 0)
-        if opened < 0:
-            raise ValueError(f"filter {condition!r} cannot be evaluated: it closes a ')' too many")
+    try:
+        _check_parentheses(condition)
+    except ValueError as error:
+        raise ValueError(f"filter {condition!r} cannot be evaluated: {error}") from None
     known = set(names)
     for compared in _COMPARED.finditer(condition):
         name = compared[1]
@@ -58,6 +109,7 @@ def check_condition(condition: str, names: Iterable[str]) -> None:
                 f"filter {condition!r} compares the text '{name}', the same for every row: the "
                 f"column stands in backticks, `{name}`, and only values in single quotes"
             )
+    return _in_parentheses(condition)
 
 
 def how_to_quote(condition: str, names: Sequence[str]) -> str:
