@@ -37,6 +37,7 @@ def test_a_value_of_megabytes_is_cut_short_in_the_message():
 
 def test_one_of_gives_the_choice_itself():
     assert one_of("cache", 1, (True, False, "auto")) is True
+    assert one_of("shuffle", np.True_, (False, True, "block")) is True
     assert one_of("shuffle", None, (None, "block")) is None
 
 

@@ -69,6 +69,9 @@ BOTH = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDat
         ({"connect_kwargs": {"api_key": "x"}}, "connect_kwargs belongs to uri"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1 on, not 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number from 1 on, not 2.5"),
+        ({"format": 0}, "unknown format 0: there are"),
+        ({"format": ["torch"]}, r"unknown format \['torch'\]: did you mean 'torch'"),
+        ({"unwrap": "false"}, "unwrap must be one of False, True, not 'false'"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -110,6 +113,7 @@ def test_a_closed_table_is_refused_with_how_to_open_it_again(kind, db, table):
         ({"columns": "id"}, r"did you mean columns=\['id'\]"),
         ({"columns": [1]}, "columns must hold names, not 1"),
         ({"columns": 1}, "columns must be a list of names, or a mapping, not 1"),
+        ({"columns": np.array("id")}, "columns must be a list of names, or a mapping, not array"),
         ({"columns": {"vec"}}, r"a set has none: pass a list, \['vec'\]"),
         ({"columns": {"x": 1}}, "columns must map names to SQL expressions, not 'x' to 1"),
         ({"columns": {1: "id"}}, "columns must map names to SQL expressions, not 1 to 'id'"),
@@ -357,3 +361,19 @@ def test_numbers_that_are_null_name_the_column_when_they_are_read(db):
     dataset = LanceTorchDataset(table, format="torch")
     with pytest.raises(ValueError, match=r"column 'x' has 1 null.*fill_null=0"):
         dataset[[0, 1]]
+
+
+@pytest.mark.parametrize("value", ["false", None, 2, np.array([True, False])], ids=str)
+def test_whether_to_drop_the_last_batch_is_true_or_false(table, value):
+    with pytest.raises(ValueError, match="drop_last must be one of False, True, not "):
+        LanceIterableTorchDataset(table, drop_last=value)
+    if value is not None:  # as if it were not given
+        with pytest.raises(ValueError, match="drop_last must be one of None, False, True, not "):
+            LanceDataLoader(LanceTorchDataset(table), batch_size=8, drop_last=value)
+
+
+def test_an_argument_of_another_one_is_not_named(table):
+    with pytest.raises(TypeError, match=r"^balance_by must be a column's name .*, not \[\]"):
+        LanceIterableTorchDataset(table, balance_by=[])
+    with pytest.raises(ValueError, match="epoch_rows must be a whole number from 1 to 4611686"):
+        LanceIterableTorchDataset(table, sample_weights="id", epoch_rows=10**30)

@@ -9,6 +9,8 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 _LISTED = 20  # of the names that there are
 _ALIKE = 0.65  # by difflib's measure, by which "limit" is 0.6 like "split"
 
@@ -80,7 +82,8 @@ def one_of(
     ...
     ValueError: blobs must be one of 'bytes', 'descriptor', not 'byte': did you mean 'bytes'?
     """
-    known = [each for each in choices if isinstance(value, (bool, int, str)) and each == value]
+    is_plain = isinstance(value, (bool, int, str, np.bool_))
+    known = [each for each in choices if is_plain and each == value]
     if known or (value is None and None in choices):
         return known[0] if known else None
     listed = ", ".join(map(repr, choices))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..arrow.take import slices
-from ..common.checks import did_you_mean
+from ..common.checks import did_you_mean, shown
 from .blob_files import BlobSource, are_files, to_pandas, to_polars, with_files
 from .exact import check_exact
 from .nulls import NullPolicy, field_paths
@@ -113,8 +113,8 @@ def make_converter(
     >>> make_converter("torch")(batch)
     {'x': tensor([1, 2]), 's': ['a', 'b']}
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}: {did_you_mean(format, FORMATS)}")
+    if not isinstance(format, str) or format not in FORMATS:
+        raise ValueError(f"unknown format {shown(format)}: {did_you_mean(format, FORMATS)}")
     if fill_null is not None and not FORMATS[format].makes_tensors:
         raise ValueError(
             f"fill_null is for tensors, and format={format!r} makes none: leave it out, use "

@@ -86,7 +86,9 @@ class Output:
     ):
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be callable, not {type(transform).__name__}")
-        self.format = format or ("python" if transform is None else "arrow")
+        if format is None:
+            format = "python" if transform is None else "arrow"
+        self.format: str = format
         self.transform = transform
         self.takes_context = takes_context(transform)
         self.on_error = check_policy(on_error)

@@ -17,7 +17,7 @@ import torch
 
 from ..cache.directory import cache_settings
 from ..cache.disk import DiskCache, disk_cache
-from ..common.checks import whole_number
+from ..common.checks import one_of, whole_number
 from ..common.counters import Ledger, Stats, shared_board, summed
 from ..common.error_notes import add_note
 from ..common.pickling import check_sendable
@@ -87,7 +87,7 @@ class BatchDataset:
     def __init__(self, output: Output, batch_size: Any, unwrap: bool):
         self._output = output
         self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.unwrap = bool(unwrap)
+        self.unwrap = one_of("unwrap", unwrap, (False, True))
         self._begin_use()
 
     def _begin_use(self) -> None:

@@ -31,6 +31,7 @@ from ..frameworks.torch_loader import (
     workers_are_kept,
 )
 from ..order.batch_sequence import BatchSequence
+from ..order.index_shuffle import LARGEST
 from ..order.layout import Layout, times_read
 from ..order.read_schedule import RowOrder, schedule
 from ..order.shuffle import ShuffleSpec
@@ -325,7 +326,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                     "balance_by, too"
                 )
             return self._order
-        points = self.num_rows if epoch_rows is None else whole_number("epoch_rows", epoch_rows, 1)
+        points = self.num_rows
+        if epoch_rows is not None:
+            points = whole_number("epoch_rows", epoch_rows, 1, LARGEST)
         weights = read_weights(self._view.recipe, self._view.selection, **given)
         if not len(weights):
             return self._order  # which has no batch

@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from ..arrow.origins import Origins
+from ..common.checks import one_of
 from ..convert.on_error import Partial
 from ..convert.transform import Output, only_row
 from ..frameworks.accelerate import refuse_blind_skip, refuse_second_sharding
@@ -54,7 +55,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         codec: LayoutCodec | None = None,
     ) -> None:
         """Begin before epoch 0, as one of several ranks."""
-        self.drop_last = bool(drop_last)
+        self.drop_last = one_of("drop_last", drop_last, (False, True))
         if mesh is not None and (rank is not None or world_size is not None):
             raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
         self._given_rank = (rank, world_size) if mesh is None else rank_in(mesh)

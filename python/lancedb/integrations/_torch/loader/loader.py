@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ..common.checks import whole_number
+from ..common.checks import one_of, whole_number
 from ..common.counters import SECONDS
 from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
 from ..datasets.cursor import EpochTracker, StepOrder
@@ -144,8 +144,8 @@ class LanceDataLoader(DataLoader):
                 warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
         elif isinstance(dataset, LanceTorchDataset):
             refuse_sampler(options)
-            drop_last = options.pop("drop_last", False)
-            adapter = MappedAdapter(dataset, batch_size, shuffle, seed or 0, drop_last)
+            drop_last = one_of("drop_last", options.pop("drop_last", None), (None, False, True))
+            adapter = MappedAdapter(dataset, batch_size, shuffle, seed or 0, bool(drop_last))
             warn_if_no_step(adapter.steps())
             self._adapter = adapter
             options["batch_sampler"] = adapter.sampler

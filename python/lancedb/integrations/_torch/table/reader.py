@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ..arrow import take
 from ..arrow.large_rows import CountedRead, FetchedRead
-from ..common.checks import did_you_mean
+from ..common.checks import did_you_mean, shown
 from ..common.timeout import within
 from . import fork_guard as forking
 from .fork_reader import ForkReader
@@ -378,8 +378,8 @@ def resolve_columns(
         raise TypeError(
             f"columns must be in an order, and a set has none: pass a list, {sorted(columns)}"
         )
-    if not isinstance(columns, Iterable):
-        raise TypeError(f"columns must be a list of names, or a mapping, not {columns!r}")
+    if not isinstance(columns, Iterable) or getattr(columns, "ndim", 1) != 1:
+        raise TypeError(f"columns must be a list of names, or a mapping, not {shown(columns)}")
     if not isinstance(columns, Mapping):
         names = list(columns)
         twice = sorted({str(name) for name in names if names.count(name) > 1})
