@@ -8,6 +8,7 @@ import torch
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
+    LanceTorchDataset,
 )
 from loaders import KINDS, ids, iterable, mapped, run
 from torch.utils.data import DataLoader, TensorDataset, default_collate, random_split
@@ -133,6 +134,16 @@ def test_a_stop_iteration_of_ones_own_does_not_pass_for_the_end(table, make, wor
     loader = make(table, workers, collate_fn=StopsAtFourth())
     with pytest.raises(RuntimeError, match=r"raised StopIteration.*after \d+ batches"):
         run(loader)
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nor_does_one_of_a_transform(table, make, workers):
+    kind = LanceIterableTorchDataset if make is iterable else LanceTorchDataset
+    dataset = kind(table, columns=["id"], format="torch", transform=StopsAtFourth())
+    options = {"batch_size": 100} if make is mapped else {}
+    with pytest.raises(RuntimeError, match=r"raised StopIteration.*after \d+ batches"):
+        run(LanceDataLoader(dataset, num_workers=workers, **options))
 
 
 @KINDS

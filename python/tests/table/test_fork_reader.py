@@ -279,6 +279,30 @@ def test_a_process_forked_by_anyone_reads_too(table):
     child.join()
 
 
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_an_iterator_that_came_with_a_fork_is_refused_and_goes_on_where_it_began(table, workers):
+    dataset = LanceIterableTorchDataset(table, columns=["id"], format="torch", shuffle=True)
+    made = dataset if workers is None else LanceDataLoader(dataset, num_workers=workers)
+    batches = iter(made)
+    first = next(batches)["id"].tolist()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def go_on():
+        try:
+            theirs.send(next(batches))
+        except RuntimeError as error:
+            theirs.send(str(error))
+
+    child = context.Process(target=go_on)
+    child.start()
+    assert ours.poll(60)
+    assert "begun before this process was forked" in ours.recv()
+    child.join()
+    rest = [each for batch in batches for each in batch["id"].tolist()]
+    assert sorted(first + rest) == list(range(1000))
+
+
 @pytest.mark.soak
 def test_a_memory_table_goes_along(table):
     memory = lancedb.connect("memory://").create_table("points", rows_of(30))

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import weakref
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ..datasets.cursor import EpochTracker
 from ..frameworks.accelerate import AcceleratorIteration
+from ..table.fork_guard import refuse_after_a_fork
 from ..workers.watchdog import WorkerWatch, watch
 from .throughput import Meters, Pace, Stopwatch
 from .worker_pool import WorkerPool
@@ -91,6 +93,7 @@ class EpochIterator:
     def __init__(self, loader: Loader, loop: Any = None):
         self._loader = loader
         self._loop = loop
+        self._process = os.getpid()
         self._begin()
 
     def __iter__(self) -> EpochIterator:
@@ -132,6 +135,7 @@ class EpochIterator:
         return self._tracker.is_superseded or self._tracker.has_more()
 
     def _go_on(self) -> None:
+        refuse_after_a_fork(self._process)
         if self._tracker.is_superseded or self._is_passed_on:
             self._end()  # the batches under way are given up before others are asked for
             self._begin()
@@ -149,23 +153,28 @@ class EpochIterator:
             return next(iter(()) if self._is_exhausted else self._batches)  # type: ignore[arg-type]
         except StopIteration as end:
             if self._tracker.has_more():
-                early = RuntimeError(
-                    "transform or collate_fn raised StopIteration, which would end the epoch as if "
-                    f"it were over, {self._delivered()}. Have it raise something else"
-                )
-                self._tracker.finish()
-                self._explain(early)
-                raise early from end
+                self._refuse_early(end)
             self._tracker.finish()
             self._loader._is_ahead = False  # of a state: all that was asked for is used
             self._release()
             self._is_exhausted = True
             raise
         except BaseException as error:
+            if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+                self._refuse_early(error)  # as a generator passes it on
             # torch would go on with the other workers, and leave out what this one had to do.
             self._tracker.finish()
             self._explain(error)
             raise
+
+    def _refuse_early(self, end: Exception) -> NoReturn:
+        early = RuntimeError(
+            "transform or collate_fn raised StopIteration, which would end the epoch as if it "
+            f"were over, {self._delivered()}. Have it raise something else"
+        )
+        self._tracker.finish()
+        self._explain(early)
+        raise early from end
 
     def _begin(self) -> None:
         self._failure: str | None = None

@@ -13,6 +13,7 @@ the consumer is two jobs further.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -26,6 +27,7 @@ from ..common.counters import Stats
 from ..convert.transform import Output
 from ..order.read_schedule import Group, Step
 from ..order.window_slices import WindowSlices
+from ..table.fork_guard import refuse_after_a_fork
 from .completion import Complete
 from .executor import Executor, executor_of, submit, wait_for
 from .sources import Input, Source
@@ -97,6 +99,7 @@ class Prefetcher:
         origins: Callable[[int], Origins] | None = None,
     ):
         limits = limits or Limits()
+        self._process = os.getpid()
         self._input = rows
         self._origins = origins
         self._stats = stats
@@ -120,6 +123,7 @@ class Prefetcher:
         """The finished batches in order; closing the generator closes the stream."""
         try:
             while True:
+                refuse_after_a_fork(self._process)
                 self._work_ahead(_JOBS_AHEAD)
                 with self._stats.timed("waiting"):
                     job = self._jobs.popleft().result()
@@ -149,6 +153,8 @@ class Prefetcher:
 
     def close(self) -> None:
         """Stop every thread and every read, leaving what is not begun undone."""
+        if self._process != os.getpid():
+            return  # they are in the process that this one was forked from
         self.cancel()
         wait_for(self._making)
         if self._source is not None:

@@ -25,6 +25,28 @@ def came_with_a_fork() -> bool:
     return _used_in not in (None, os.getpid())
 
 
+def refuse_after_a_fork(begun_in: int) -> None:
+    """Raise where an iteration goes on in a fork of the process in which it began.
+
+    Its threads and workers stayed behind, and would be waited for without end.
+
+    Parameters
+    ----------
+    begun_in : int
+        The number of that process.
+
+    Raises
+    ------
+    RuntimeError
+        If this is another one.
+    """
+    if begun_in != os.getpid():
+        raise RuntimeError(
+            "this iterator was begun before this process was forked, and what reads for it is in "
+            f"process {begun_in}: make a new iterator here, with iter(dataset) or iter(loader)"
+        )
+
+
 def refuse_while_importing_main() -> None:
     """Raise where a process that reads for a forked one imports the script that is running.
 
