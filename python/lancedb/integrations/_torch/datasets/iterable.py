@@ -197,6 +197,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     """
 
     _limits = Limits()
+    _is_advised = False
     _caches_blobs = False  # they are fetched with their batch, by row ids
 
     @explain_unknown
@@ -308,7 +309,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             )
         self._describe_data()
         self._epoch_cache = EpochCache()
-        self._is_advised = False
         self._begin_epochs(drop_last, rank, world_size, mesh)
 
     def _weighted(

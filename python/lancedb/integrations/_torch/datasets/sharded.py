@@ -43,6 +43,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
     They say in which order rows come, and how they are read.
     """
 
+    _has_warned = False  # of rows that no epoch delivers
     _batching: Any = None  # what asks for batches of other than so many rows
     _planned: Any = None  # what plans those
 
@@ -63,7 +64,6 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._shared_epoch = SharedEpoch(codec)
         self._cursor = EpochCursor(self._shared_epoch)
         self._skip = 0  # steps of its own that a worker had made where its state was taken
-        self._has_warned = False  # of rows that no epoch delivers
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._agreement = Agreement()
         if self._batching is None:
