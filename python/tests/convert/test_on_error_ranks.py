@@ -73,6 +73,7 @@ def among(rows, steps):
     return sorted(row for step in steps for row in step if row in rows)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("workers", "ranks_after"), [(0, 3), (2, 1)])
 def test_an_epoch_among_bad_rows_begun_on_two_ranks_ends_on_another_number(
     parts_of, whole, bad, workers, ranks_after

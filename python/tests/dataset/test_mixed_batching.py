@@ -13,6 +13,7 @@ from documents import BUDGET, LENGTH, PACKING, content, documents, mixture
 from lancedb.integrations._torch.order import layout
 from lancedb.integrations.torch import LanceDataLoader, TokenBudget, cache_info
 from loaders import flat, through_json
+from soak import soaked
 from torchrun import torchrun
 
 SCRIPT = Path(__file__).parents[1] / "support/rank_batches.py"
@@ -94,7 +95,7 @@ def test_no_batch_is_above_its_budget_and_packed_ones_have_one_shape(db, shuffle
 
 @pytest.mark.parametrize(
     ("batching", "shuffle"),
-    [(BUDGET, False), (BUDGET, True), (PACKING, True), (PACKING, "global")],
+    [(BUDGET, False), soaked(BUDGET, True), (PACKING, True), soaked(PACKING, "global")],
     ids=["budget, none", "budget, block", "packing, block", "packing, global"],
 )
 def test_an_epoch_goes_on_where_a_state_was_taken_with_other_ranks(db, batching, shuffle):

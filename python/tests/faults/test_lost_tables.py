@@ -17,6 +17,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from soak import soaked
 from torch.utils.data import DataLoader
 
 WORKERS = pytest.mark.parametrize("workers", [0, 1])
@@ -111,7 +112,7 @@ def test_a_process_that_opens_a_lost_table_names_it(db, wide_range, lose):
 
 
 @WORKERS
-@pytest.mark.parametrize("make", [iterable, mapped])
+@pytest.mark.parametrize("make", [iterable, soaked(mapped)])
 def test_a_checkpoint_that_does_not_fit_on_the_disk_changes_nothing(
     tmp_path, wide_range, make, workers
 ):

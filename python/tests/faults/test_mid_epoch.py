@@ -377,7 +377,7 @@ def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, metho
     assert_gone(others, memory)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, soaked(signal.SIGTERM)])
 def test_workers_end_with_the_process_that_they_work_for(start_epoch, how):
     child, others = start_epoch(2)
     assert len(others) >= 3

@@ -96,7 +96,7 @@ def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
 
 
 @pytest.mark.parametrize("fault", [slow_down, hang_up])
-@pytest.mark.parametrize("make", [iterable, map_style])
+@pytest.mark.parametrize("make", [iterable, soaked(map_style)])
 def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, fault, make):
     loader = make(proxy, {})
     whole, requests = epoch(proxy, loader)

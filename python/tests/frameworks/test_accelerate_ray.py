@@ -41,6 +41,7 @@ def ids(batches):
     return [batch["id"].tolist() for batch in batches]
 
 
+@pytest.mark.soak
 def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, table):
     with warm.starter("lightning", "accelerate") as starter:
         starter.run(SCRIPT, str(tmp_path / "db"), str(tmp_path), ranks=2, timeout=250)

@@ -47,6 +47,7 @@ def test_global_steps_are_those_of_one_process(tmp_path, whole, starter, ranks, 
     assert steps == whole
 
 
+@pytest.mark.soak
 def test_an_epoch_begun_on_four_ranks_ends_on_two_and_on_one(tmp_path, whole, starter):
     by = {"starter": starter}
     first, state = run(tmp_path, 4, "four", "--steps", 50, "--workers", 2, **by)

@@ -11,6 +11,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
 )
 from loaders import KINDS, ORDERS, flat, ids, iterable, mapped, run, through_json
+from soak import soaked
 from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -325,8 +326,8 @@ def test_a_damaged_state_is_refused_and_says_why(table, make, change, error, mes
 # -- torchdata -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("workers", [0, soaked(1), 2])
+@pytest.mark.parametrize("order", ["block", soaked("none"), soaked("global")])
 def test_torchdatas_stateful_loader_resumes_exactly(table, workers, order):
     def loader():
         return StatefulDataLoader(

@@ -18,6 +18,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from soak import soaked
 
 WINDOWS = {"shuffle": True, "block_rows": 2, "window_rows": 16, "lanes": 2}
 ROWS = 48
@@ -115,7 +116,7 @@ def mapped(table, workers=0, **options):
     return LanceDataLoader(dataset, batch_size=12, shuffle=True, num_workers=workers, **options)
 
 
-KINDS = pytest.mark.parametrize("make", [iterable, mapped])
+KINDS = pytest.mark.parametrize("make", [iterable, soaked(mapped)])
 
 
 def rounds(few, many):
@@ -227,6 +228,7 @@ def test_epochs_broken_off_and_resumed(small, make, rounds):
     assert_levels_off(rounds, Resumed(make(small)), alone)
 
 
+@pytest.mark.soak
 @rounds(18, 150)
 def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small, rounds):
     loader = iterable(small, 2, persistent_workers=True, prefetch_factor=4)

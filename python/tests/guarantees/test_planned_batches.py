@@ -127,6 +127,7 @@ def test_workers_change_nothing_and_may_be_others_at_a_resume(table, batching, w
         assert run(each) == second
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("method", "batching"), [soaked("fork", BUDGET), ("spawn", PACKING)], ids=["fork", "spawn"]
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lancedb.integrations.torch import LanceIterableTorchDataset
+from soak import soaked
 
 ROWS, BATCH, WIDTH = 400_000, 256, 128
 LATENCY = 0.02
@@ -35,7 +36,7 @@ def epoch_seconds(dataset):
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shuffle", [soaked(True), False])
 def test_twenty_milliseconds_a_request_leave_most_of_the_throughput(endpoints, shuffle):
     at_once, later = (
         LanceIterableTorchDataset(

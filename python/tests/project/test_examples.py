@@ -112,6 +112,7 @@ def test_ddp_stops_on_two_ranks_and_goes_on_with_two_to_the_same_weights_or_with
     assert before + steps_of(tmp_path, 1) == two_epochs(tmp_path)
 
 
+@pytest.mark.soak
 def test_lightning_resumes_in_mid_epoch(tmp_path, run_warm):
     printed = run_warm("lightning_digits.py", "--out", tmp_path, "--stop-after", 40)
     before = steps_of(tmp_path, 1)
@@ -204,6 +205,7 @@ def test_clips_of_videos_are_told_apart_from_a_part_of_their_bytes(tmp_path, run
     assert float(last[1]) < 10
 
 
+@pytest.mark.soak
 def test_hard_negatives_are_worth_their_search(tmp_path, run_warm):
     printed = run_warm("hard_negatives.py", "--out", tmp_path)
     recalls = [float(each) for each in re.findall(r"recall ([\d.]+)% at 1", printed)]

@@ -70,6 +70,7 @@ def test_every_type_comes_through_as_it_is(batch):
     assert received.equals(batch)
 
 
+@pytest.mark.soak
 def test_forked_map_style_workers_read_every_row_and_their_delegates_end_with_them(table):
     dataset = LanceTorchDataset(table, columns=["id", "vec", "text"], format="torch")
     options = {"multiprocessing_context": "fork", "persistent_workers": True}
