@@ -62,14 +62,19 @@ def starter():
         yield starter
 
 
+def shrink_windows(monkeypatch, windows_bytes, one_window_bytes, block_bytes, windows_rows):
+    """Layouts as of tables so many times as large."""
+    monkeypatch.setattr(layout, "WINDOWS_BYTES", windows_bytes)
+    monkeypatch.setattr(layout, "ONE_WINDOW_BYTES", one_window_bytes)
+    monkeypatch.setattr(layout, "LEAST_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(layout, "LEAST_BLOCK_ROWS", 2)
+    monkeypatch.setattr(layout, "WINDOWS_ROWS", windows_rows)
+
+
 @pytest.fixture
 def small_windows(monkeypatch):
     """Layouts of many small windows, as large tables have."""
-    monkeypatch.setattr(layout, "WINDOWS_BYTES", 60_000)
-    monkeypatch.setattr(layout, "ONE_WINDOW_BYTES", 1_000)
-    monkeypatch.setattr(layout, "LEAST_BLOCK_BYTES", 128)
-    monkeypatch.setattr(layout, "LEAST_BLOCK_ROWS", 2)
-    monkeypatch.setattr(layout, "WINDOWS_ROWS", 600)
+    shrink_windows(monkeypatch, 60_000, 1_000, 128, 600)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lengths of documents are read once a machine where there is a cache on disk."""
 
-import os
 import threading
 import time
 import warnings
@@ -9,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import record_reads
+from damage import cut, emptied, flipped
 from documents import documents
 from lancedb.integrations._torch.cache import disk, numbers
 from lancedb.integrations._torch.cache.directory import cache_settings
@@ -62,20 +62,6 @@ def test_other_rows_fills_and_versions_have_lengths_of_their_own(table, cache):
     table.add(documents(300).slice(200))
     assert batches(table, cache) == batches(table, None) != whole
     assert len(parts(cache)) == 4
-
-
-def cut(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def emptied(path):
-    os.truncate(path, 0)
-
-
-def flipped(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("damage", [cut, emptied, flipped])

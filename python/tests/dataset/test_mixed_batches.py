@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import rows_of
-from lancedb.integrations._torch.order import layout as layout_module
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -19,7 +18,10 @@ from lancedb.integrations.torch import (
 from loaders import through_json
 from torch.utils.data import DataLoader
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning"),
+    pytest.mark.usefixtures("small_windows"),
+]
 
 START = {"points": 0, "texts": 10_000, "pets": 20_000}
 WEIGHTS = {"points": 3, "texts": 2, "pets": 1}
@@ -45,15 +47,6 @@ def tables(tmp_path_factory):
     }
     ids = [None if n == 7 else START["pets"] + n for n in range(70)]
     return {**made, "pets": db.create_table("pets", pa.table({"id": ids}))}
-
-
-@pytest.fixture(autouse=True)
-def small_windows(monkeypatch):
-    monkeypatch.setattr(layout_module, "WINDOWS_BYTES", 60_000)
-    monkeypatch.setattr(layout_module, "ONE_WINDOW_BYTES", 1_000)
-    monkeypatch.setattr(layout_module, "LEAST_BLOCK_BYTES", 128)
-    monkeypatch.setattr(layout_module, "LEAST_BLOCK_ROWS", 2)
-    monkeypatch.setattr(layout_module, "WINDOWS_ROWS", 600)
 
 
 def mixed(tables, weights=WEIGHTS, own=OPTIONS, **options):

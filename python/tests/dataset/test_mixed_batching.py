@@ -9,7 +9,7 @@ from pathlib import Path
 import lancedb
 import pytest
 from conftest import record_reads
-from documents import BUDGET, LENGTH, PACKING, content, documents, mixture
+from documents import BUDGET, LENGTH, PACKING, content, documents, in_turn, mixture, run
 from lancedb.integrations._torch.order import layout
 from lancedb.integrations.torch import LanceDataLoader, TokenBudget, cache_info
 from loaders import flat, through_json
@@ -38,20 +38,6 @@ def db(tmp_path_factory):
 
 def loader(db, batching, shuffle=True, workers=0, **options):
     return LanceDataLoader(mixture(db, batching, shuffle, **options), num_workers=workers)
-
-
-def run(loader, steps=None):
-    made = []
-    for batch in loader:
-        made.append(content(batch))
-        if len(made) == steps:
-            break
-    return made
-
-
-def in_turn(ranks):
-    """The batches of all ranks, step by step."""
-    return [batch for step in zip(*ranks, strict=True) for batch in step]
 
 
 def came(dataset):

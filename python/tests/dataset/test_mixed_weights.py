@@ -7,8 +7,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import rows_of
-from lancedb.integrations._torch.order import layout as layout_module
+from conftest import rows_of, shrink_windows
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -33,12 +32,8 @@ def tables(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small_windows(monkeypatch):
-    monkeypatch.setattr(layout_module, "WINDOWS_BYTES", 4000)
-    monkeypatch.setattr(layout_module, "ONE_WINDOW_BYTES", 100)
-    monkeypatch.setattr(layout_module, "LEAST_BLOCK_BYTES", 32)
-    monkeypatch.setattr(layout_module, "LEAST_BLOCK_ROWS", 2)
-    monkeypatch.setattr(layout_module, "WINDOWS_ROWS", 200)
+def smaller_windows(monkeypatch):
+    shrink_windows(monkeypatch, 4000, 100, 32, 200)
 
 
 def mixed(tables, drawn, shuffle=True, **options):

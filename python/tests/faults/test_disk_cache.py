@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import rows_of
+from damage import cut, emptied, flipped
 from lancedb.integrations._torch.cache import directory, locks, parts
 from lancedb.integrations._torch.cache.directory import CacheDirectory
 from lancedb.integrations._torch.cache.locks import FileLock
@@ -187,20 +188,6 @@ def test_processes_that_begin_together_write_each_part_once(
 
 
 # -- damage ----------------------------------------------------------------------------------
-
-
-def cut(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def emptied(path):
-    os.truncate(path, 0)
-
-
-def flipped(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def replaced(path):

@@ -8,7 +8,18 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pytest
-from documents import BUDGET, LENGTH, ORDERS, PACKING, content, dataset, documents, lengths_of
+from documents import (
+    BUDGET,
+    LENGTH,
+    ORDERS,
+    PACKING,
+    content,
+    dataset,
+    documents,
+    in_turn,
+    lengths_of,
+    run,
+)
 from lancedb.integrations.torch import LanceDataLoader
 from loaders import flat, through_json
 from soak import soaked
@@ -35,20 +46,6 @@ def loader(table, batching, order="block", workers=0, **options):
     of_loader = {name: options.pop(name) for name in names if name in options}
     made = dataset(table, batching, order, **options)
     return LanceDataLoader(made, num_workers=workers, **of_loader)
-
-
-def run(loader, steps=None):
-    made = []
-    for batch in loader:
-        made.append(content(batch))
-        if len(made) == steps:
-            break
-    return made
-
-
-def in_turn(ranks):
-    """The batches of all ranks, step by step."""
-    return [batch for step in zip(*ranks, strict=True) for batch in step]
 
 
 def ids(batches, batching):

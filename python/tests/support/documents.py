@@ -71,3 +71,18 @@ def content(batch):
     starts = batch["cu_seqlens"][:-1].long()
     used = batch["document_ids"].flatten()[starts] > 0
     return batch["tokens"].flatten()[starts[used]].tolist()
+
+
+def run(loader, steps=None):
+    """What the next batches of a loader hold, as many as `steps`, or all of the epoch."""
+    made = []
+    for batch in loader:
+        made.append(content(batch))
+        if len(made) == steps:
+            break
+    return made
+
+
+def in_turn(ranks):
+    """The batches of all ranks, step by step."""
+    return [batch for step in zip(*ranks, strict=True) for batch in step]

@@ -58,7 +58,7 @@ class Shards:
         without windows is divided in chunks of ``plan.chunk`` rows.
     count : int
         How many shards there are.
-    turn : int, optional
+    rotation : int, optional
         The epoch by which the tail is rotated; by default the plan's own.
 
     Raises

@@ -119,7 +119,7 @@ class Reader:
         ----------
         rows : numpy.ndarray of int64
             Positions in ``[0, selection.num_rows)``; checked by the caller.
-        turn : asyncio.Semaphore, optional
+        semaphore : asyncio.Semaphore, optional
             As in `Handle.submit`.
         counted : CountedRead, optional
             As in `Handle.submit`.
@@ -253,7 +253,7 @@ class PendingRead(Waiting):
         What is read, ascending.
     order : numpy.ndarray of int64, optional
         Where in `offsets` each row asked for stands; None if they were asked for so.
-    turn : asyncio.Semaphore, optional
+    semaphore : asyncio.Semaphore, optional
         As in `Handle.submit`.
     counted : CountedRead, optional
         As in `Handle.submit`.
