@@ -85,10 +85,16 @@ def with_workers(rows: list[dict[str, Any]]) -> str:
     ]
     cells = [[rounded(two[FIVE[0], kind]) for kind in kinds]]
     cells.append([f"{rounded(speed)} {way.partition(' ')[0]}" for speed, way in others])
+    cached = [
+        f"| {overview.named(way)} | {' | '.join(rounded(two.get((way, kind))) for kind in kinds)} |"
+        for way in (f"{FIVE[0]}, cached on disk",)
+        if any((way, kind) in two for kind in kinds)
+    ]
     lines = [
         f"| with two workers | {' | '.join(f'({WORKLOADS[kind].letter})' for kind in kinds)} |",
         "|---|" + "---:|" * len(kinds),
         f"| {overview.named(FIVE[0])} | {' | '.join(cells[0])} |",
+        *cached,
         f"| the best peer | {' | '.join(cells[1])} |",
     ]
     return "\n".join(lines)

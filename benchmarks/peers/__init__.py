@@ -20,6 +20,7 @@ from workloads import WORKLOADS, Workload
 
 MODULES = (
     "ours",
+    "ours_cached",
     "memmap",
     "torch_tensors",
     "lancedb_permutation",

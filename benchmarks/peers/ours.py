@@ -8,6 +8,7 @@ processor, up to four (``transform_threads``), as Pillow lets go of Python's loc
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from lancedb.integrations.torch import (
@@ -23,9 +24,9 @@ COMMON = "`LanceDataLoader`, defaults"
 THREADS = "; images: `transform_threads` for each processor, up to 4"
 
 
-def options(job: Job) -> dict[str, Any]:
+def options(job: Job, folder: Path | None = None) -> dict[str, Any]:
     return {
-        "uri": str(job.source.folder(lance_table.FORM)),
+        "uri": str(folder or job.source.folder(lance_table.FORM)),
         "table_name": lance_table.TABLE,
         "columns": job.columns,
         "format": "torch",
@@ -33,10 +34,14 @@ def options(job: Job) -> dict[str, Any]:
     }
 
 
-def iterable(job: Job, shuffle: str) -> LanceDataLoader:
+def iterable(job: Job, shuffle: str, folder: Path | None = None, **more: Any) -> LanceDataLoader:
     threads = min(4, os.cpu_count() or 1) if job.workload.encoded and not job.workers else 0
     dataset = LanceIterableTorchDataset(
-        **options(job), transform_threads=threads, batch_size=job.batch_size, shuffle=shuffle
+        **options(job, folder),
+        **more,
+        transform_threads=threads,
+        batch_size=job.batch_size,
+        shuffle=shuffle,
     )
     return LanceDataLoader(dataset, num_workers=job.workers)
 
@@ -50,8 +55,12 @@ def open_global(job: Job) -> LanceDataLoader:
 
 
 def open_mapped(job: Job) -> LanceDataLoader:
+    return mapped(job)
+
+
+def mapped(job: Job, folder: Path | None = None, **more: Any) -> LanceDataLoader:
     return LanceDataLoader(
-        LanceTorchDataset(**options(job)),
+        LanceTorchDataset(**options(job, folder), **more),
         batch_size=job.batch_size,
         shuffle=True,
         drop_last=True,

@@ -19,7 +19,9 @@ def raw_rows(column: pa.Array) -> np.ndarray | None:
         if isinstance(values, pa.ExtensionArray):
             values = values.storage
         elif isinstance(values, pa.FixedSizeListArray):
-            values = values.flatten()
+            # Without flatten(), which gives up Python's lock and waits to have it back.
+            size = values.type.list_size
+            values = values.values.slice(values.offset * size, len(values) * size)
         else:
             start = values.offset * row_bytes(values.type)
             return np.frombuffer(values.buffers()[1], f"V{width}", len(column), start)

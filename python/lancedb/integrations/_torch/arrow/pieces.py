@@ -3,17 +3,26 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from .copying import copy_by_two
 from .fixed_width import buffer_for, from_raw, row_bytes
 from .take import FixedRows, Rows, take_column
 
+# Of a row, that numpy is to copy one by one.
+_MOST_UNITS = 8
+_MOST_STRAYS = 2
 
-class Grouped:
-    """Places of rows, grouped by the piece that each is in; the same for all columns.
+
+class Wanted:
+    """Places of rows, and the piece that each is in; the same for all columns.
 
     Parameters
     ----------
@@ -24,23 +33,37 @@ class Grouped:
     """
 
     def __init__(self, starts: np.ndarray, places: np.ndarray):
-        owners = np.searchsorted(starts, places, side="right") - 1
-        if len(starts) < 1 << 16:
-            owners = owners.astype(np.uint16)  # which numpy sorts fastest
-        order = np.argsort(owners, kind="stable")
-        counts = np.bincount(owners, minlength=len(starts))
-        ends = np.cumsum(counts)
-        sorted_places = places[order]
-        self.pieces = [
-            (number, sorted_places[ends[number] - counts[number] : ends[number]] - starts[number])
-            for number in np.flatnonzero(counts).tolist()
-        ]
-        self.back = np.empty(len(places), np.int64)
-        self.back[order] = np.arange(len(places))
-        """Where each wanted row stands among those grouped."""
+        self.places = places
+        self.owners = np.searchsorted(starts, places, side="right") - 1
+        self._starts = starts
 
     def __len__(self) -> int:
-        return len(self.back)
+        return len(self.places)
+
+    @cached_property
+    def groups(self) -> list[tuple[int, np.ndarray]]:
+        """Of each piece that has some of the rows, its number and their places in it."""
+        counts = np.bincount(self.owners, minlength=len(self._starts))
+        ends = np.cumsum(counts)
+        ordered = self.places[self._order]
+        return [
+            (number, ordered[ends[number] - counts[number] : ends[number]] - self._starts[number])
+            for number in np.flatnonzero(counts).tolist()
+        ]
+
+    @cached_property
+    def back(self) -> np.ndarray:
+        """Where each wanted row stands among those of all groups."""
+        back = np.empty(len(self.places), np.int64)
+        back[self._order] = np.arange(len(self.places))
+        return back
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        owners = self.owners
+        if len(self._starts) < 1 << 16:
+            owners = owners.astype(np.uint16)  # which numpy sorts fastest
+        return np.argsort(owners, kind="stable")
 
 
 class SlicesOfRows:
@@ -60,30 +83,104 @@ class SlicesOfRows:
         self._kind = kind
         self._pieces = pieces
         self._starts = starts
-        self._fixed = [piece for piece in pieces if isinstance(piece, FixedRows)]
+        fixed = [piece.bytes for piece in pieces if isinstance(piece, FixedRows)]
+        self._fixed = fixed if len(fixed) == len(pieces) else None
+        self._grid = None if self._fixed is None else grid_of(fixed, starts)
 
     def __len__(self) -> int:
         return sum(map(len, self._pieces))
 
     def take(self, indices: np.ndarray) -> pa.Array:
         """The values at some places, each of which is in one of the pieces."""
-        return self.take_grouped(Grouped(self._starts, indices))
+        return self.take_wanted(Wanted(self._starts, indices))
 
-    def take_grouped(self, wanted: Grouped) -> pa.Array:
-        """As `take`, of places that were grouped by the same starts."""
-        if len(self._fixed) == len(self._pieces):
-            return self._copied(wanted)
+    def take_wanted(self, wanted: Wanted) -> pa.Array:
+        """As `take`, of places that were looked up by the same starts."""
+        if self._fixed is not None:
+            data, out = buffer_for(len(wanted), row_bytes(self._kind))
+            if self._grid is not None:
+                self._grid.copy(wanted, out)
+            else:
+                _copy_in_groups(self._fixed, wanted, out)
+            return from_raw(self._kind, len(wanted), data)
         parts = [pa.nulls(0, self._kind)]
-        parts += [self._pieces[number].take(rows) for number, rows in wanted.pieces]
+        parts += [self._pieces[number].take(rows) for number, rows in wanted.groups]
         return take_column(pa.concat_arrays(parts), wanted.back)
 
-    def _copied(self, wanted: Grouped) -> pa.Array:
-        width = row_bytes(self._kind)
-        # Twice, as numpy puts rows fastest into consecutive places.
-        grouped, start = np.empty(len(wanted), f"V{width}"), 0
-        for number, rows in wanted.pieces:
-            self._fixed[number].bytes.take(rows, 0, grouped[start : start + len(rows)], "clip")
-            start += len(rows)
-        data, out = buffer_for(len(wanted), width)
-        grouped.take(wanted.back, 0, out, "clip")
-        return from_raw(self._kind, len(wanted), data)
+
+def _copy_in_groups(pieces: Sequence[np.ndarray], wanted: Wanted, out: np.ndarray) -> None:
+    """Copy the wanted rows, piece by piece."""
+    # Twice, as numpy puts rows fastest into consecutive places.
+    grouped, start = np.empty_like(out), 0
+    for number, rows in wanted.groups:
+        copy_by_two(pieces[number], rows, grouped[start : start + len(rows)])
+        start += len(rows)
+    copy_by_two(grouped, wanted.back, out)
+
+
+class Grid(NamedTuple):
+    """Pieces of fixed width, as one array over all of the memory that they are in.
+
+    What is between the pieces is nobody's: no place leads there.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray
+        From the first byte of the lowest piece to the last one of the highest, in units of which
+        a row has one or some.
+    units : int
+        Of a row.
+    firsts : numpy.ndarray of int64
+        Of each piece, which unit the row at place 0 would begin at if it were in it.
+    strays : dict of int to (int, numpy.ndarray)
+        By number, the pieces that are not on the grid: their starts and rows.
+    """
+
+    rows: np.ndarray
+    units: int
+    firsts: np.ndarray
+    strays: dict[int, tuple[int, np.ndarray]]
+
+    def copy(self, wanted: Wanted, out: np.ndarray) -> None:
+        """Copy the wanted rows, in their order."""
+        units = wanted.places * self.units + self.firsts[wanted.owners]
+        stray = {number: np.flatnonzero(wanted.owners == number) for number in self.strays}
+        for here in stray.values():
+            units[here] = 0
+        if self.units > 1:
+            units = (units[:, None] + np.arange(self.units)).ravel()
+        copy_by_two(self.rows, units, out.view(self.rows.dtype))
+        for number, here in stray.items():
+            start, rows = self.strays[number]
+            out[here] = rows[wanted.places[here] - start]
+
+
+def grid_of(pieces: Sequence[np.ndarray], starts: np.ndarray) -> Grid | None:
+    """The grid that pieces lie on, if few do not and its units are large.
+
+    Files of one schema and of as many rows have a column at the same place of a page. So all but
+    the last one are on one grid, if the width of a row and the size of a page have much in common.
+
+    Parameters
+    ----------
+    pieces : sequence of numpy.ndarray
+        Rows of one width.
+    starts : numpy.ndarray of int64
+        The place of each piece's first row.
+    """
+    width = pieces[0].dtype.itemsize
+    unit = math.gcd(width, mmap.PAGESIZE)
+    addresses = np.array([each.__array_interface__["data"][0] for each in pieces])
+    found, counts = np.unique(addresses % unit, return_counts=True)
+    is_stray = addresses % unit != found[np.argmax(counts)]
+    if width > _MOST_UNITS * unit or np.count_nonzero(is_stray) > _MOST_STRAYS:
+        return None
+    low = int(addresses[~is_stray].min())
+    ends = addresses + width * np.array([len(each) for each in pieces])
+    memory = pa.foreign_buffer(low, int(ends[~is_stray].max()) - low, base=pieces)
+    return Grid(
+        np.frombuffer(memory, f"V{unit}"),
+        width // unit,
+        (addresses - low) // unit - starts * (width // unit),
+        {number: (int(starts[number]), pieces[number]) for number in np.flatnonzero(is_stray)},
+    )

@@ -140,7 +140,7 @@ class DiskCache:
     def _are_mapped(self, places: np.ndarray) -> np.ndarray:
         numbers = places // self._rows.part_rows  # -1 for -1
         there = np.zeros(self._mapped.num_parts + 1, bool)
-        wanted = np.unique(numbers[numbers >= 0])
+        wanted = np.flatnonzero(np.bincount(numbers[numbers >= 0]))
         try:
             there[wanted] = self._mapped.there(wanted)
         except Damaged as error:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..arrow.pieces import Grouped, SlicesOfRows
+from ..arrow.pieces import SlicesOfRows, Wanted
 from ..arrow.take import Rows, rows_of
 from .directory import Entry, PartFile
 
@@ -218,8 +218,8 @@ class MappedParts:
     def take(self, places: np.ndarray) -> pa.RecordBatch:
         """Rows by their place, in that order, all of parts that are mapped."""
         schema, starts, columns = self._columns()
-        wanted = Grouped(starts, places)
-        arrays = [column.take_grouped(wanted) for column in columns]
+        wanted = Wanted(starts, places)
+        arrays = [column.take_wanted(wanted) for column in columns]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _columns(self) -> _Columns:

@@ -22,7 +22,7 @@ from ..cache.tables import CachedTable
 from ..common.counters import Stats
 from ..order.read_schedule import Planner, RowOrder, WindowRows, rows_of
 from ..order.shards import Shards
-from ..order.window_slices import WindowSlice, WindowSlices
+from ..order.window_slices import WindowSlice, WindowSlices, runs
 from ..table.indices import distinct
 from ..table.reader import PendingRead, Reader, Waiting
 from .completion import Backlog
@@ -273,17 +273,51 @@ class InMemorySource:
     def __init__(self, plan: RowOrder, everything: CachedTable | MappedTable):
         self._plan = plan
         self._everything = everything
-        self._open: dict[int, np.ndarray] = {}
+        self._open = _OpenRows()
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
-        self._open.update((window.window, rows_of(self._plan, window)) for window in windows)
+        for window in windows:
+            self._open.add(window.window, rows_of(self._plan, window))
 
     def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
-        rows = [self._open[at.window][at.begin : at.begin + at.count] for at in pieces.joined()]
-        return self._everything.take(np.concatenate(rows))
+        return self._everything.take(self._open.rows(pieces))
 
     def drop(self, window: int) -> None:
-        del self._open[window]
+        self._open.drop(window)
 
     def close(self) -> None:
-        self._open.clear()
+        self._open = _OpenRows()
+
+
+class _OpenRows:
+    """The rows of open windows by number, one window after the other in one array."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty(0, np.int64)
+        self._end = 0
+        self._spans: dict[int, tuple[int, int]] = {}
+
+    def add(self, window: int, rows: np.ndarray) -> None:
+        end = self._end + len(rows)
+        if end > len(self._rows):
+            self._move(len(rows))
+            end = self._end + len(rows)
+        self._rows[self._end : end] = rows
+        self._spans[window] = (self._end, end)
+        self._end = end
+
+    def rows(self, pieces: WindowSlices) -> np.ndarray:
+        numbers, owners = _distinct_windows(pieces.windows)
+        firsts = np.array([self._spans[number][0] for number in numbers.tolist()])
+        return self._rows[runs(firsts[owners] + pieces.begins, pieces.counts)]
+
+    def drop(self, window: int) -> None:
+        del self._spans[window]
+
+    def _move(self, more: int) -> None:
+        """Put those that are open into a new array, with as much space again."""
+        kept = {window: self._rows[slice(*span)] for window, span in self._spans.items()}
+        held = sum(map(len, kept.values()))
+        self._rows, self._end, self._spans = np.empty(2 * (held + more), np.int64), 0, {}
+        for window, rows in kept.items():
+            self.add(window, rows)
