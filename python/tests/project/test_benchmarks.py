@@ -19,7 +19,8 @@ from cell import Run, Task, check, resume, variance_ratio  # noqa: E402
 from peers import Job, Source, load  # noqa: E402
 from workloads import LABELS, WORKLOADS  # noqa: E402
 
-MODULES = ("ours", "ours_cached", "memmap", "torch_tensors", "lancedb_permutation", "lancedb_streaming")
+OURS = ("ours", "ours_cached")
+MODULES = (*OURS, "memmap", "torch_tensors", "lancedb_permutation", "lancedb_streaming")
 ROWS = {kind: 256 if kind == "images" else 1_000 for kind in WORKLOADS}
 
 
