@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that writes the parts which are missing, while others read.
 
-Of all processes over one cache directory, one at a time writes the parts of a table. It works at
-most half of the time, so that whoever trains meanwhile does not notice.
+Of all processes over one cache directory, one at a time writes the parts of a table, and a process
+writes those of one table at a time. It works at most half of the time, so that whoever trains
+meanwhile does not notice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import errno
 import logging
+import os
 import threading
 import time
 import weakref
@@ -34,6 +37,7 @@ _ENDS_WITHIN = 10.0
 # Of rows that differ in size, what is read at once.
 _READ_BYTES = 4 << 20
 
+_writing = threading.Lock()
 _alive: weakref.WeakSet[Filler] = weakref.WeakSet()
 
 
@@ -95,25 +99,42 @@ class Filler(threading.Thread):
         entry.make(self._rows.about)
         reader = Reader(self._rows.recipe, self._rows.selection, self._rows.columns)
         for number in self._missing(entry):
-            started = time.monotonic()
-            if not self._fits(self._rows.part_bytes):
-                if number == self._rows.wanted[0]:
-                    self._warn(
-                        f"not one part of {self._rows.part_bytes / 1e6:,.0f} MB fits: "
-                        "free some of the disk, or give more cache_bytes"
-                    )
-                return
-            part = write_part(entry, number, self._read(reader, number))
-            mapped = self._mapped()
-            if mapped is None:
-                return
-            if not self._fits(0):  # its rows are larger than others
-                part.path.unlink()
-                return
-            mapped.add_file(part)
-            del mapped
-            release_freed()
-            self._rest(started)
+            with self._its_turn():
+                started = time.monotonic()
+                if not self._write(entry, reader, number):
+                    return
+                release_freed()
+                self._rest(started)
+
+    def _write(self, entry: Entry, reader: Reader, number: int) -> bool:
+        """Write a part; False if it does not fit, or is of no use any more."""
+        if not self._fits(self._rows.part_bytes):
+            if number == self._rows.wanted[0]:
+                self._warn(
+                    f"not one part of {self._rows.part_bytes / 1e6:,.0f} MB fits: "
+                    "free some of the disk, or give more cache_bytes"
+                )
+            return False
+        part = write_part(entry, number, self._read(reader, number))
+        mapped = self._mapped()
+        if mapped is None:
+            return False
+        if not self._fits(0):  # its rows are larger than others
+            part.path.unlink()
+            return False
+        mapped.add_file(part)
+        return True
+
+    @contextlib.contextmanager
+    def _its_turn(self) -> Iterator[None]:
+        """While no other table's parts are written by this process."""
+        while not _writing.acquire(timeout=_ASKED_EVERY):
+            if self._stopped.is_set():
+                raise _Stopped
+        try:
+            yield
+        finally:
+            _writing.release()
 
     def _fits(self, size: int) -> bool:
         return self._directory.free_up(size, self._rows.settings.most_bytes, self._rows.key)
@@ -163,4 +184,12 @@ def _stop_all() -> None:
             filler.join(max(0.0, until - time.monotonic()))
 
 
+def _begin_in_child() -> None:
+    """Whoever had the turn stayed behind."""
+    global _writing
+    _writing = threading.Lock()
+
+
 atexit.register(_stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

@@ -427,6 +427,9 @@ transform_threads : optional
             for number, order in enumerate(plan.sources)
             if order.in_memory
         }
+        for number, source in enumerate(sources):
+            if number not in in_memory or self.cache is True:
+                source.fill_cache()
         memories = stack.enter_context(self._memories_for(plan))
         ahead, stats = self._read_ahead(plan), self._stats()
         names = tuple(order.name for order in plan.sources)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cache.directory import CacheSettings
+from ..cache.disk import DiskCache, disk_cache
 from ..cache.tables import CachedTable
 from ..convert.transform import Output
 from ..order.epoch_order import Draws
@@ -36,7 +37,7 @@ class MixtureSource:
     drawn_by : mapping
         The argument that decides it.
     cache : CacheSettings, optional
-        Where lengths of its rows are kept.
+        Where its rows, or lengths of them, are kept on disk.
     output : Output, optional
         What becomes of its batches, where they are of it alone.
     """
@@ -61,6 +62,7 @@ class MixtureSource:
         self._cache = cache
         self._are_skewed = are_skewed
         self._reader: Reader | None = None
+        self._disk: DiskCache | None = None
         self._everything: CachedTable | None = None
 
     @property
@@ -74,15 +76,24 @@ class MixtureSource:
         return self.described, self.view.recipe.source, self.view.columns
 
     def __getstate__(self) -> dict[str, Any]:
-        mine = {"view": sent_view(self.view), "_reader": None, "_everything": None}
+        mine = {"view": sent_view(self.view), "_reader": None, "_disk": None}
+        mine["_everything"] = None
         return {**self.__dict__, **mine}
 
     def reader(self, names: list[str]) -> Reader:
         """This process's reader of columns in a certain sequence, opened."""
         if self._reader is None:
             columns = {name: self.view.columns[name] for name in names}
-            self._reader = Reader(self.view.recipe, self.view.selection, columns)
+            reader = Reader(self.view.recipe, self.view.selection, columns)
+            if self._cache is not None:
+                self._disk = disk_cache(self._cache, reader, False)
+            self._reader = Reader(reader.recipe, reader.selection, columns, self._disk)
         return self._reader.open()
+
+    def fill_cache(self) -> None:
+        """Begin to write what its cache on disk lacks, once there is a reader."""
+        if self._disk is not None:
+            self._disk.fill(again=True)
 
     @property
     def kept_bytes(self) -> int:
