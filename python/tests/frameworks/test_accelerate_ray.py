@@ -13,6 +13,7 @@ from accelerate.utils import DataLoaderConfiguration
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
 from ray.train.torch.train_loop_utils import _WrappedDataLoader
@@ -34,7 +35,17 @@ def mapped(table):
     return LanceDataLoader(dataset, batch_size=48, shuffle=True, drop_last=True)
 
 
-KINDS = pytest.mark.parametrize("make", [streamed, mapped])
+def mixture(table):
+    halves = {
+        name: LanceIterableTorchDataset(table, columns=["id"], filter=rows, shuffle=True)
+        for name, rows in {"even": "id % 2 = 0", "odd": "id % 2 = 1"}.items()
+    }
+    weights = {"even": 1, "odd": 1}
+    dataset = LanceMixedTorchDataset(halves, weights, format="torch", batch_size=48)
+    return LanceDataLoader(dataset)
+
+
+KINDS = pytest.mark.parametrize("make", [streamed, mapped, mixture])
 
 
 def ids(batches):

@@ -9,6 +9,7 @@ import torch
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -34,7 +35,17 @@ def mapped(table, workers=0):
     return LanceDataLoader(dataset, shuffle=True, num_workers=workers)
 
 
-KINDS = pytest.mark.parametrize("make", [streamed, mapped])
+def mixture(table, workers=0):
+    halves = {
+        name: LanceIterableTorchDataset(table, columns=["id"], filter=rows, shuffle=True)
+        for name, rows in {"even": "id % 2 = 0", "odd": "id % 2 = 1"}.items()
+    }
+    weights = {"even": 1, "odd": 1}
+    dataset = LanceMixedTorchDataset(halves, weights, format="torch", batch_size=200)
+    return LanceDataLoader(dataset, num_workers=workers)
+
+
+KINDS = pytest.mark.parametrize("make", [streamed, mapped, mixture])
 
 
 def epochs_of(loader, count):
