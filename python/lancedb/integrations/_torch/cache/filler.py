@@ -2,8 +2,9 @@
 """The thread that writes the parts which are missing, while others read.
 
 Of all processes over one cache directory, one at a time writes the parts of a table, and a process
-writes those of one table at a time. It works at most half of the time, so that whoever trains
-meanwhile does not notice.
+writes those of one table at a time. Off a local disk it works at most half of the time, so that
+whoever trains meanwhile does not notice; from an object store without a rest, as each part that is
+there spares thousands of requests.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pyarrow as pa
 
 from ..arrow.buffer_pool import release_freed
 from ..table.reader import Reader
+from ..table.recipe import is_in_object_store
 from .cached_rows import CachedRows
 from .directory import CacheDirectory, Entry
 from .parts import MappedParts, write_part
@@ -154,7 +156,8 @@ class Filler(threading.Thread):
             yield reader.open().begin(wanted, asyncio.Semaphore(1)).in_order()
 
     def _rest(self, started: float) -> None:
-        self._stopped.wait(_REST * (time.monotonic() - started))
+        if not is_in_object_store(self._rows.recipe.source):
+            self._stopped.wait(_REST * (time.monotonic() - started))
         if self._stopped.is_set():
             raise _Stopped
 
