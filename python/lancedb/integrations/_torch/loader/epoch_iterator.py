@@ -71,7 +71,13 @@ class Prepared:
         self.batches = batches
         self.ahead = ahead
         self._watch = watching
+        self._process = os.getpid()
         self._drop = weakref.finalize(self, _stop, watching)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was begun in this process, and not in the one that this was forked from."""
+        return self._process == os.getpid()
 
     def release(self) -> WorkerWatch | None:
         """The watch, which whoever goes on with this stops from now on."""
@@ -125,7 +131,9 @@ class EpochIterator:
 
     def exhaust(self) -> None:
         """Have the workers know that the epoch has ended, before they begin another one."""
-        if self._batches is not None and self._tracker.taken and not self._tracker.has_more():
+        if self._batches is None or self._process != os.getpid():
+            return
+        if self._tracker.taken and not self._tracker.has_more():
             next(self._batches, None)
             self._is_exhausted = True
 
@@ -213,8 +221,13 @@ class EpochIterator:
         # Accelerate has to hear of an iterator that is dropped before its last batch.
         self._release = weakref.finalize(self, _release, watching, self._iteration, self._tracker)
 
-    def prepared(self) -> Prepared:
-        """What is under way, workers and all, for the iterator that comes after this one."""
+    def prepared(self) -> Prepared | None:
+        """What is under way, workers and all, for the iterator that comes after this one.
+
+        None in a forked process, in which nothing of it is.
+        """
+        if self._process != os.getpid():
+            return None
         self._is_passed_on = True
         self._release.detach()
         given = Prepared(self._tracker, self._meters, self._batches, self._ahead, self._watch)

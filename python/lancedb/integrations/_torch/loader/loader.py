@@ -542,7 +542,7 @@ class LanceDataLoader(DataLoader):
         tracker = self._cursor.under_way
         if tracker is None or not tracker.is_to_come:
             return None
-        if prepared is not None and prepared.tracker is tracker:
+        if prepared is not None and prepared.tracker is tracker and prepared.is_here:
             return prepared
         before = latest() if latest is not None else None
         return None if before is None else before.prepared()

@@ -50,10 +50,12 @@ class WorkerPool:
     def kept(self) -> Iterator[Any] | None:
         """torch's iterator over the workers that persist; None if there are to be new ones.
 
-        For one that has died since the last epoch torch would raise, at every epoch to come.
+        For one that has died since the last epoch torch would raise, at every epoch to come. Those
+        of the process that this one was forked from are not ours.
         """
         kept = part_of(self._loader, "_iterator")
-        if kept is None:
+        if kept is None or part_of(kept, "_shutdown", False):
+            self._loader._iterator = None
             return None
         gone = first_ended(kept)
         if gone is None:

@@ -9,6 +9,7 @@ torch has one for each worker.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -151,6 +152,7 @@ class EpochFeed:
         self._batches = batches
         self._slots = slots
         self._under_way = under_way
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._is_making = False
         self._made: dict[int, pa.RecordBatch | Made] = {}
@@ -189,6 +191,8 @@ class EpochFeed:
 
     def close(self) -> None:
         """Read no more. Whoever waits is given nothing."""
+        if self._process != os.getpid():
+            return  # the thread that makes the next one did not come along, and would be waited for
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

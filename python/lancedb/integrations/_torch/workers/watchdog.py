@@ -24,6 +24,7 @@ import torch.utils.data
 from ..frameworks.private import part_of
 
 _NOTICED_WITHIN = 2.0
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Death(NamedTuple):
@@ -47,6 +48,8 @@ class WorkerWatch:
 
     def __init__(self, batches: Any):
         self._batches = weakref.ref(batches)
+        self._process = os.getpid()
+        _watched.add(batches)
         # torch's processes close their sentinels when they go: we wait at copies.
         self._sentinels = {
             os.dup(worker.sentinel): number for number, worker in enumerate(batches._workers)
@@ -57,7 +60,9 @@ class WorkerWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer; called again, it does nothing."""
+        """Watch no longer; called again, or in a fork of this process, it does nothing."""
+        if self._process != os.getpid():
+            return  # the pipe is the other process's, too
         tell, self._tell = self._tell, -1
         if tell < 0:
             return
@@ -162,6 +167,21 @@ def kill_workers(batches: Any) -> None:
         # of two threads that ask, one would be given 255.
         if not wait([worker.sentinel], timeout=0):
             worker.kill()
+
+
+def _leave_to_the_parent() -> None:
+    """Have a forked process end no workers of the one that it was forked from.
+
+    torch ends them by an event and by queues that both processes have, wherever its iterator is
+    dropped.
+    """
+    for batches in list(_watched):
+        batches._shutdown = True
+        batches._worker_pids_set = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def describe_worker(batches: Any, number: int) -> Death:
