@@ -21,7 +21,9 @@ from arrow_strategies import (
     TEMPORAL_TYPES,
 )
 from conversions import DTYPES, column, example_of
+from lancedb.integrations._torch.common.counters import Stats
 from lancedb.integrations._torch.convert.formats import make_converter
+from lancedb.integrations._torch.convert.transform import Output
 from lancedb.integrations._torch.table.handle import empty_batch
 
 
@@ -251,3 +253,21 @@ def test_a_column_of_nothing_but_nulls_takes_any_value():
 def test_lists_put_for_nulls_are_not_one_list():
     first, second = column([None, None], pa.list_(pa.string()), fill_null={"c": []})["c"]
     assert first is not second
+
+
+def test_nulls_are_counted_in_all_parts_of_a_batch():
+    kind = pa.struct([("a", pa.int32())])
+    parts = [
+        pa.record_batch(
+            {"x": pa.array(values, pa.float64()), "s": pa.array([{"a": 1}] * len(values), kind)}
+        )
+        for values in ([1.0, 2.0], [None, 3.0], [4.0], [None, None])
+    ]
+    failed = Output("torch", None).convert_parts(iter(parts), Stats())
+    assert str(failed.error).startswith("column 'x' has 3 nulls, which a tensor cannot hold")
+    nested = [
+        pa.record_batch({"s": pa.array([{"a": value} for value in values], kind)})
+        for values in ([1], [None], [2, None])
+    ]
+    failed = Output("torch", None).convert_parts(iter(nested), Stats())
+    assert str(failed.error).startswith("column 's.a' has 2 nulls")

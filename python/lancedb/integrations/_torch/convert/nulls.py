@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from ..common.checks import did_you_mean
 from .scalars import fitting_scalar
+
+_ABOUT = "lancedb_nulls"
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,7 @@ class NullPolicy:
         """As `value_for`; a ValueError that names the column and what to do, if there is none."""
         value = self.value_for(name)
         if value is None:
-            raise ValueError(
-                f"column {name!r} has {count} null{'s' if count > 1 else ''}, which a tensor "
-                f"cannot hold: pass fill_null={_example_of(kind)} (any value), "
-                f"fill_null={{{name!r}: value}}, or filter={name + ' IS NOT NULL'!r}"
-            )
+            raise _unfilled(name, count, kind)
         return value
 
     def require_scalar(self, name: str, count: int, kind: pa.DataType) -> pa.Scalar:
@@ -124,6 +122,33 @@ def named_fields(argument: str, names: Sequence[str], schema: pa.Schema) -> dict
             hint = did_you_mean(name, known)
             raise ValueError(f"{argument} names an unknown column {name!r}: {hint}")
     return {name: known[name] for name in names}
+
+
+def with_those_of(
+    error: Exception, rest: Iterable[pa.RecordBatch], convert: Callable[[pa.RecordBatch], Any]
+) -> Exception:
+    """An error about nulls in the first part of a batch, with those in the other parts counted."""
+    if _ABOUT not in vars(error):
+        return error
+    name, count, kind = vars(error)[_ABOUT]
+    for part in rest:
+        within = [of for of in part.schema.names if f"{name}.".startswith(f"{of}.")]
+        try:
+            convert(part.select(within))
+        except ValueError as more:
+            count += vars(more)[_ABOUT][1] if _ABOUT in vars(more) else 0
+    return _unfilled(name, count, kind)
+
+
+def _unfilled(name: str, count: int, kind: pa.DataType) -> ValueError:
+    error = ValueError(
+        f"column {name!r} has {count} null{'s' if count > 1 else ''}, which a tensor "
+        f"cannot hold: pass fill_null={_example_of(kind)} (any value), "
+        f"fill_null={{{name!r}: value}}, or filter={name + ' IS NOT NULL'!r}"
+    )
+    # No class of its own: torch makes a worker's error anew, of its type and its text.
+    vars(error)[_ABOUT] = (name, count, kind)
+    return error
 
 
 def _example_of(kind: pa.DataType) -> str:

@@ -20,7 +20,7 @@ from . import formats as convert
 from .blob_files import BlobSource, with_files
 from .collate import JoinLists, is_column, join, pick
 from .context import TransformContext, takes_context
-from .nulls import NullPolicy
+from .nulls import NullPolicy, with_those_of
 from .on_error import OnError, Trial, check_policy, make_what_can_be
 from .one_row import note_if_written_for_one_row
 from .packed import PackedRows, make_packed_converter
@@ -201,7 +201,7 @@ class Output:
             try:
                 made: Any = join([self._convert(part) for part in parts])
             except Exception as error:
-                made = Failed(error)
+                made = Failed(with_those_of(error, parts, self._convert))
         return made if self.transform is None else Converted(made, None)
 
     def complete(self, converted: Any, stats: Stats) -> Any:
