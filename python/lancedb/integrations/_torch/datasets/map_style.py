@@ -33,6 +33,7 @@ from ..order.state import start_of
 from ..table.arguments import Given
 from ..table.indices import normalize_indices
 from .base import READ_TIMEOUT, TableDataset
+from .default_collate import may_be_collated, refuse_what_has_no_tensor
 from .epoch_seed import EpochRows, EpochSeed
 from .joined import by_part, check_alike, described, read_joined, refuse_files
 from .keywords import explain_unknown
@@ -278,8 +279,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         caller = sys._getframe(1)
         if not _is_one(index):
             batch = self.__getitems__(index)
-            are_rows = isinstance(batch, (Sequence, np.ndarray))
-            collates = are_rows and is_for_default_convert(caller)
+            collates = may_be_collated(batch) and is_for_default_convert(caller)
             return default_collate(cast(Any, batch)) if collates else batch
         row = int(normalize_indices([index], len(self))[0])
         return self._one(
@@ -314,20 +314,25 @@ class LanceTorchDataset(TableDataset, Dataset):
             In the dataset's format; for ``"torch"`` a `RowBatch`, whose ``columns`` are what
             ``default_collate`` makes of it. A loader without a ``collate_fn`` hands batches that
             are no rows (``"python_col"``, ``"pandas"``, ``"polars"``, ``"arrow"``,
-            ``"torch_col"``) on as they are.
+            ``"torch_col"``), and arrays of objects, on as they are.
 
         Raises
         ------
         IndexError
             If an index is out of range.
         TypeError
-            If an index is not a whole number.
+            If an index is not a whole number; or if rows of Python values are for
+            ``default_collate``, and a column holds times, decimals or nulls.
         RuntimeError
             If the storage fails; the message names table, version and rows.
         """
         rows = normalize_indices(indices, len(self))
         asked = indices.random if isinstance(indices, EpochRows) else None
-        batch = self._made(self._read(rows), rows, self._seed.within(asked))
+        read = self._read(rows)
+        are_rows = self.format == "python" and self._output.transform is None
+        if are_rows and is_for_default_collate(sys._getframe(1)):
+            refuse_what_has_no_tensor(read)
+        batch = self._made(read, rows, self._seed.within(asked))
         return batch if self.format == "torch" else self._whole(batch, len(rows), sys._getframe(1))
 
     def __add__(self, other: Any) -> Any:
@@ -342,7 +347,7 @@ class LanceTorchDataset(TableDataset, Dataset):
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
         """The batch, or what `default_collate` makes it of if it would take it for no rows."""
-        if isinstance(batch, (Sequence, np.ndarray)) or not is_for_default_collate(caller):
+        if may_be_collated(batch) or not is_for_default_collate(caller):
             return batch
         return WholeBatch(batch, count)
 
