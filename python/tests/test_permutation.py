@@ -16,6 +16,7 @@ import pytest
 import torch
 from lancedb import permutation as module
 from lancedb.permutation import Permutation, permutation_builder
+from limits import HANGS
 from soak import soaked
 
 OFFSETS = [3, 999, 3, 0, -1, 500]
@@ -181,7 +182,7 @@ def test_in_a_child_process(table, method):
     permutation.fetch([0])
     child = context.Process(target=fetch_into, args=(permutation, OFFSETS, queue))
     child.start()
-    assert queue.get(timeout=60) == IDS
+    assert queue.get(timeout=HANGS) == IDS
     child.join(60)
     assert child.exitcode == 0
 

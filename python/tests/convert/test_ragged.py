@@ -15,6 +15,7 @@ from lancedb.integrations._torch.convert import nested_tensor as nested_tensors
 from lancedb.integrations._torch.convert import ragged
 from lancedb.integrations._torch.convert.nulls import NullPolicy
 from lancedb.integrations._torch.convert.padding import RaggedPolicy
+from limits import HANGS
 
 LISTS = [[1, 2], [3, 4, 5, 6], [], [7]]
 
@@ -141,7 +142,7 @@ def test_first_lists_import_none_of_torchs_compiler(tmp_path, starter):
     lancedb.connect(tmp_path / "db").create_table("lists", pa.table({"x": column}))
     script = tmp_path / "script.py"
     script.write_text(FIRST_LISTS)
-    printed = starter.run(script, str(tmp_path / "db"), timeout=60)
+    printed = starter.run(script, str(tmp_path / "db"), timeout=HANGS)
     assert printed.strip() == "[4, 1, 4, 1] []"
 
 

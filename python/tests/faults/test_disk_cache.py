@@ -19,6 +19,7 @@ from lancedb.integrations._torch.cache import directory, locks, parts
 from lancedb.integrations._torch.cache.directory import CacheDirectory
 from lancedb.integrations._torch.cache.locks import FileLock
 from lancedb.integrations.torch import LanceTorchDataset, cache_info, clear_cache
+from limits import HANGS
 from small_parts import small_parts
 
 __all__ = ["small_parts"]
@@ -181,7 +182,7 @@ def test_processes_that_begin_together_write_each_part_once(
 ):
     script = tmp_path / "together.py"
     script.write_text(TOGETHER.format(path=[]))
-    starter.run(script, table._conn.uri, str(cache), ranks=processes, timeout=120)
+    starter.run(script, table._conn.uri, str(cache), ranks=processes, timeout=HANGS)
     numbers = [path.name[:6] for path in cache.glob("*/*.arrow")]
     assert len(numbers) == len(set(numbers)) > 5
     assert_whole(table, cache)
@@ -272,7 +273,7 @@ def test_a_full_disk_is_said_once_and_what_fits_is_used(table, cache, tmp_path):
     cache.mkdir()
     command = f"{mounted} {sys.executable} {full_script(tmp_path)} {table._conn.uri} {cache}"
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=100
+        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=HANGS
     )
     if "unshare:" in done.stderr or "mount:" in done.stderr:
         return  # not permitted here: the test below has another limit
@@ -282,7 +283,7 @@ def test_a_full_disk_is_said_once_and_what_fits_is_used(table, cache, tmp_path):
 
 def test_a_limit_on_files_is_as_a_full_disk(table, cache, tmp_path, starter):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
-    said = starter.run(full_script(tmp_path, limit), table._conn.uri, str(cache), timeout=100)
+    said = starter.run(full_script(tmp_path, limit), table._conn.uri, str(cache), timeout=HANGS)
     assert said.count("the disk is full") == 1
     assert list(cache.glob("*/*.arrow")) == list(cache.glob("*/*.unfinished")) == []
 

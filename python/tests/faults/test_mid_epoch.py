@@ -21,6 +21,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from limits import HANGS
 from soak import soaked
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -66,10 +67,10 @@ def torch_iterator(batches):
 @pytest.mark.parametrize(
     ("kind", "persistent", "method"),
     [
-        ("iterable", False, "forkserver"),
         ("iterable", True, "forkserver"),
         ("mapped", False, "forkserver"),
-        ("mapped", True, "forkserver"),
+        soaked("iterable", False, "forkserver"),
+        soaked("mapped", True, "forkserver"),
         soaked("iterable", True, "spawn"),  # which starts slowly
     ],
 )
@@ -358,7 +359,7 @@ def shared_memory_of(processes):
 
 
 def assert_gone(processes, memory):
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=HANGS)
     assert alive == []
     assert [path for path in memory if os.path.exists(path)] == []
 
@@ -371,7 +372,7 @@ def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, metho
     child, others = start_epoch(workers, method)
     memory = shared_memory_of([psutil.Process(child.pid), *others])
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does
-    _, errors = child.communicate(timeout=30)
+    _, errors = child.communicate(timeout=HANGS)
     assert child.returncode in (-signal.SIGINT, 1)
     assert "KeyboardInterrupt" in errors
     assert_gone(others, memory)
@@ -384,7 +385,7 @@ def test_workers_end_with_the_process_that_they_work_for(start_epoch, how):
     memory = shared_memory_of([psutil.Process(child.pid), *others])
     assert memory
     os.kill(child.pid, how)
-    child.wait(timeout=30)
+    child.wait(timeout=HANGS)
     assert_gone(others, memory)
 
 

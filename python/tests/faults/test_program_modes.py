@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANGS
 
 SCRIPT = Path(__file__).parents[1] / "support/modes_script.py"
 
@@ -18,7 +19,7 @@ def test_every_mode_of_the_interpreter_reads_all_rows_and_a_late_thread_ends(tmp
         input=SCRIPT.read_text(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

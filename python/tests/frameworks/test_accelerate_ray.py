@@ -16,7 +16,7 @@ from lancedb.integrations.torch import (
     LanceMixedTorchDataset,
     LanceTorchDataset,
 )
-from ray.train.torch.train_loop_utils import _WrappedDataLoader
+from limits import HANGS
 from torch.utils.data import DataLoader, DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -55,7 +55,7 @@ def ids(batches):
 @pytest.mark.soak
 def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, table):
     with warm.starter("lightning", "accelerate") as starter:
-        starter.run(SCRIPT, str(tmp_path / "db"), str(tmp_path), ranks=2, timeout=250)
+        starter.run(SCRIPT, str(tmp_path / "db"), str(tmp_path), ranks=2, timeout=HANGS)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for kind in ("streamed", "mapped"):
         assert first[f"{kind} is left alone"]
@@ -213,6 +213,8 @@ def test_a_loader_that_makes_the_batches_is_not_warned_of(table):
 
 @KINDS
 def test_a_state_that_rays_loader_has_run_past_is_refused(table, make):
+    from ray.train.torch.train_loop_utils import _WrappedDataLoader  # which takes seconds
+
     loader = make(table)
     ahead = _WrappedDataLoader(loader, torch.device("cpu"), auto_transfer=False)
     whole, state = [], None

@@ -10,6 +10,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from limits import HANGS
 from loaders import KINDS, ids, iterable, mapped, run
 from torch.utils.data import DataLoader, TensorDataset, default_collate, random_split
 
@@ -203,4 +204,4 @@ if __name__ == "__main__":
 def test_the_workers_of_a_plain_loader_start_with_their_imports_done(table, tmp_path, starter):
     script = tmp_path / "script.py"
     script.write_text(PLAIN_LOADER)
-    assert starter.run(script, str(tmp_path / "db"), timeout=60).strip() == "[tensor([True])]"
+    assert starter.run(script, str(tmp_path / "db"), timeout=HANGS).strip() == "[tensor([True])]"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANGS
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "python/lancedb/integrations/_torch"
@@ -20,7 +21,7 @@ def lint(config):
     """import-linter's verdict on the packages, by the contracts in a file."""
     command = [sys.executable, "-c", LINT, str(config)]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import HANGS
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -110,7 +111,7 @@ def test_one_command_writes_figures_and_plots(root):
     command = [sys.executable, BENCHMARKS / "side_by_side.py", "--scale", "tiny", "--no-growth"]
     command += ["--workloads", "embeddings", "--peers", "ours", "memmap"]
     command += ["--data", root / "data", "--out", root / "out" / "peers"]
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, check=True, capture_output=True, timeout=HANGS)
     found = json.loads((root / "out" / "peers.json").read_text())
     assert [cell["way"] for cell in found["cells"] if "error" in cell] == []
     assert all(cell["speed"] > 0 and cell["resume"] > 0 for cell in found["cells"])

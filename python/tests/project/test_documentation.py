@@ -25,6 +25,7 @@ from lancedb.integrations._torch.convert import collate
 from lancedb.integrations._torch.loader import opentelemetry as otel
 from lancedb.integrations._torch.order import epoch_order as plan
 from lancedb.permutation import Permutation
+from limits import HANGS
 from pages import (
     NOT_RUN,
     PROGRAMS,
@@ -184,7 +185,7 @@ def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ import pytest
 import torch
 import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from limits import HANGS
 from soak import soaked
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -42,7 +43,7 @@ def run(name, *arguments, ranks=None):
         list(map(str, [sys.executable, *launcher, EXAMPLES / name, *arguments])),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=HANGS,
         check=False,
         env={**os.environ, **QUIET},
     )
@@ -56,7 +57,7 @@ def run_warm():
 
     def run_warm(name, *arguments, ranks=None):
         arguments = map(str, arguments)
-        return starter.run(EXAMPLES / name, *arguments, ranks=ranks, timeout=250)
+        return starter.run(EXAMPLES / name, *arguments, ranks=ranks, timeout=HANGS)
 
     with warm.starter(*IMPORTED) as starter:
         yield run_warm

@@ -14,7 +14,7 @@ from lancedb.integrations.torch import (
 )
 
 uri, out = sys.argv[1], Path(sys.argv[2])
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
 rank = dist.get_rank()
 # What differs between the ranks, by the argument that has to be named.
 DIFFER = {

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="stop after as many")
     parser.add_argument("--resume", type=Path)
     args = parser.parse_args()
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
     states = json.loads(args.resume.read_text()) if args.resume else {}
     record = {
         name: run(args, on_error, states.get(name))

@@ -15,7 +15,7 @@ from lancedb.integrations.torch import LanceDataLoader
 
 def main() -> None:
     uri, out, name, *of_mixture = sys.argv[1:]
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
     db = lancedb.connect(uri)
     batching = BUDGET if name == "TokenBudget" else PACKING
     steps = []

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--keep-all", action="store_true")
     args = parser.parse_args()
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
     rank, world_size = dist.get_rank(), dist.get_world_size()
     dataset = LanceIterableTorchDataset(
         uri=args.uri,

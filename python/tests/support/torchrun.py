@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from limits import HANGS
 from warm import Starter
 
 
@@ -28,12 +29,12 @@ def torchrun(
     out.mkdir()
     arguments = tuple(map(str, (uri, out, *arguments)))
     if starter is not None:
-        starter.run(script, *arguments, ranks=ranks, timeout=180)
+        starter.run(script, *arguments, ranks=ranks, timeout=HANGS)
     else:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
         command += [f"--nproc-per-node={ranks}", sys.executable, "-W", "ignore", str(script)]
         done = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, timeout=180, check=False
+            [*command, *arguments], capture_output=True, text=True, timeout=HANGS, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(ranks)]

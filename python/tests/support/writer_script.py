@@ -5,7 +5,7 @@ import sys
 
 import lancedb
 import pyarrow as pa
-from conftest import rows_of
+from tables import rows_of
 
 
 def append(table):

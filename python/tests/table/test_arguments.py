@@ -16,6 +16,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation, permutation_builder
+from limits import HANGS
 from torch.utils.data import DataLoader
 
 
@@ -310,7 +311,7 @@ for options in (
 @pytest.mark.soak
 def test_what_an_interactive_session_defines_is_refused_before_any_worker_starts(table):
     command = [sys.executable, "-c", SESSION, table._conn.uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["transform", "on_error", "connection_factory"]
     assert all("interactive session, which they cannot import" in line for line in lines), lines

@@ -10,6 +10,7 @@ import torch
 from conftest import rows_of
 from lancedb.background_loop import LOOP
 from lancedb.permutation import Permutation, permutation_builder
+from limits import HANGS
 from soak import soaked
 from torch.utils.data import DataLoader, Dataset
 
@@ -65,7 +66,7 @@ def in_a_fork(permutation, change=lambda permutation: permutation, asked=ASKED):
     answers = FORK.Queue()
     child = FORK.Process(target=without_runtime, args=(permutation, change, asked, answers))
     child.start()
-    got = answers.get(timeout=60)
+    got = answers.get(timeout=HANGS)
     child.join(60)
     assert child.exitcode == 0
     return got

@@ -27,6 +27,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
+from limits import HANGS
 from torch.utils.data import DataLoader
 
 if not hasattr(os, "fork"):
@@ -60,7 +61,7 @@ def test_a_delegate_reads_what_a_handle_reads_and_ends_when_it_is_closed(table):
         wanted = np.array(offsets, dtype=np.int64)
         assert theirs.submit(wanted).result()[0].equals(mine.submit(wanted).result()[0])
     theirs.close()
-    assert psutil.wait_procs([process], timeout=10)[1] == []
+    assert psutil.wait_procs([process], timeout=HANGS)[1] == []
 
 
 @given(record_batches(nulls=True))
@@ -83,7 +84,7 @@ def test_forked_map_style_workers_read_every_row_and_their_delegates_end_with_th
     reading = delegates()
     assert len(reading) == 2
     del batches, loader
-    assert psutil.wait_procs(reading, timeout=10)[1] == []
+    assert psutil.wait_procs(reading, timeout=HANGS)[1] == []
 
 
 @pytest.mark.parametrize("shuffle", [False, True, "global"])
@@ -104,7 +105,7 @@ def test_one_that_was_killed_is_an_error_and_no_hang(table):
     process.kill()
     process.wait()
     with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
-        delegate.submit(np.arange(3)).result(timeout=10)
+        delegate.submit(np.arange(3)).result(timeout=HANGS)
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_what_fails_there_is_raised_here(table):
     delegate = ForkReader(recipe_of(table), {"id": "id"})
     shutil.rmtree(table._conn.uri)
     with pytest.raises(Exception, match="(?i)not found|no such file"):
-        delegate.submit(np.array([900])).result(timeout=60)
+        delegate.submit(np.array([900])).result(timeout=HANGS)
 
 
 SCRIPT = """
@@ -241,7 +242,7 @@ def run_script(tmp_path, table, ending):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT + ending)
     with warm.starter() as starter:
-        return starter.run(script, table._conn.uri, timeout=90)
+        return starter.run(script, table._conn.uri, timeout=HANGS)
 
 
 @pytest.mark.soak

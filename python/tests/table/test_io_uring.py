@@ -9,6 +9,7 @@ import sys
 import lancedb
 import pytest
 from lancedb.integrations.torch import LanceTorchDataset
+from limits import HANGS
 
 IO_URING_SETUP = 425  # the same on x86-64 and arm64
 
@@ -53,7 +54,7 @@ def ring_threads(table, tmp_path, starter):
 
     def run(script: str) -> int:
         (tmp_path / "script.py").write_text(script)
-        return int(starter.run(tmp_path / "script.py", table._conn.uri, timeout=60))
+        return int(starter.run(tmp_path / "script.py", table._conn.uri, timeout=HANGS))
 
     return run
 
@@ -65,7 +66,7 @@ def test_a_local_table_is_read_through_io_uring_where_the_kernel_permits(ring_th
 def ring_threads_of_a_program(table, script, cwd=None) -> int:
     """The same where the interpreter is a new one, too, which has nothing to say about it."""
     command = [sys.executable, "-c", script, table._conn.uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "uring" not in done.stderr
     return int(done.stdout)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lancedb.integrations._torch.table import pylance
 from lancedb.integrations.torch import LanceIterableTorchDataset, LanceTorchDataset
 from lancedb.schema import blob
+from limits import HANGS
 
 SWITCH = "LANCEDB_TORCH_PYLANCE"
 
@@ -212,6 +213,6 @@ print(dataset.stats()["reader"])
 @pytest.mark.soak
 def test_forked_workers_read_and_the_interpreter_exits_with_reads_under_way(table):
     command = [sys.executable, "-W", "ignore:lancedb fork", "-c", EXIT, table._conn.uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert (done.returncode, done.stdout) == (0, "[124750, 374750]\npylance\n"), done.stderr
     assert "fork-safe" not in done.stderr

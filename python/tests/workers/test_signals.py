@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+from limits import HANGS
 
 PROGRAM = """
 import os, signal, sys
@@ -42,7 +43,7 @@ def test_workers_and_their_server_outlive_a_warning_to_the_whole_job(tmp_path, k
         [sys.executable, "-W", "ignore", str(tmp_path / "program.py"), kind],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS,
         check=False,
         start_new_session=True,
     )
