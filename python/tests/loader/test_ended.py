@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An epoch that has ended is over for whoever goes on from its last batch."""
 
+import importlib
 import itertools
 
-import lightning
 import pytest
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import CombinedLoader
 from loaders import KINDS, ids, iterable, run, through_json
 from soak import soaked
 from torch.utils.data import DataLoader
@@ -128,90 +125,32 @@ def test_torchdatas_loader_goes_on_after_an_epochs_last_batch(table, workers, to
 # -- loaders of different lengths, together ------------------------------------------------------
 
 
-class Both(lightning.LightningModule):
-    """Keeps what it is given of a short and a long loader; with a data module for their states."""
-
-    def __init__(self, table, make, mode, workers=0):
-        super().__init__()
-        self.linear = torch.nn.Linear(1, 1)
-        self.ids, self.mode = [], mode
-        self.loaders = [make(table, workers, batch_size=size) for size in (200, 100)]
-
-    def train_dataloader(self):
-        return CombinedLoader(self.loaders, self.mode)
-
-    def training_step(self, batches):
-        self.ids.append([None if each is None else ids(each) for each in batches])
-        return self.linear(torch.ones(1, 1)).mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-def fit(model, folder, checkpoint=None, **options):
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        callbacks=[ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, ckpt_path=checkpoint, **options)
-    return model.ids
+@pytest.fixture(scope="module")
+def lightning_runs():
+    return importlib.import_module("lightning_runs")
 
 
 @pytest.mark.filterwarnings("ignore")
 @KINDS
 @pytest.mark.parametrize("mode", ["max_size", soaked("max_size_cycle"), soaked("min_size")])
-def test_lightnings_combined_loader_goes_on_with_the_longer_one(tmp_path, table, make, mode):
+def test_lightnings_combined_loader_goes_on_with_the_longer_one(
+    tmp_path, table, lightning_runs, make, mode
+):
+    Both, fit = lightning_runs.Both, lightning_runs.fit
     whole = fit(Both(table, make, mode), tmp_path)
     steps = len(whole) // 2
-    for done in range(1, len(whole)):
-        if done == steps:
-            continue  # an epoch's end, of which Lightning loads no state
+    # An epoch's end is left out: of it Lightning loads no state.
+    for done in (1, steps // 2, steps // 2 + 1, steps - 1, steps + 1, len(whole) - 1):
         resumed = fit(Both(table, make, mode), tmp_path / "again", tmp_path / f"step={done}.ckpt")
         assert resumed == whole[done:]
 
 
-class Module(lightning.LightningDataModule):
-    """Keeps the state of its loader, also that of an epoch's end, as the docs show it."""
-
-    def __init__(self, table, make):
-        super().__init__()
-        self.loader, self.state = make(table, batch_size=200), None
-
-    def train_dataloader(self):
-        if self.state is not None:
-            self.loader.load_state_dict(self.state)
-        return self.loader
-
-    def state_dict(self):
-        return {"loader": self.loader.state_dict()}
-
-    def load_state_dict(self, state):
-        self.state = state["loader"]
-
-
-class One(lightning.LightningModule):
-    """Keeps what it is given of one loader."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(1, 1)
-        self.ids = []
-
-    def training_step(self, batch):
-        self.ids.append(ids(batch))
-        return self.linear(torch.ones(1, 1)).mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
 @pytest.mark.filterwarnings("ignore")
 @KINDS
-def test_lightning_goes_on_with_the_next_epoch_after_the_last_batch(tmp_path, table, make):
+def test_lightning_goes_on_with_the_next_epoch_after_the_last_batch(
+    tmp_path, table, lightning_runs, make
+):
+    One, Module, fit = lightning_runs.One, lightning_runs.Module, lightning_runs.fit
     whole = fit(One(), tmp_path, datamodule=Module(table, make))
     for done in (len(whole) // 2 - 1, len(whole) // 2):
         checkpoint = tmp_path / f"step={done}.ckpt"
@@ -220,13 +159,18 @@ def test_lightning_goes_on_with_the_next_epoch_after_the_last_batch(tmp_path, ta
         assert resumed == whole[done:]
 
 
+@pytest.fixture(scope="module")
+def combined_loader():
+    return importlib.import_module("lightning.pytorch.utilities").CombinedLoader
+
+
 @pytest.mark.parametrize("mode", ["max_size", "max_size_cycle", "min_size", "sequential"])
-def test_a_combined_loader_without_a_trainer_does_too(table, mode):
+def test_a_combined_loader_without_a_trainer_does_too(table, combined_loader, mode):
     def combined(states=()):
         both = [iterable(table, batch_size=size) for size in (200, 100)]
         for loader, state in zip(both, states, strict=False):
             loader.load_state_dict(state)
-        return both, CombinedLoader(both, mode)
+        return both, combined_loader(both, mode)
 
     both, loader = combined()
     whole, states = [], []
