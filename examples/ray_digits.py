@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     out = args.out.absolute()
     make_table(out / "lancedb")
-    ray.init(num_cpus=args.workers)
+    ray.init(num_cpus=args.workers, include_dashboard=False)
     trainer = TorchTrainer(
         train,
         train_loop_config={

@@ -59,18 +59,18 @@ def test_columns_that_turn_out_to_be_too_large_are_not_kept(db, monkeypatch, col
     assert columns_read == [["text"]]
 
 
-@pytest.mark.parametrize("cache", ["auto", True])
 @pytest.mark.parametrize(
-    "chosen",
+    ("chosen", "cache"),
     [
-        {},
-        {"filter": "id % 3 > 0"},
-        {"filter": "id % 100 = 7"},
-        {"filter": "id >= 5000 AND id < 5300"},
-        {"columns": ["vec", "id"]},
-        {"columns": {"twice": "id * 2", "text": "text"}},
-        {"format": "python"},
-        {"format": "torch", "fill_null": 0, "columns": ["half", "vec", "text"]},
+        ({}, "auto"),
+        ({}, True),
+        ({"filter": "id % 3 > 0"}, "auto"),
+        ({"filter": "id % 100 = 7"}, True),
+        ({"filter": "id >= 5000 AND id < 5300"}, "auto"),
+        ({"columns": ["vec", "id"]}, "auto"),
+        ({"columns": {"twice": "id * 2", "text": "text"}}, "auto"),
+        ({"format": "python"}, True),
+        ({"format": "torch", "fill_null": 0, "columns": ["half", "vec", "text"]}, "auto"),
     ],
     ids=str,
 )

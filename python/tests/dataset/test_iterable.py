@@ -104,13 +104,14 @@ def test_any_choice_of_rows_is_covered(wide_range, order, chosen):
 # -- workers and ranks -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
-@pytest.mark.parametrize("drop_last", [True, False])
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("order", "drop_last", "workers"),
+    [(0, True, 2), (1, True, 3), (1, False, 2), (2, True, 1), (2, False, 3)],
+)
 def test_workers_make_the_batches_of_one_process_in_its_order(
     wide_range, order, drop_last, workers
 ):
-    dataset = torch_ids(wide_range, drop_last=drop_last, batch_size=150, **order)
+    dataset = torch_ids(wide_range, drop_last=drop_last, batch_size=150, **ORDERS[order])
     alone = [batches(dataset), batches(dataset)]
     dataset.set_epoch(0)
     loader = DataLoader(
@@ -136,10 +137,9 @@ def test_workers_that_are_started_anew_go_on_with_the_next_epoch(wide_range):
     assert [batches(loader), batches(loader)] == alone
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize(("order", "world_size"), [(0, 3), (1, 2), (1, 3), (2, 4)])
 def test_ranks_share_each_step_and_make_as_many(wide_range, order, world_size):
-    batch_size = 96 // world_size
+    batch_size, order = 96 // world_size, ORDERS[order]
     whole = batches(torch_ids(wide_range, batch_size=96, **order))
     ranks = [
         batches(
@@ -248,11 +248,10 @@ def add_one(columns):
     return {**columns, "id": columns["id"] + 1}
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-@pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
+@pytest.mark.parametrize(("order", "threads"), [(0, 1), (1, 0), (1, 3), (2, 3)])
 def test_transforms_in_any_number_of_threads_keep_the_order(wide_range, order, threads):
-    plain = torch_ids(wide_range, **order)
-    changed = torch_ids(wide_range, transform=add_one, transform_threads=threads, **order)
+    plain = torch_ids(wide_range, **ORDERS[order])
+    changed = torch_ids(wide_range, transform=add_one, transform_threads=threads, **ORDERS[order])
     assert batches(changed) == [[id + 1 for id in batch] for batch in batches(plain)]
 
 

@@ -176,13 +176,14 @@ MADE_OF_OTHERS = {
 def test_rows_one_by_one_are_read_a_batch_at_a_time(two, monkeypatch, make):
     a, b = joined(two, columns=COLUMNS, unwrap=True, cache=False)
     whole = make(a, b)
-    expected = [whole[index] for index in range(300, 400)]
+    expected = [whole[index] for index in range(300, 310)]
     reads = record_reads(monkeypatch, lambda reader, rows: len(rows))
     batches = list(DataLoader(whole, 100, num_workers=0))
     assert sorted(ids(batches)) == ALL
     assert sum(reads) == 500
     assert len(reads) < 60  # of 16 rows until it is known how large they are
-    assert plain(batches[3]) == plain(torch.utils.data.default_collate(expected))
+    made = {name: column[:10] for name, column in plain(batches[3]).items()}
+    assert made == plain(torch.utils.data.default_collate(expected))
 
 
 def test_a_concatenation_asks_for_rows_and_not_for_batches_of_one(two):

@@ -22,7 +22,7 @@ from lancedb.integrations.torch import (
 from lancedb.permutation import Permutation, permutation_builder
 from soak import soaked
 
-ROWS = 3000
+ROWS = 1500
 GIVES_UP_SOON = {
     "timeout": "1s",
     "client_max_retries": "0",
@@ -84,9 +84,18 @@ def ids(batches):
     return [batch["id"].tolist() for batch in batches]
 
 
-@pytest.mark.parametrize("fault", [slow_down, hang_up, break_off, stall])
-@pytest.mark.parametrize("make", [iterable, map_style])
-def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (iterable, slow_down),
+        (iterable, break_off),
+        (map_style, hang_up),
+        (map_style, stall),
+        soaked(iterable, hang_up),
+        soaked(iterable, stall),
+    ],
+)
+def test_a_fault_that_passes_changes_nothing(proxy, make, fault):
     loader = make(proxy, {"timeout": "1s"})
     whole = ids(loader)
     loader.set_epoch(0)
@@ -95,9 +104,10 @@ def test_a_fault_that_passes_changes_nothing(proxy, fault, make):
     assert proxy.spoiled.total() == 2
 
 
-@pytest.mark.parametrize("fault", [slow_down, hang_up])
-@pytest.mark.parametrize("make", [iterable, soaked(map_style)])
-def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, fault, make):
+@pytest.mark.parametrize(
+    ("make", "fault"), [(iterable, slow_down), (map_style, hang_up), soaked(iterable, hang_up)]
+)
+def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, make, fault):
     loader = make(proxy, {})
     whole, requests = epoch(proxy, loader)
     loader.set_epoch(0)
@@ -106,9 +116,17 @@ def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, fault, m
     assert proxy.spoiled.total() == 30
 
 
-@pytest.mark.parametrize("fault", [go_down, slow_down, break_off, soaked(stall)])
-@pytest.mark.parametrize("make", [iterable, map_style])
-def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, fault, make):
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (iterable, go_down),
+        (iterable, slow_down),
+        (map_style, go_down),
+        (map_style, break_off),
+        soaked(iterable, stall),
+    ],
+)
+def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, make, fault):
     whole, requests = epoch(proxy, make(proxy, GIVES_UP_SOON))
     loader = make(proxy, GIVES_UP_SOON)
     # Many requests are under way before the first batch.
@@ -137,7 +155,7 @@ def test_what_lancedb_tries_again_and_again_ends_at_the_limit_and_a_resume_is_ex
     started = time.monotonic()
     delivered = deliver_until_it_fails(loader, "not read within 2 seconds, .* read_timeout")
     took = time.monotonic() - started
-    assert took < 10 * LIMIT  # A bound on hanging, not a measurement.
+    assert took < 60 * LIMIT  # A bound on hanging, not a measurement.
     assert max(proxy.spoiled.values()) <= 100 * took  # there are pauses, or it were thousands
     restore(proxy)
     loader.load_state_dict(loader.state_dict())
@@ -248,7 +266,7 @@ def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoint
             started = time.monotonic()
             with pytest.raises(RuntimeError, match=IN_TIME) as caught:
                 act()
-            assert time.monotonic() - started < 20 * SOON  # a bound on hanging
+            assert time.monotonic() - started < 60 * SOON  # a bound on hanging
             said.add(str(caught.value).split()[0])
     assert said == {"opening", "reading"}
 

@@ -40,10 +40,15 @@ def run(tmp_path, ranks, name, *arguments, starter=None):
     return [[id for batch in step for id in batch] for step in steps], out / "state.json"
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (2, 2), (4, 0)])
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 2), (4, 0)])
 def test_global_steps_are_those_of_one_process(tmp_path, whole, starter, ranks, workers):
-    by = None if workers else starter
-    steps, _ = run(tmp_path, ranks, "all", "--workers", workers, starter=by)
+    steps, _ = run(tmp_path, ranks, "all", "--workers", workers, starter=starter)
+    assert steps == whole
+
+
+@pytest.mark.soak
+def test_so_they_are_where_torchrun_itself_starts_them(tmp_path, whole):
+    steps, _ = run(tmp_path, 2, "all", "--workers", 2)
     assert steps == whole
 
 

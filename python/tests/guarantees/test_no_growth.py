@@ -184,13 +184,13 @@ class Resumed(Rounds):
 
 
 @KINDS
-@rounds(90, 600)
+@rounds(48, 450)
 def test_epochs_without_workers(small, make, rounds):
     assert_levels_off(rounds, WholeEpochs(make(small)), alone)
 
 
 @KINDS
-@rounds(30, 200)
+@rounds(21, 150)
 def test_epochs_with_workers_that_stay(small, make, rounds):
     loader = make(small, 2, persistent_workers=True)
     family = Family(loader)
@@ -223,7 +223,7 @@ def test_epochs_broken_off_of_both_datasets_in_turn(small, rounds):
 
 
 @KINDS
-@rounds(60, 300)
+@rounds(36, 240)
 def test_epochs_broken_off_and_resumed(small, make, rounds):
     assert_levels_off(rounds, Resumed(make(small)), alone)
 

@@ -33,6 +33,11 @@ KINDS = pytest.mark.parametrize("batching", [BUDGET, PACKING], ids=["budget", "p
 SHUFFLES = pytest.mark.parametrize("order", list(ORDERS))
 
 
+def name_of(parameter):
+    """The id of a parameter in the name of a test."""
+    return {BUDGET: "budget", PACKING: "packing"}.get(parameter, str(parameter))
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """900 documents in two fragments."""
@@ -67,8 +72,11 @@ def test_each_document_comes_once_an_epoch_and_in_another_order_in_the_next(tabl
         assert len(flat(first)) == int(np.ceil(lengths_of(ROWS) / LENGTH).sum())
 
 
-@SHUFFLES
-@pytest.mark.parametrize("pad_to", [None, 8, [4, 16, 48]], ids=str)
+@pytest.mark.parametrize(
+    ("order", "pad_to"),
+    [("none", None), ("block", None), ("block", 8), ("one window", [4, 16, 48]), ("global", 8)],
+    ids=str,
+)
 def test_no_batch_is_above_its_budget(table, order, pad_to):
     batches = list(loader(table, BUDGET, order, drop_last=False, pad_to=pad_to))
     assert max(batch["tokens"].numel() for batch in batches) <= BUDGET.tokens
@@ -87,9 +95,17 @@ def test_all_packed_batches_but_the_last_have_one_shape(table, order):
     assert shapes[-1][0] <= PACKING.rows
 
 
-@KINDS
-@SHUFFLES
-@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(
+    ("batching", "order", "drop_last"),
+    [
+        (BUDGET, "none", True),
+        (BUDGET, "block", False),
+        (BUDGET, "one window", True),
+        (PACKING, "block", True),
+        (PACKING, "global", False),
+    ],
+    ids=name_of,
+)
 def test_resuming_at_every_batch_gives_the_rest_of_the_epoch(table, batching, order, drop_last):
     made = loader(table, batching, order, drop_last=drop_last, filter="id < 300")
     states, epoch = [made.state_dict()], []
@@ -107,8 +123,7 @@ def test_resuming_at_every_batch_gives_the_rest_of_the_epoch(table, batching, or
     assert run(resumed, 2) == following
 
 
-@KINDS
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("batching", "workers"), [(BUDGET, 3), (PACKING, 1)], ids=name_of)
 def test_workers_change_nothing_and_may_be_others_at_a_resume(table, batching, workers):
     alone = loader(table, batching)
     first, second = run(alone), run(alone)
@@ -159,8 +174,9 @@ def test_torchdatas_stateful_loader_resumes(table, batching):
     assert done + run(second) == run(loader(table, batching))
 
 
-@KINDS
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(
+    ("batching", "ranks"), [(BUDGET, 2), (BUDGET, 3), (PACKING, 3)], ids=name_of
+)
 def test_ranks_take_the_batches_of_one_sequence_in_turn(table, batching, ranks):
     whole = run(loader(table, batching))
     made = [run(loader(table, batching, rank=rank, world_size=ranks)) for rank in range(ranks)]
@@ -170,8 +186,7 @@ def test_ranks_take_the_batches_of_one_sequence_in_turn(table, batching, ranks):
     assert came == whole[: len(came)]
 
 
-@KINDS
-@pytest.mark.parametrize("ranks", [3, 8])
+@pytest.mark.parametrize(("batching", "ranks"), [(BUDGET, 3), (PACKING, 8)], ids=name_of)
 def test_the_last_ones_are_dealt_evenly_where_none_is_left_out(table, batching, ranks):
     options = {"drop_last": False, "world_size": ranks}
     loaders = [loader(table, batching, rank=rank, **options) for rank in range(ranks)]

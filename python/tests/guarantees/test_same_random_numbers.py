@@ -112,8 +112,7 @@ def test_rows_draw_the_same_in_workers_that_are_spawned(table, expected):
     assert drawn(loader) == {at: rows for at, rows in expected.items() if at[1] == 0}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("workers", "shuffle"), [(0, False), (2, True)])
 def test_rows_of_a_map_style_dataset_draw_the_same(table, expected, workers, shuffle):
     loader = mapped(table, workers, shuffle=shuffle, persistent_workers=workers > 0)
     assert drawn([*loader, *loader]) == expected

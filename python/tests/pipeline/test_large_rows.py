@@ -52,7 +52,16 @@ def known_as_uneven(monkeypatch):
     monkeypatch.setattr(LanceIterableTorchDataset, "_limits", LITTLE)
 
 
-@pytest.mark.parametrize("shuffle", [False, True, "global"])
+@pytest.mark.parametrize(
+    ("uneven", "shuffle"),
+    [
+        ("here and there", False),
+        ("here and there", "global"),
+        ("in a stretch", True),
+        ("in a stretch", "global"),
+    ],
+    indirect=["uneven"],
+)
 def test_memory_is_bounded_by_bytes_and_every_row_is_whole(uneven, shuffle, known_as_uneven):
     table, large = uneven
     dataset = LanceIterableTorchDataset(table, shuffle=shuffle, batch_size=2, format="arrow")
@@ -177,7 +186,11 @@ def test_where_no_column_varies_in_size_nothing_is_counted(uneven):
     assert not sample.row_sizes(dataset._new_reader()).are_skewed
 
 
-@pytest.mark.parametrize(("shuffle", "format"), [("global", "torch"), (False, "arrow")])
+@pytest.mark.parametrize(
+    ("uneven", "shuffle", "format"),
+    [("here and there", "global", "torch"), ("in a stretch", False, "arrow")],
+    indirect=["uneven"],
+)
 def test_batches_of_large_rows_are_the_same_with_workers(uneven, shuffle, format, known_as_uneven):
     table, large = uneven
     dataset = LanceIterableTorchDataset(table, shuffle=shuffle, batch_size=60, format=format)

@@ -40,7 +40,7 @@ if __name__ == "__main__":
         queue = context.Queue()
         child = context.Process(target=fetch, args=(permutation, queue))
         child.start()
-        assert queue.get(timeout=60) == [2, 0, 4, 2], method
+        assert queue.get(timeout=600) == [2, 0, 4, 2], method
         child.join()
     assert [row["x"] for row in permutation.fetch([2, 0, -1, 2])] == [2, 0, 4, 2]
     from lancedb.integrations.torch import LanceTorchDataset
