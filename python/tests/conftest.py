@@ -6,17 +6,16 @@ from importlib.util import find_spec
 from hypothesis import HealthCheck, settings
 
 if find_spec("torch"):
-    from tables import (  # noqa: F401
+    from fixtures import (  # noqa: F401
         db,
         record_reads,
-        rows_of,
-        rows_with_nulls,
         shrink_windows,
         small_windows,
         starter,
         table,
         wide_range,
     )
+    from rows import rows_of, rows_with_nulls  # noqa: F401
 
 # The same examples in every run. `--hypothesis-profile=search` looks for others.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}

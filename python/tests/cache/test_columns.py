@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lancedb.integrations._torch.cache.columns import narrowest
 from lancedb.integrations.torch import LanceTorchDataset
 from lancedb.permutation import permutation_builder
-from soak import METHODS
+from soak import FORKED
 from torch.utils.data import DataLoader
 
 ROWS = 20_000
@@ -155,7 +155,7 @@ def test_a_copy_in_another_process_begins_with_nothing(wide_range):
     assert pickle.loads(pickle.dumps(dataset))[ASKED] == dataset[ASKED]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED)
 @pytest.mark.parametrize("cache", ["auto", True])
 def test_workers_hand_out_the_same_rows(wide_range, room_for_numbers, method, cache):
     kept, read = (dataset_of(wide_range, each, format="torch") for each in (cache, False))

@@ -15,7 +15,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.schema import blob
-from soak import METHODS
+from soak import FORKED
 from torch.utils.data import ConcatDataset, DataLoader
 
 ROWS = 40
@@ -127,7 +127,7 @@ def test_it_is_small_to_send_and_goes_on_where_it_was(table):
     assert contents(pickle.loads(pickle.dumps(files[1:]))) == [value(n) for n in range(31, ROWS)]
 
 
-@pytest.mark.parametrize("context", METHODS)
+@pytest.mark.parametrize("context", FORKED)
 def test_files_that_workers_read_and_files_that_they_send(table, context):
     """In forked workers through a process of their own; others import lancedb at the first read."""
     options = {"blobs": "file", "format": "torch", "batch_size": 10, "shuffle": True}

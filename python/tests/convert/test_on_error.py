@@ -53,8 +53,7 @@ def ids(batches):
     return [batch["id"].tolist() for batch in batches]
 
 
-@pytest.mark.parametrize("shuffle", [False, True, "global"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("shuffle", "workers"), [(False, 0), (True, 2), ("global", 0)])
 def test_each_batch_is_the_one_without_skipping_less_its_bad_rows(table, shuffle, workers):
     whole = LanceIterableTorchDataset(
         table, columns=["id"], format="torch", batch_size=32, shuffle=shuffle, drop_last=False
@@ -162,7 +161,7 @@ def stacks(columns):
     return {"id": torch.stack(list(columns["id"])), "vec": columns["vec"]}
 
 
-@pytest.mark.parametrize(("shuffle", "workers"), [(False, 0), ("global", 0), (False, 2)])
+@pytest.mark.parametrize(("shuffle", "workers"), [("global", 0), (False, 2)])
 def test_a_batch_of_bad_rows_alone_is_empty_and_a_step_like_any_other(table, shuffle, workers):
     options = {"transform": stacks, "filter": "id < 70 OR id = 999", "drop_last": False}
     for batch_size in (1, 10):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lancedb.integrations.torch import LanceTorchDataset
-from soak import METHODS
+from soak import FORKED
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 FORMATS = (
@@ -57,7 +57,7 @@ def test_batches_are_those_of_a_batch_size_in_every_format(table, format, unwrap
     assert list(map(plain, ours)) == list(map(plain, theirs))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED)
 def test_batches_are_those_of_a_batch_size_in_workers(table, method):
     dataset = LanceTorchDataset(table, columns=["id", "vec", "text"], format="torch")
     batches = list(bulk(dataset, 500, num_workers=1, multiprocessing_context=method))

@@ -9,7 +9,7 @@ import torch
 from conftest import record_reads, rows_of
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
 from loaders import through_json
-from soak import METHODS
+from soak import FORKED
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, Subset, random_split
 
 COLUMNS = ["id", "vec", "text", "tokens"]
@@ -57,7 +57,7 @@ def test_a_sum_of_datasets_has_the_rows_of_both(two):
     assert "rows=500" in repr(both)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED)
 def test_a_sum_is_read_in_workers(two, method):
     a, b = joined(two, columns=["id"])
     loader = DataLoader(a + b, 100, num_workers=2, multiprocessing_context=method)

@@ -42,9 +42,19 @@ def sources(tables, **more):
     }
 
 
+@pytest.fixture(scope="module")
+def made(tables):
+    """Sources that several mixtures may be asked for, where none is made."""
+    return sources(tables)
+
+
 def mixed(tables, weights=WEIGHTS, **options):
+    return of_sources(sources(tables), weights, **options)
+
+
+def of_sources(sources, weights=WEIGHTS, **options):
     options = {"batch_size": 48, "format": "torch", "stop": 480, **options}
-    return LanceMixedTorchDataset(sources(tables), weights, **options)
+    return LanceMixedTorchDataset(sources, weights, **options)
 
 
 def ids(loader):
@@ -340,9 +350,9 @@ def test_states_name_each_difference_of_each_source(tables, tmp_path):
         ([(0, {"web": 1}), (0, {"code": 1})], "0 is not above 0"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(tables, weights, said):
+def test_weights_that_cannot_be_are_refused(made, weights, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        mixed(tables, weights=weights)
+        of_sources(made, weights=weights)
 
 
 def test_sources_that_cannot_be_are_refused(tables, db):
@@ -414,9 +424,9 @@ def test_what_belongs_to_the_mixture_is_refused_of_a_source(tables, owned):
         ({"drop_last": False, "stop": 3, "rank": 0, "world_size": 4}, ValueError, "4 ranks"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused(tables, options, error, said):
+def test_arguments_that_cannot_be_are_refused(made, options, error, said):
     with pytest.raises(error, match=said):
-        mixed(tables, **options)
+        of_sources(made, **options)
 
 
 def test_an_unknown_permission_is_refused(tables):

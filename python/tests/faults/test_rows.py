@@ -82,7 +82,7 @@ def are_whole_numbers(indices):
 
 @pytest.mark.parametrize("how", ["fetch", "__getitems__"])
 @given(indices=INDICES)
-@settings(SAME_TABLE, max_examples=200)
+@settings(SAME_TABLE, max_examples=100)
 def test_indices_mean_rows_or_are_refused(points, how, indices):
     holder = Permutation.identity(points) if how == "fetch" else LanceTorchDataset(points)
     read = getattr(holder, how)

@@ -205,8 +205,8 @@ def test_epochs_with_workers_that_stay(small, make, rounds):
 # that it needs.
 @pytest.mark.soak
 @KINDS
-@rounds(12, 100)
-def test_epochs_with_new_workers_each(small, make, rounds):
+def test_epochs_with_new_workers_each(small, make):
+    rounds = 80
     loader = make(small, 1)
     WholeEpochs(loader)(1)
     servers = psutil.Process().children(recursive=True)  # the fork server, the resource tracker
@@ -215,8 +215,8 @@ def test_epochs_with_new_workers_each(small, make, rounds):
 
 
 @pytest.mark.soak
-@rounds(120, 2000)
-def test_epochs_broken_off_of_both_datasets_in_turn(small, rounds):
+def test_epochs_broken_off_of_both_datasets_in_turn(small):
+    rounds = 1200
     loaders = [iterable(small), mapped(small)]
     assert_levels_off(rounds, InTurn(*map(Broken, loaders)), alone)
     assert [loader.state_dict()["epoch"] for loader in loaders] == [rounds - 1] * 2
@@ -229,7 +229,7 @@ def test_epochs_broken_off_and_resumed(small, make, rounds):
 
 
 @pytest.mark.soak
-@rounds(18, 150)
-def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small, rounds):
+def test_epochs_broken_off_and_resumed_while_workers_read_ahead(small):
+    rounds = 120
     loader = iterable(small, 2, persistent_workers=True, prefetch_factor=4)
     assert_levels_off(rounds, Resumed(loader), Family(loader))

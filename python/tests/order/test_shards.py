@@ -100,7 +100,7 @@ def test_rows_counted_through_all_epochs_have_the_epoch_in_which_they_come(rows,
 
 
 @given(sharded().filter(lambda shards: shards.plan.has_windows), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_windows_hand_out_the_rows_of_a_shard_in_its_order(shards, data):
     shard = data.draw(st.integers(0, shards.count - 1))
     size = int(shards.sizes[shard])

@@ -55,10 +55,9 @@ def known_as_uneven(monkeypatch):
 @pytest.mark.parametrize(
     ("uneven", "shuffle"),
     [
-        ("here and there", False),
         ("here and there", "global"),
+        ("in a stretch", False),
         ("in a stretch", True),
-        ("in a stretch", "global"),
     ],
     indirect=["uneven"],
 )

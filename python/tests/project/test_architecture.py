@@ -14,6 +14,18 @@ from limits import HANGS
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "python/lancedb/integrations/_torch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+ALONE = """
+import importlib, pathlib, sys, types
+tests, source = map(pathlib.Path, sys.argv[1:])
+for name in ("torch", "pyarrow"):
+    sys.modules[name] = None  # so that it cannot be imported
+sys.modules["lancedb"] = types.ModuleType("lancedb")  # of our files alone
+sys.modules["lancedb"].__path__ = [str(source)]
+sys.path += [str(tests), str(tests / "support"), str(tests / "order")]
+for module in ["conftest", *(path.stem for path in sorted((tests / "order").glob("test_*.py")))]:
+    importlib.import_module(module)
+    print(module)
+"""
 LINT = "import sys, importlinter.cli as cli; sys.exit(cli.lint_imports(sys.argv[1], no_cache=True))"
 
 
@@ -54,3 +66,10 @@ def test_contributing_lists_every_package():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages
     assert not {name for name in packages if f"| `{name}/` |" not in written}
+
+
+def test_order_is_tested_where_there_is_neither_torch_nor_lancedb():
+    command = [sys.executable, "-c", ALONE, str(ROOT / "python/tests"), str(PACKAGE.parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "test_epoch_order" in done.stdout.split()

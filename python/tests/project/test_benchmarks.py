@@ -22,7 +22,7 @@ from workloads import LABELS, WORKLOADS  # noqa: E402
 
 OURS = ("ours", "ours_cached")
 MODULES = (*OURS, "memmap", "torch_tensors", "lancedb_permutation", "lancedb_streaming")
-ROWS = {kind: 256 if kind == "images" else 1_000 for kind in WORKLOADS}
+ROWS = {kind: 128 if kind == "images" else 512 for kind in WORKLOADS}
 
 
 @pytest.fixture(scope="module")

@@ -11,5 +11,7 @@ def soaked(*values: Any, **options: Any):
     return pytest.param(*values, marks=pytest.mark.soak, **options)
 
 
-# Forked workers of a table read through a process of their own, and spawned ones import all anew.
-METHODS = ["forkserver", soaked("fork"), soaked("spawn")]
+# Forked workers of a table read through a process of their own. Spawned ones are sent what forked
+# ones of a server are, and import all anew: what that changes is tried where workers are.
+FORKED = ["forkserver", soaked("fork")]
+METHODS = [*FORKED, soaked("spawn")]

@@ -5,7 +5,7 @@ import sys
 
 import lancedb
 import pyarrow as pa
-from tables import rows_of
+from rows import rows_of
 
 
 def append(table):

@@ -14,7 +14,7 @@ from lancedb.integrations.torch import (
 )
 from lancedb.permutation import Permutation, permutation_builder
 from lancedb.schema import blob
-from soak import METHODS
+from soak import FORKED
 from torch.utils.data import DataLoader
 
 SIZES = [0, 1, 100, 70_000, 300_000, 5 << 20]
@@ -89,7 +89,7 @@ def test_whole_epochs(table, shuffle, workers):
     assert sorted(delivered(loader)) == list(range(ROWS))
 
 
-@pytest.mark.parametrize("context", METHODS)
+@pytest.mark.parametrize("context", FORKED)
 def test_workers_of_a_plain_loader(table, context):
     dataset = LanceTorchDataset(table, format="torch")
     loader = DataLoader(dataset, batch_size=16, num_workers=1, multiprocessing_context=context)

@@ -18,7 +18,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation
-from soak import METHODS
+from soak import FORKED
 from torch.utils.data import DataLoader
 
 ANEW = "is not the table that the dataset was made from"
@@ -81,7 +81,7 @@ def test_between_two_epochs_with_workers_that_open_it(db, table, options):
         ids(loader)
 
 
-@pytest.mark.parametrize("context", METHODS)
+@pytest.mark.parametrize("context", FORKED)
 def test_in_the_workers_of_a_plain_loader(db, table, context):
     dataset = LanceTorchDataset(table, format="torch")
     make_anew(db)

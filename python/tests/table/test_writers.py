@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another process writes in every way there is while four workers read: no epoch sees any of it."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +56,6 @@ class Writer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])},  # where conftest is
         )
         self.written = []
         self._begun = 0

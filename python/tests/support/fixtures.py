@@ -2,38 +2,15 @@
 """Real tables on disk, small enough to be made anew for each test."""
 
 import lancedb
-import numpy as np
-import pyarrow as pa
 import pytest
 import warm
 from lancedb.integrations._torch.order import layout
 from lancedb.integrations._torch.table.reader import Reader
 from lancedb.integrations._torch.workers.start import preload_workers
+from rows import rows_of
 
 # As LanceDataLoader does: what workers need is imported once, for plain DataLoaders too.
 preload_workers()
-
-
-def rows_of(count: int, start: int = 0) -> pa.Table:
-    """id ascending, label, vec float32[4] made of the id, text, and lists of different lengths."""
-    ids = np.arange(start, start + count)
-    vectors = (ids[:, None] + np.arange(4) / 8).astype(np.float32)
-    return pa.table(
-        {
-            "id": ids,
-            "label": (ids % 7).astype(np.int32),
-            "vec": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4),
-            "text": [f"row {i}" for i in ids],
-            "tokens": pa.array([list(range(i % 5)) for i in ids.tolist()], pa.list_(pa.int32())),
-        }
-    )
-
-
-def rows_with_nulls(count: int) -> pa.Table:
-    """Columns of every kind of storage; numbers are null in the middle of the table only."""
-    table = rows_of(count)
-    halves = [None if count // 2 <= i < count // 2 + 9 else i / 2 for i in range(count)]
-    return table.append_column("half", pa.array(halves, pa.float64()))
 
 
 def record_reads(monkeypatch, of):
