@@ -178,11 +178,11 @@ def test_rows_one_by_one_are_read_a_batch_at_a_time(two, monkeypatch, make):
     whole = make(a, b)
     expected = [whole[index] for index in range(300, 310)]
     reads = record_reads(monkeypatch, lambda reader, rows: len(rows))
-    batches = list(DataLoader(whole, 100, num_workers=0))
-    assert sorted(ids(batches)) == ALL
-    assert sum(reads) == 500
-    assert len(reads) < 60  # of 16 rows until it is known how large they are
-    made = {name: column[:10] for name, column in plain(batches[3]).items()}
+    batches = list(DataLoader(whole, 50, sampler=range(200, 350)))
+    assert len(set(ids(batches))) == 150
+    assert sum(reads) == 150
+    assert len(reads) < 25  # of 16 rows until it is known how large they are
+    made = {name: column[:10] for name, column in plain(batches[2]).items()}
     assert made == plain(torch.utils.data.default_collate(expected))
 
 
