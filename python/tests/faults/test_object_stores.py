@@ -22,7 +22,7 @@ from lancedb.integrations.torch import (
 from lancedb.permutation import Permutation, permutation_builder
 from soak import soaked
 
-ROWS = 1500
+ROWS = 3000
 GIVES_UP_SOON = {
     "timeout": "1s",
     "client_max_retries": "0",
