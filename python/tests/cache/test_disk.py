@@ -82,7 +82,8 @@ def test_a_complete_cache_is_all_that_is_read(table, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("gone", [[0], [3, 7], range(7), "all but the last"])
-def test_rows_of_missing_parts_are_of_the_table(table, cache, gone):
+def test_rows_of_missing_parts_are_of_the_table(table, cache, gone, monkeypatch):
+    monkeypatch.setattr("lancedb.integrations._torch.cache.disk._LOOKED_EVERY", 3600)
     dataset = filled(iterable(table, shuffle=True, cache_dir=cache))
     parts = sorted(cache.glob("*/*.arrow"))
     for part in [parts[n] for n in gone] if not isinstance(gone, str) else parts[:-1]:
