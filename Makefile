@@ -11,6 +11,7 @@ PEERS := $(BENCH)/.peers
 MAP_STYLE := $(if $(QUICK),--rows 200000 --batches 256 --rounds 1 --seconds 0.3,--rounds 2 --seconds 0.8)
 STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1)
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens)
+MIXTURES := $(if $(QUICK),--quick)
 # All tests run in three processes, as many wait for others; each file in one, by their names.
 SIDE_BY_SIDE_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml $(shell find python/lancedb python/lancedb_torch_worker -name '*.py' -o -name '*.pyi' -o -type d \
@@ -61,6 +62,7 @@ bench: $(PEERS)  ## Measure against other loaders, and write the docs' figures; 
 	@$(BENCH)/bin/python benchmarks/streaming.py $(STREAMING)
 	@# What killed peers leave in shared memory is tidied up at the end, with a warning.
 	@$(BENCH)/bin/python -W ignore:resource_tracker:UserWarning benchmarks/side_by_side.py $(SIDE_BY_SIDE)
+	@$(BENCH)/bin/python -W ignore:resource_tracker:UserWarning benchmarks/mixtures.py $(MIXTURES)
 	@$(if $(QUICK),,$(BENCH)/bin/python benchmarks/figures.py)
 
 clean:  ## Remove what was made, but for the benchmark data

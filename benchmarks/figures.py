@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mixing_report
 import overview
 import report
 from measure import Result
@@ -21,7 +22,7 @@ from workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAGES = (ROOT / "README.md", ROOT / "docs/measured.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/measured.md", ROOT / "docs/mixtures.md")
 SEQUENTIAL = "lancedb, sequential iter(8192)"
 FIVE = (
     "ours, shuffle=True",
@@ -55,12 +56,14 @@ def of_results(folder: Path) -> dict[str, Callable[[], str]]:
     """The tables that pages may name, by name."""
     peers = json.loads((folder / "peers.json").read_text())
     streaming = json.loads((folder / "streaming.json").read_text())
+    mixtures = json.loads((folder / "mixtures.json").read_text())
     rows = report.of_workloads(report.rows(peers))
     return {
         "few": lambda: few(rows),
         "best": lambda: overview.table(rows, rounded),
         "workers": lambda: with_workers(rows),
         "calls": lambda: beside_calls(streaming),
+        "mixing": lambda: mixing_report.dated(mixtures, rounded),
     }
 
 

@@ -61,18 +61,25 @@ def from_record(record: bytes, kind: np.dtype, columns: list[str]) -> dict[str, 
     return row
 
 
-def open_dataset(job: Job) -> grain.IterDataset:
+def rows_of_job(job: Job) -> grain.MapDataset:
+    """All rows, shuffled."""
     first = next(job.source.batches())
     kind = numbers_of(next(rows_of(first, first.schema.names)))
     files = sorted(str(path) for path in job.source.folder(FORM).glob("*.array_record"))
-    dataset = (
+    return (
         grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files))
         .seed(0)
         .shuffle()
         .map(partial(from_record, kind=kind, columns=job.columns))
-        .batch(job.batch_size, drop_remainder=True, batch_fn=of_rows)
-        .to_iter_dataset()
     )
+
+
+def open_dataset(job: Job) -> grain.IterDataset:
+    return batches_of(rows_of_job(job), job)
+
+
+def batches_of(rows: grain.MapDataset, job: Job) -> grain.IterDataset:
+    dataset = rows.batch(job.batch_size, drop_remainder=True, batch_fn=of_rows).to_iter_dataset()
     if not job.workers:
         return dataset
     return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=job.workers))
