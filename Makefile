@@ -7,7 +7,7 @@ STAMP := $(VENV)/.tools
 WHEEL := $(VENV)/.package
 BENCH := .venv-bench
 PEERS := $(BENCH)/.peers
-# All three parts in less than 20 minutes on two cores; with QUICK=1 in less than 3.
+# All four parts in some 22 minutes on two cores; with QUICK=1 in some 4.
 MAP_STYLE := $(if $(QUICK),--rows 200000 --batches 256 --rounds 1 --seconds 0.3,--rounds 2 --seconds 0.8)
 STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1)
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens)
@@ -56,7 +56,7 @@ docs: $(STAMP)  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
 	@echo "== open site/index.html"
 
-bench: $(PEERS)  ## Measure against other loaders, and write the docs' figures; QUICK=1: in 3 minutes, without
+bench: $(PEERS)  ## Measure against other loaders, and write the docs' figures; QUICK=1: in 4 minutes, without
 	@echo "== measuring; results go to benchmarks/results"
 	@$(BENCH)/bin/python benchmarks/map_style.py $(MAP_STYLE)
 	@$(BENCH)/bin/python benchmarks/streaming.py $(STREAMING)

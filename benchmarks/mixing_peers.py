@@ -294,7 +294,7 @@ def torchdata(parts: Sequence[Source], workers: int) -> Any:
     )
     take = Gathered([MappedArrays(job) for job in jobs(parts, workers)])
     drawn = nodes.Batcher(mixed, BATCH, drop_last=True)
-    return nodes.Loader(nodes.ParallelMapper(drawn, take, num_workers=workers, method="process"))
+    return nodes.Loader(nodes.ParallelMapper(drawn, take, num_workers=workers))
 
 
 @dataclass(frozen=True)

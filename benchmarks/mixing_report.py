@@ -35,8 +35,13 @@ def in_short(found: str | None) -> str:
 
 def dated(found: dict[str, Any], shown: Callable[[float | None], str] = cell) -> str:
     """The table, below a line that says when and on what it was measured."""
-    machine = found["machine"]
-    return f"Run of {found['date']}, {machine['cpus']} processors.\n\n{table(found, shown)}"
+    rows = sorted({way["rows"] for way in found["ways"].values()}, reverse=True)
+    sizes = " or, for loaders that store row by row, ".join(f"{each:,}" for each in rows)
+    about = (
+        f"Run of {found['date']}, {found['machine']['cpus']} processors; tables of {sizes} rows, "
+        f"the first {found['counted']:,} rows counted:"
+    )
+    return f"{about}\n\n{table(found, shown)}"
 
 
 def markdown(found: dict[str, Any]) -> str:
