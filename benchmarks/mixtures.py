@@ -27,8 +27,9 @@ import cells
 import numpy as np
 from cell import Forms, write_forms
 from measure import machine
-from mixing_peers import BATCH, STRIDE, WAYS, WEIGHTS, Mixing, Part, check_installed, problem_of
+from mixing_peers import WAYS, Mixing, check_installed
 from mixing_report import markdown
+from mixing_tables import BATCH, STRIDE, WEIGHTS, Part, problem_of
 from peers import load
 from report import version_of
 from side_by_side import keep_offline

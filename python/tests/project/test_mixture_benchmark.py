@@ -12,7 +12,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import mixing_report  # noqa: E402
 import mixtures  # noqa: E402
-from mixing_peers import BATCH, WAYS, Part  # noqa: E402
+from mixing_peers import WAYS  # noqa: E402
+from mixing_tables import BATCH, Part  # noqa: E402
 from peers import load  # noqa: E402
 
 SCALE = mixtures.Scale(
