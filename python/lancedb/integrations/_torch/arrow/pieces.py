@@ -182,5 +182,5 @@ def grid_of(pieces: Sequence[np.ndarray], starts: np.ndarray) -> Grid | None:
         np.frombuffer(memory, f"V{unit}"),
         width // unit,
         (addresses - low) // unit - starts * (width // unit),
-        {number: (int(starts[number]), pieces[number]) for number in np.flatnonzero(is_stray)},
+        {at: (int(starts[at]), pieces[at]) for at in np.flatnonzero(is_stray).tolist()},
     )
