@@ -1,60 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading ahead hides what an object store takes to answer."""
-
-import math
-import time
+"""Reading ahead hides what an object store takes to answer: by many reads under way at once."""
 
 import file_store
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations.torch import LanceIterableTorchDataset
-from soak import soaked
 
 ROWS, BATCH, WIDTH = 400_000, 256, 128
 LATENCY = 0.02
-PROMISED = 0.6
-ROUNDS = 6
 
 
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory):
-    """One store with 208 MB of rows, which answers at once at the first, later at the second."""
+def folder(tmp_path_factory):
+    """208 MB of rows."""
     folder = tmp_path_factory.mktemp("store")
     values = pa.array(np.random.default_rng(0).random(ROWS * WIDTH, dtype=np.float32))
     rows = {"id": np.arange(ROWS), "vec": pa.FixedSizeListArray.from_arrays(values, WIDTH)}
     lancedb.connect(folder / "bucket" / "db").create_table("points", pa.table(rows))
-    with file_store.serving(folder, 0, LATENCY) as endpoints:
-        yield endpoints
+    return folder
 
 
-def epoch_seconds(dataset):
-    started = time.perf_counter()
-    rows = sum(len(batch["id"]) for batch in dataset)
-    assert rows == ROWS - ROWS % BATCH
-    return time.perf_counter() - started
+@pytest.fixture(scope="module")
+def endpoint(folder):
+    """A store with the rows, which answers late."""
+    with file_store.serving(folder, LATENCY) as (endpoint,):
+        yield endpoint
 
 
-@pytest.mark.parametrize("shuffle", [soaked(True), False])
-def test_twenty_milliseconds_a_request_leave_most_of_the_throughput(endpoints, shuffle):
-    at_once, later = (
-        LanceIterableTorchDataset(
-            uri="s3://bucket/db",
-            table_name="points",
-            connect_kwargs={"storage_options": file_store.storage_options(endpoint)},
-            format="torch",
-            batch_size=BATCH,
-            shuffle=shuffle,
-        )
-        for endpoint in endpoints
-    )
-    best = {at_once: math.inf, later: math.inf}
-    for _ in range(ROUNDS):  # in turn, so that what else the machine does hits both alike
-        for dataset in best:
-            best[dataset] = min(best[dataset], epoch_seconds(dataset))
-        if best[at_once] / best[later] >= PROMISED:
-            break
-    assert best[at_once] / best[later] >= PROMISED
-    waiting_for_each_batch = ROWS // BATCH * LATENCY
-    assert best[later] < waiting_for_each_batch
+@pytest.fixture
+def under_way(monkeypatch):
+    """How many reads are under way now, and were at most."""
+    counted, request = {"now": 0, "most": 0}, OwnHandle.request
+
+    async def counting(self, offsets):
+        counted["now"] += 1
+        counted["most"] = max(counted.values())
+        try:
+            return await request(self, offsets)
+        finally:
+            counted["now"] -= 1
+
+    monkeypatch.setattr(OwnHandle, "request", counting)
+    return counted
+
+
+@pytest.mark.parametrize("readahead", [1, 2])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_store_is_asked_for_four_times_as_much_ahead_as_a_disk(
+    folder, endpoint, under_way, shuffle, readahead
+):
+    def most(**where):
+        under_way["most"] = 0
+        options = {"batch_size": BATCH, "shuffle": shuffle, "readahead": readahead, "cache": False}
+        dataset = LanceIterableTorchDataset(table_name="points", format="torch", **where, **options)
+        assert sum(len(batch["id"]) for batch in dataset) == ROWS - ROWS % BATCH
+        return under_way["most"]
+
+    storage = {"storage_options": file_store.storage_options(endpoint)}
+    assert most(uri="s3://bucket/db", connect_kwargs=storage) == 4 * readahead + 1
+    assert most(uri=folder / "bucket" / "db") <= readahead + 1
