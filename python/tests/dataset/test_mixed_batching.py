@@ -143,10 +143,8 @@ def test_lengths_of_each_source_are_kept_in_its_cache(db, tmp_path):
     made = mixture(db, BUDGET, of_sources={"cache_dir": tmp_path / "cache"})
     assert content(next(iter(made))) == content(next(iter(mixture(db, BUDGET))))
     kept = [each for each in cache_info(tmp_path / "cache")["tables"] if each["cached_rows"]]
-    assert sorted((each["table"], each["columns"]) for each in kept) == [
-        ("code", ["length"]),
-        ("web", ["length"]),
-    ]
+    lengths = [each["table"] for each in kept if each["columns"] == ["length"]]
+    assert sorted(lengths) == ["code", "web"]
 
 
 def drawing(batch, context):
