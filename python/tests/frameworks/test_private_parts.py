@@ -94,6 +94,15 @@ def test_the_parts_of_lightnings_trainer_are_there():
     assert part_of(trainer, "current_epoch") == 0
     assert part_of(trainer, "overfit_batches") == 0
     assert part_of(trainer, "fit_loop._combined_loader_states_to_load") == []
+    assert part_of(trainer, "ckpt_path", "none") is None
+    assert part_of(trainer, "num_training_batches") == float("inf")
+    fit = trainer.fit_loop
+    assert part_of(fit, "restarting") is False
+    assert part_of(fit, "epoch_progress.current.ready") == 0
+    assert part_of(fit, "epoch_progress.current.processed") == 0
+    assert part_of(fit, "epoch_loop.batch_progress.current.completed") == 0
+    assert part_of(fit, "epoch_loop.batch_progress.total.completed") == 0
+    assert part_of(fit, "epoch_loop.batch_progress.is_last_batch") is False
 
 
 # -- without them ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ collected, which each process does.
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from loaders import ids
 
@@ -54,10 +54,10 @@ class Remaking(_Model):
 class Both(_Model):
     """Keeps what it is given of a short and a long loader."""
 
-    def __init__(self, table, make, mode, workers=0):
+    def __init__(self, table, make, mode, workers=0, sizes=(140, 100)):
         super().__init__()
         self.mode = mode
-        self.loaders = [make(table, workers, batch_size=size) for size in (200, 100)]
+        self.loaders = [make(table, workers, batch_size=size) for size in sizes]
 
     def train_dataloader(self):
         return CombinedLoader(self.loaders, self.mode)
@@ -68,31 +68,47 @@ class Both(_Model):
 
 
 class Module(lightning.LightningDataModule):
-    """Keeps the state of its loader, also that of an epoch's end, as the docs show it."""
+    """Keeps the states of loaders, also those of an epoch's end, as the docs show it."""
 
-    def __init__(self, table, make):
+    def __init__(self, loaders, mode=None):
         super().__init__()
-        self.loader, self.state = make(table, batch_size=200), None
+        self.loaders, self.mode, self.states = loaders, mode, []
 
     def train_dataloader(self):
-        if self.state is not None:
-            self.loader.load_state_dict(self.state)
-        return self.loader
+        for loader, state in zip(self.loaders, self.states, strict=False):
+            loader.load_state_dict(state)
+        return CombinedLoader(self.loaders, self.mode) if self.mode else self.loaders[0]
 
     def state_dict(self):
-        return {"loader": self.loader.state_dict()}
+        return {"loaders": [loader.state_dict() for loader in self.loaders]}
 
     def load_state_dict(self, state):
-        self.state = state["loader"]
+        self.states = state["loaders"]
 
 
-def fit(model, folder, checkpoint=None, epochs=2, every=1, datamodule=None, **options):
-    """What the model has kept of some epochs, with a checkpoint every so many steps."""
+class StopAt(Callback):
+    """Stops training after so many steps, as a time limit does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+def fit(
+    model, folder, checkpoint=None, epochs=2, every=1, datamodule=None, callbacks=(), **options
+):
+    """What the model has kept of some epochs, with a checkpoint every so many steps.
+
+    Or, where that is None, at each epoch's end.
+    """
+    saving = {"every_n_train_steps": every} if every else {"every_n_epochs": 1}
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
-        callbacks=[ModelCheckpoint(folder, "{step}", every_n_train_steps=every, save_top_k=-1)],
+        callbacks=[ModelCheckpoint(folder, "{step}", save_top_k=-1, **saving), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,

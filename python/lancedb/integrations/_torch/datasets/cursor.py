@@ -284,7 +284,7 @@ class EpochCursor:
         """
         at, is_loaded = self._to_come()
         self.generation += 1
-        if self.has_ended(epoch):
+        if epoch == self.ended:
             at = Position(epoch).end()
         elif at.epoch != epoch or not is_loaded:
             at, is_loaded = Position(epoch), False
@@ -318,6 +318,15 @@ class EpochCursor:
             self._drop()
             self._go_to(at, is_loaded=True)
 
+    def leave_off(self, again: bool = False) -> None:
+        """Let the epoch of a loaded state be over: the next one follows, or the same one again."""
+        at, is_loaded = self._to_come()
+        ended = self.ended
+        if is_loaded and (at.position or (again and ended is not None)):
+            self.generation += 1
+            epoch = at.epoch if ended is None else ended
+            self._go_to(Position(epoch if again else epoch + 1), is_loaded=False)
+
     def lapse(self) -> None:
         """Note that others have begun where a state was loaded: it is not kept any longer."""
         self._is_loaded = False
@@ -349,10 +358,17 @@ class EpochCursor:
         if tracker.restored == self._restored:
             self.under_way = tracker
 
-    def has_ended(self, epoch: int) -> bool:
-        """Whether a loaded state, which nothing was taken from, says that this epoch is over."""
+    @property
+    def ended(self) -> int | None:
+        """The epoch that a loaded state, which nothing was taken from, says is over."""
         at, is_loaded = self._to_come()
-        return is_loaded and at.ended == epoch
+        return at.ended if is_loaded else None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the next iteration goes on in an epoch, at the place of a loaded state."""
+        at, is_loaded = self._to_come()
+        return is_loaded and at.settled().position > 0
 
     def state(self, order: StepOrder) -> dict[str, Any]:
         """The state of the place that was reached, JSON-serialisable."""

@@ -8,6 +8,7 @@ own, up to the loop.
 from __future__ import annotations
 
 import sys
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -25,10 +26,13 @@ def loop_of_lightning() -> Any:
     return _caller((*_TRAINS, *_EVALUATES), sys._getframe(2))
 
 
-def iterated_together() -> list[Any]:
-    """The loaders of the ``CombinedLoader`` that begins to iterate one; none if there is none."""
+def iterated_together() -> tuple[str, list[Any]]:
+    """The ``CombinedLoader`` that begins to iterate a loader: its mode, and all of its loaders.
+
+    The mode is the name of Lightning's class for it.
+    """
     combined = _caller(_COMBINES, sys._getframe(2))
-    return list(part_of(combined, "iterables", ()))
+    return type(combined).__name__, list(part_of(combined, "iterables", ()))
 
 
 def _caller(kinds: tuple[str, ...], frame: FrameType | None) -> Any:
@@ -47,6 +51,46 @@ def _caller(kinds: tuple[str, ...], frame: FrameType | None) -> Any:
 def epoch_of(loop: Any) -> int | None:
     """The epoch that a loop trains; None if it does not train."""
     return part_of(loop, "trainer.current_epoch") if type(loop).__name__ in _TRAINS else None
+
+
+def resumed_at(loop: Any) -> str | None:
+    """Where in its epoch a loop stands that asks a loader for its first batch.
+
+    Returns
+    -------
+    str or None
+        None unless Lightning trains, and has resumed from a checkpoint. "middle": batches of the
+        epoch are to come. "end": there is none, and one is asked for all the same, as after
+        ``max_steps``. "next": an epoch begins, and the one of the checkpoint has come to its end.
+        "cut off": an epoch begins, and the one of the checkpoint was stopped before its end.
+    """
+    fit = part_of(loop, "trainer.fit_loop")
+    done = part_of(fit, "epoch_loop.batch_progress.current.completed")
+    total = part_of(fit, "epoch_loop.batch_progress.total.completed", 0)
+    steps = part_of(loop, "trainer.num_training_batches", float("inf"))
+    if epoch_of(loop) is None or part_of(loop, "trainer.ckpt_path") is None or done is None:
+        return None
+    if done:
+        is_last = part_of(fit, "epoch_loop.batch_progress.is_last_batch", False)
+        return "end" if is_last or done >= steps else "middle"
+    if part_of(fit, "restarting", False):
+        # Lightning counts the epoch of the checkpoint as over where its last batch was the last.
+        epochs = part_of(fit, "epoch_progress.current")
+        is_over = part_of(epochs, "processed", 0) >= part_of(epochs, "ready", 1)
+        return "next" if is_over else "middle"
+    return "next" if total % steps == 0 else "cut off"
+
+
+def warn_of_cut_off(epoch: int, position: int) -> None:
+    """Say that an epoch goes on, of which Lightning has it that it is over."""
+    warnings.warn(
+        f"Lightning's checkpoint says that its epoch is over, and it was stopped before its end: "
+        f"the loader goes on at position {position} of its epoch {epoch}, and Lightning's next "
+        "epoch is as long as the rest. To leave the rest out, call set_epoch("
+        f"{epoch + 1}) after load_state_dict(), in train_dataloader()",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def overfits(loop: Any) -> bool:

@@ -36,7 +36,7 @@ class Loader(Protocol):
 
     def _begin(self) -> tuple[EpochTracker, Meters]: ...
 
-    def _begins_in(self, loop: Any) -> None: ...
+    def _begins_in(self, loop: Any) -> bool: ...
 
     def _advise(self, meters: Meters) -> None: ...
 
@@ -108,7 +108,8 @@ class EpochIterator:
     def __next__(self) -> Any:
         if self._loop is not None:
             loop, self._loop = self._loop, None  # it holds this iterator
-            self._loader._begins_in(loop)
+            if not self._loader._begins_in(loop):
+                raise StopIteration
         self._go_on()
         self._iteration.begin()
         self._stopwatch.ask()

@@ -25,6 +25,8 @@ from ..frameworks.lightning import (
     loop_of_lightning,
     overfits,
     refuse_late_state,
+    resumed_at,
+    warn_of_cut_off,
 )
 from ..frameworks.ray import refuse_state_ahead, runs_ahead
 from ..order.state import start_of, steps_of_worker
@@ -179,8 +181,7 @@ class LanceDataLoader(DataLoader):
         loop = loop_of_lightning()
         if loop is not None:
             self._follow(loop)
-        else:
-            self._join(iterated_together())
+        self._join(*iterated_together())
         batches = EpochIterator(self, loop)
         self._is_ahead = runs_ahead()
         return batches
@@ -524,14 +525,22 @@ class LanceDataLoader(DataLoader):
         elif epoch is not None and tracker is None and not self._cursor.generation:
             self._cursor.seek(epoch)
 
-    def _join(self, loaders: list[Any]) -> None:
-        """Stay at the end of an epoch that other loaders, combined with this one, go on with."""
-        for other in loaders:
-            if isinstance(other, LanceDataLoader):
-                epoch = other._cursor.place.epoch
-                if self._cursor.has_ended(epoch):
-                    self._cursor.seek(epoch)
-                    return
+    def _join(self, mode: str, loaders: list[Any]) -> None:
+        """Begin where the others are, that a ``CombinedLoader`` iterates with this one.
+
+        Where a loaded state says that one has ended, a combined epoch is over if the shortest ends
+        it, and goes on without that one if others are in the middle of theirs.
+        """
+        others = [each._cursor for each in loaders if isinstance(each, LanceDataLoader)]
+        ended = self._cursor.ended
+        if mode == "_MinSize":
+            if any(other.ended is not None for other in others):
+                self._cursor.leave_off()
+        elif ended is not None and any(
+            other.place.epoch == ended or (mode != "_Sequential" and other.place.position)
+            for other in others
+        ):
+            self._cursor.seek(ended)
 
     # -- for the iterator ----------------------------------------------------------------------
 
@@ -547,8 +556,8 @@ class LanceDataLoader(DataLoader):
         before = latest() if latest is not None else None
         return None if before is None else before.prepared()
 
-    def _begins_in(self, loop: Any) -> None:
-        """Heed a loop of Lightning's that asks for its first batch.
+    def _begins_in(self, loop: Any) -> bool:
+        """Heed a loop of Lightning's that asks for its first batch; whether one is to come.
 
         Raises
         ------
@@ -557,9 +566,14 @@ class LanceDataLoader(DataLoader):
         """
         if not self._is_restored:
             refuse_late_state(loop)
-        epoch = epoch_of(loop)
-        if epoch is not None and self._cursor.has_ended(epoch):
-            self._cursor.seek(epoch)  # others, in one loader with this one, go on with it
+        at, ended = resumed_at(loop), self._cursor.ended
+        if at == "next" or at == "end":
+            self._cursor.leave_off(again=overfits(loop))
+        elif at == "cut off" and self._cursor.is_inside:
+            warn_of_cut_off(*self._cursor.place[:2])
+        elif ended is not None and (at == "middle" or (at is None and ended == epoch_of(loop))):
+            self._cursor.seek(ended)  # others, in one loader with this one, go on with it
+        return at != "end"
 
     def _begin(self) -> tuple[EpochTracker, Meters]:
         """Begin where the next epoch was said to begin."""
