@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a column in several pieces: those of one column, wherever the pieces are in memory."""
 
-import multiprocessing
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -73,23 +73,18 @@ def copied(places):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, (1 << 20) // 64, 50_001])
-def test_two_threads_copy_what_one_does(count, monkeypatch):
-    monkeypatch.setattr(copying._helper, "_is_of_use", True)
+def test_two_threads_copy_what_one_does_and_are_gone(count, monkeypatch):
+    monkeypatch.setattr(copying, "_has_a_core_to_spare", True)
     places = np.random.default_rng(count).integers(0, 4096, count)
     np.testing.assert_array_equal(copied(places), 8 * places)
+    assert "lance-copy" not in {thread.name for thread in threading.enumerate()}
 
 
-def copy_in_child(queue):
+def test_one_thread_copies_all_where_no_other_can_be_started(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(copying, "_has_a_core_to_spare", True)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     places = np.arange(50_000) % 4096
-    queue.put(bool((copied(places) == 8 * places).all()))
-
-
-def test_a_forked_process_copies_with_a_thread_of_its_own(monkeypatch):
-    monkeypatch.setattr(copying._helper, "_is_of_use", True)
-    copied(np.arange(50_000) % 4096)
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    child = context.Process(target=copy_in_child, args=(queue,))
-    child.start()
-    assert queue.get()
-    child.join()
+    np.testing.assert_array_equal(copied(places), 8 * places)

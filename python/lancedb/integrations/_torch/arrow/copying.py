@@ -10,12 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-# Handing half of it to another thread costs some 50 microseconds.
+# To start a thread costs some 100 microseconds.
 _MANY_BYTES = 1 << 20
+# Workers share the cores with each other.
+_has_a_core_to_spare = (os.cpu_count() or 1) > 1 and multiprocessing.parent_process() is None
 
 
 def copy_rows(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
@@ -34,42 +35,22 @@ def copy_rows(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
 
 
 def copy_by_two(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
-    """As `copy_rows`, by two threads if there is much to copy."""
+    """As `copy_rows`, by two threads if there is much to copy: no thread is left of it."""
     half = len(places) // 2
-    is_much = half and out.nbytes >= _MANY_BYTES
-    other = _helper.submit(rows, places[:half], out[:half]) if is_much else None
-    start = 0 if other is None else half
-    copy_rows(rows, places[start:], out[start:])
-    if other is not None:
-        other.result()
+    done: list[bool] = []
 
+    def copy_first_half() -> None:
+        copy_rows(rows, places[:half], out[:half])
+        done.append(True)
 
-class _Helper:
-    """The other thread, of the process that first has something for it."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        # Workers share the cores with each other.
-        self._is_of_use = (os.cpu_count() or 1) > 1 and multiprocessing.parent_process() is None
-
-    def submit(self, *arguments: np.ndarray) -> Future[None] | None:
-        """Have it copy; None where there is no such thread."""
-        if not self._is_of_use:
-            return None
-        with self._lock:
-            self._pool = self._pool or ThreadPoolExecutor(1, "lance-copies")
+    if half and out.nbytes >= _MANY_BYTES and _has_a_core_to_spare:
+        other = threading.Thread(target=copy_first_half, name="lance-copy", daemon=True)
         try:
-            return self._pool.submit(copy_rows, *arguments)
-        except RuntimeError:  # the program is about to end
-            return None
-
-
-def _begin() -> None:
-    global _helper
-    _helper = _Helper()
-
-
-_begin()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin)
+            other.start()
+        except RuntimeError:
+            pass  # the program is about to end: one thread will do
+        else:
+            copy_rows(rows, places[half:], out[half:])
+            other.join()
+    if not done:
+        copy_rows(rows, places, out)
