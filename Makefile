@@ -7,11 +7,12 @@ STAMP := $(VENV)/.tools
 WHEEL := $(VENV)/.package
 BENCH := .venv-bench
 PEERS := $(BENCH)/.peers
-# All four parts in some 22 minutes on two cores; with QUICK=1 in some 4.
+# All five parts in some 25 minutes on two cores; with QUICK=1 in some 4.
 MAP_STYLE := $(if $(QUICK),--rows 200000 --batches 256 --rounds 1 --seconds 0.3,--rounds 2 --seconds 0.8)
 STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1)
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens)
 MIXTURES := $(if $(QUICK),--quick)
+DISK_CACHE := $(if $(QUICK),--rows 100000 --rounds 1)
 # All tests run in three processes, as many wait for others; each file in one, by their names.
 SIDE_BY_SIDE_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml $(shell find python/lancedb python/lancedb_torch_worker -name '*.py' -o -name '*.pyi' -o -type d \
@@ -63,6 +64,7 @@ bench: $(PEERS)  ## Measure against other loaders, and write the docs' figures; 
 	@# What killed peers leave in shared memory is tidied up at the end, with a warning.
 	@$(BENCH)/bin/python -W ignore:resource_tracker:UserWarning benchmarks/side_by_side.py $(SIDE_BY_SIDE)
 	@$(BENCH)/bin/python -W ignore:resource_tracker:UserWarning benchmarks/mixtures.py $(MIXTURES)
+	@$(BENCH)/bin/python benchmarks/disk_cache.py $(DISK_CACHE) --out benchmarks/results/disk_cache.json
 	@$(if $(QUICK),,$(BENCH)/bin/python benchmarks/figures.py)
 
 clean:  ## Remove what was made, but for the benchmark data

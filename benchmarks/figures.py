@@ -22,7 +22,9 @@ from workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAGES = (ROOT / "README.md", ROOT / "docs/measured.md", ROOT / "docs/mixtures.md")
+PAGES = tuple(
+    ROOT / name for name in ("README.md", "docs/measured.md", "docs/mixtures.md", "docs/cache.md")
+)
 SEQUENTIAL = "lancedb, sequential iter(8192)"
 FIVE = (
     "ours, shuffle=True",
@@ -57,6 +59,7 @@ def of_results(folder: Path) -> dict[str, Callable[[], str]]:
     peers = json.loads((folder / "peers.json").read_text())
     streaming = json.loads((folder / "streaming.json").read_text())
     mixtures = json.loads((folder / "mixtures.json").read_text())
+    cached = json.loads((folder / "disk_cache.json").read_text())
     rows = report.of_workloads(report.rows(peers))
     return {
         "few": lambda: few(rows),
@@ -64,6 +67,7 @@ def of_results(folder: Path) -> dict[str, Callable[[], str]]:
         "workers": lambda: with_workers(rows),
         "calls": lambda: beside_calls(streaming),
         "mixing": lambda: mixing_report.dated(mixtures, rounded),
+        "disk": lambda: on_disk(cached),
     }
 
 
@@ -123,6 +127,23 @@ def ratio(found: dict[str, Any], way: str) -> str:
         return "-"
     ours, base = (Result(**found[each]) for each in (way, SEQUENTIAL))
     return f"{ours.ratio(base):.2f}"
+
+
+def on_disk(cached: dict[str, Any]) -> str:
+    """Ways to read one table beside its cache, and first epochs beside the writing."""
+    speeds: dict[str, float] = cached["rows_per_second"]
+    sequential, ceiling, *_ = speeds.values()
+    lines = [
+        f"| {cached['rows']:,} rows | rows/s | of the sequential read | of memmap |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {way} | {rounded(speed)} | {speed / sequential:.2f} | {speed / ceiling:.2f} |"
+        for way, speed in speeds.items()
+    ]
+    lines += ["", "| a first epoch, for | time, of one that writes no cache |", "|---|---:|"]
+    lines += [f"| {who} | {ratio:.2f} |" for who, ratio in cached["beside_the_writing"].items()]
+    return "\n".join(lines)
 
 
 def main() -> None:
