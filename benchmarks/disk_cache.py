@@ -28,6 +28,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation
+from tables import fill_cache
 
 BATCH = 256
 WIDTH = 128
@@ -139,7 +140,7 @@ def run(folder: Path, rows: int, rounds: int) -> dict[str, dict[str, float]]:
         "map-style, cached on disk": mapped(cache_dir=cache),
         "shuffle=True, cached on disk, 2 workers": iterable(True, 2, cache_dir=cache),
     }
-    fill(loaders["map-style, cached on disk"])
+    fill_cache(loaders["map-style, cached on disk"].dataset)
     ways |= {name: (lambda loader=loader: loader) for name, loader in loaders.items()}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):  # the first one warms up
@@ -149,13 +150,6 @@ def run(folder: Path, rows: int, rounds: int) -> dict[str, dict[str, float]]:
             speeds[name].append((most * BATCH if most else rows) / seconds(way(), most=most))
     medians = {name: statistics.median(found[1:]) for name, found in speeds.items()}
     return {"rows_per_second": medians, "beside_the_writing": writing}
-
-
-def fill(loader: LanceDataLoader) -> None:
-    """Read a little, and wait until all rows were written."""
-    seconds(loader, most=1)
-    loader.dataset._disk.fill()
-    loader.dataset._disk.wait()
 
 
 def beside_the_writing(folder: Path, iterable: Callable[..., LanceDataLoader]) -> dict[str, float]:

@@ -90,20 +90,16 @@ def with_workers(rows: list[dict[str, Any]]) -> str:
         max((speed, way) for (way, of), speed in two.items() if of == kind and is_peer(way))
         for kind in kinds
     ]
-    cells = [[rounded(two[FIVE[0], kind]) for kind in kinds]]
-    cells.append([f"{rounded(speed)} {way.partition(' ')[0]}" for speed, way in others])
-    cached = [
-        f"| {overview.named(way)} | {' | '.join(rounded(two.get((way, kind))) for kind in kinds)} |"
-        for way in (f"{FIVE[0]}, cached on disk",)
-        if any((way, kind) in two for kind in kinds)
-    ]
+    best = " | ".join(f"{rounded(speed)} {way.partition(' ')[0]}" for speed, way in others)
     lines = [
         f"| with two workers | {' | '.join(f'({WORKLOADS[kind].letter})' for kind in kinds)} |",
         "|---|" + "---:|" * len(kinds),
-        f"| {overview.named(FIVE[0])} | {' | '.join(cells[0])} |",
-        *cached,
-        f"| the best peer | {' | '.join(cells[1])} |",
     ]
+    for way in (FIVE[0], f"{FIVE[0]}, cached on disk"):
+        if any((way, kind) in two for kind in kinds):
+            cells = " | ".join(rounded(two.get((way, kind))) for kind in kinds)
+            lines.append(f"| {overview.named(way)} | {cells} |")
+    lines.append(f"| the best peer | {best} |")
     return "\n".join(lines)
 
 

@@ -136,9 +136,20 @@ def hugging_face_mapped(parts: Sequence[Source], workers: int) -> InOrder:
     return InOrder(mixed.with_format("torch"), workers)
 
 
+def by_hand(parts: Sequence[Source], workers: int) -> dict[str, Any]:
+    """For loaders of torch's kind: full batches, collated by a function of ours."""
+    from peers.batches import Chosen
+
+    return {
+        "batch_size": BATCH,
+        "num_workers": workers,
+        "drop_last": True,
+        "collate_fn": Chosen(parts[0].columns),
+    }
+
+
 def litdata(parts: Sequence[Source], workers: int) -> Any:
     import litdata
-    from peers.batches import Chosen
     from peers.litdata_ import FORM
 
     mixed = litdata.CombinedStreamingDataset(
@@ -150,17 +161,10 @@ def litdata(parts: Sequence[Source], workers: int) -> Any:
         weights=WEIGHTS,
         iterate_over_all=False,
     )
-    return litdata.StreamingDataLoader(
-        mixed,
-        batch_size=BATCH,
-        num_workers=workers,
-        drop_last=True,
-        collate_fn=Chosen(parts[0].columns),
-    )
+    return litdata.StreamingDataLoader(mixed, **by_hand(parts, workers))
 
 
 def mosaic(parts: Sequence[Source], workers: int, batching_method: str) -> Any:
-    from peers.batches import Chosen
     from peers.mosaic import FORM, base
 
     # Another loader of this process over the same folders may have left its shared memory.
@@ -174,13 +178,7 @@ def mosaic(parts: Sequence[Source], workers: int, batching_method: str) -> Any:
         batch_size=BATCH,
         batching_method=batching_method,
     )
-    return base.StreamingDataLoader(
-        dataset,
-        batch_size=BATCH,
-        num_workers=workers,
-        drop_last=True,
-        collate_fn=Chosen(parts[0].columns),
-    )
+    return base.StreamingDataLoader(dataset, **by_hand(parts, workers))
 
 
 class GrainBatches:

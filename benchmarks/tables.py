@@ -9,6 +9,7 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb.integrations.torch import LanceTorchDataset
 
 ROWS_PER_CHUNK = 50_000
 
@@ -73,3 +74,10 @@ def open_table(folder: Path, kind: str, rows: int) -> lancedb.table.Table:
         yield from batches
 
     return db.create_table(name, pa.RecordBatchReader.from_batches(first.schema, chunks()))
+
+
+def fill_cache(dataset: LanceTorchDataset) -> None:
+    """Read a row, which begins to fill the cache on disk, and wait until all are there."""
+    dataset[0]
+    if dataset._disk is not None:
+        dataset._disk.wait()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
+from tables import fill_cache
 
 from peers import Job, Peer, Source, Way, lance_table, row_as_state
 from peers.ours import COMMON, THREADS, at, iterable, mapped, options
@@ -26,10 +27,7 @@ def write(source: Source, folder: Path) -> None:
     filled = LanceTorchDataset(
         **{**options(job, folder / "table"), "transform": None}, cache_dir=folder / "cache"
     )
-    filled[0]
-    if filled._disk is not None:
-        filled._disk.fill()
-        filled._disk.wait()
+    fill_cache(filled)
 
 
 def where(job: Job) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def copied(places):
 
 @pytest.mark.parametrize("count", [0, 1, 5, (1 << 20) // 64, 50_001])
 def test_two_threads_copy_what_one_does(count, monkeypatch):
-    monkeypatch.setattr(copying, "_has_a_core_to_spare", True)
+    monkeypatch.setattr(copying, "_has_a_core_to_spare", lambda: True)
     places = np.random.default_rng(count).integers(0, 4096, count)
     np.testing.assert_array_equal(copied(places), 8 * places)
 
@@ -81,7 +81,7 @@ def test_one_thread_copies_all_where_no_other_can_be_started(monkeypatch):
     def refuse(*call):
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(copying, "_has_a_core_to_spare", True)
+    monkeypatch.setattr(copying, "_has_a_core_to_spare", lambda: True)
     monkeypatch.setattr(copying._thread, "start_new_thread", refuse)
     places = np.arange(50_000) % 4096
     np.testing.assert_array_equal(copied(places), 8 * places)

@@ -13,10 +13,10 @@ from accelerate.utils import DataLoaderConfiguration
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
-    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
 from limits import HANGS
+from loaders import mixture
 from torch.utils.data import DataLoader, DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -33,16 +33,6 @@ def streamed(table):
 def mapped(table):
     dataset = LanceTorchDataset(table, columns=["id"], format="torch")
     return LanceDataLoader(dataset, batch_size=48, shuffle=True, drop_last=True)
-
-
-def mixture(table):
-    halves = {
-        name: LanceIterableTorchDataset(table, columns=["id"], filter=rows, shuffle=True)
-        for name, rows in {"even": "id % 2 = 0", "odd": "id % 2 = 1"}.items()
-    }
-    weights = {"even": 1, "odd": 1}
-    dataset = LanceMixedTorchDataset(halves, weights, format="torch", batch_size=48)
-    return LanceDataLoader(dataset)
 
 
 KINDS = pytest.mark.parametrize("make", [streamed, mapped, mixture])

@@ -9,9 +9,9 @@ import pytest
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
-    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
+from loaders import mixture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on speed
 STEPS = 5
@@ -34,17 +34,8 @@ def mapped(table, workers=0):
     return LanceDataLoader(dataset, shuffle=True, num_workers=workers)
 
 
-def mixture(table, workers=0):
-    halves = {
-        name: LanceIterableTorchDataset(table, columns=["id"], filter=rows, shuffle=True)
-        for name, rows in {"even": "id % 2 = 0", "odd": "id % 2 = 1"}.items()
-    }
-    weights = {"even": 1, "odd": 1}
-    dataset = LanceMixedTorchDataset(halves, weights, format="torch", batch_size=200)
-    return LanceDataLoader(dataset, num_workers=workers)
-
-
-KINDS = pytest.mark.parametrize("make", [streamed, mapped, mixture])
+MIXTURE = pytest.param(functools.partial(mixture, batch_size=200), id="mixture")
+KINDS = pytest.mark.parametrize("make", [streamed, mapped, MIXTURE])
 
 
 def epochs_of(loader, count):

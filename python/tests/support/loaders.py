@@ -8,6 +8,7 @@ import pytest
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
 
@@ -31,6 +32,17 @@ def mapped(table, workers=0, order="global", **options):
         num_workers=workers,
         **{"batch_size": 48, "shuffle": order != "none", "drop_last": True, **options},
     )
+
+
+def mixture(table, workers=0, batch_size=48):
+    """Half of the rows by turns with the other half, each a source."""
+    halves = {
+        name: LanceIterableTorchDataset(table, columns=["id"], filter=rows, shuffle=True)
+        for name, rows in {"even": "id % 2 = 0", "odd": "id % 2 = 1"}.items()
+    }
+    weights = dict.fromkeys(halves, 1)
+    dataset = LanceMixedTorchDataset(halves, weights, format="torch", batch_size=batch_size)
+    return LanceDataLoader(dataset, num_workers=workers)
 
 
 LOADER_OPTIONS = (

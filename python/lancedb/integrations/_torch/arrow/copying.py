@@ -16,8 +16,11 @@ import numpy as np
 
 # A thread costs some 50 microseconds.
 _MANY_BYTES = 1 << 20
-# Workers share the cores with each other.
-_has_a_core_to_spare = (os.cpu_count() or 1) > 1 and multiprocessing.parent_process() is None
+
+
+def _has_a_core_to_spare() -> bool:
+    """Not in workers, forked ones too: they share the cores with each other."""
+    return (os.cpu_count() or 1) > 1 and multiprocessing.parent_process() is None
 
 
 def copy_rows(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
@@ -48,7 +51,7 @@ def copy_by_two(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         finally:
             is_over.release()
 
-    if half and out.nbytes >= _MANY_BYTES and _has_a_core_to_spare:
+    if half and out.nbytes >= _MANY_BYTES and _has_a_core_to_spare():
         is_over.acquire()
         try:
             # Not `Thread.start`, which waits until the other thread has had Python's lock.

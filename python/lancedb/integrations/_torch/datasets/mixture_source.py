@@ -76,9 +76,8 @@ class MixtureSource:
         return self.described, self.view.recipe.source, self.view.columns
 
     def __getstate__(self) -> dict[str, Any]:
-        mine = {"view": sent_view(self.view), "_reader": None, "_disk": None}
-        mine["_everything"] = None
-        return {**self.__dict__, **mine}
+        of_this_process = dict.fromkeys(("_reader", "_disk", "_everything"))
+        return {**self.__dict__, "view": sent_view(self.view), **of_this_process}
 
     def reader(self, names: list[str]) -> Reader:
         """This process's reader of columns in a certain sequence, opened."""
@@ -87,7 +86,8 @@ class MixtureSource:
             reader = Reader(self.view.recipe, self.view.selection, columns)
             if self._cache is not None:
                 self._disk = disk_cache(self._cache, reader, False)
-            self._reader = Reader(reader.recipe, reader.selection, columns, self._disk)
+                reader = Reader(self.view.recipe, self.view.selection, columns, self._disk)
+            self._reader = reader
         return self._reader.open()
 
     def fill_cache(self) -> None:

@@ -567,7 +567,7 @@ class LanceDataLoader(DataLoader):
         if not self._is_restored:
             refuse_late_state(loop)
         at, ended = resumed_at(loop), self._cursor.ended
-        if at == "next" or at == "end":
+        if at in ("next", "end"):
             self._cursor.leave_off(again=overfits(loop))
         elif at == "cut off" and self._cursor.is_inside:
             warn_of_cut_off(*self._cursor.place[:2])
