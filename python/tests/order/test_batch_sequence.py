@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order.batch_sequence import BatchSequence
 from lancedb.integrations._torch.order.batch_steps import BatchSteps
@@ -82,16 +82,31 @@ def taken(steps, position=0, most=None):
     return made, position
 
 
+# Long documents left over in several shards, and rows that are batches.
+ALONE = (
+    np.array([17, 40, 9, 5, 33, 40, 2, 8, 30]),
+    lambda: BatchSequence(shards_of(9, 8), ALONE[0].__getitem__, PackingPlanner(24, 1, True), 5, 3),
+)
+
+
 @given(sequences())
+@example(ALONE)
 @settings(max_examples=60, deadline=None)
-def test_each_document_comes_once(drawn):
+def test_each_document_comes_once_whole_or_in_pieces(drawn):
     lengths, make = drawn
-    sequence = make()
-    came = [row for batch in batches(sequence) for row, _, start in batch if start == 0]
-    assert sorted(came) == list(range(len(lengths)))
+    sequence, planner = make(), make().planner
+    came = [(row, start) for batch in batches(sequence) for row, _, start in batch]
+    splits = isinstance(planner, PackingPlanner) and planner.splits
+    expected = [
+        (row, start)
+        for row, length in enumerate(lengths.tolist())
+        for start in (range(0, length, planner.length) if splits else [0])
+    ]
+    assert sorted(came) == expected
 
 
 @given(sequences())
+@example(ALONE)
 @settings(max_examples=60, deadline=None)
 def test_batches_are_within_their_budget_or_have_full_rows(drawn):
     lengths, make = drawn

@@ -291,7 +291,7 @@ class BatchSequence:
     def _last_part(self, spans: list[tuple[int, int]]) -> _Part:
         """The batches of what is left of the shards, of which one budget is made for all."""
         part = self._part_of(spans, in_turn=False)
-        if self.planner.units_in_batch > 1:
+        if not self.planner.units_are_batches:
             return part
         pieces = part.pieces
         windows, begins = np.repeat(pieces.windows, pieces.counts), pieces.indices()

@@ -86,7 +86,7 @@ class BatchSteps:
 
         One row more in a packed batch does no harm. A budget is kept.
         """
-        if position == self._last or self.sequence.planner.units_in_batch == 1:
+        if position == self._last or self.sequence.planner.units_are_batches:
             return False
         return self._documents_from(position) < self.world_size
 
@@ -102,7 +102,7 @@ class BatchSteps:
                 f"{self.world_size} ranks so that each has one at every step; use at most "
                 f"{last - first} ranks, or drop_last=True"
             )
-        if self.sequence.planner.units_in_batch == 1:
+        if self.sequence.planner.units_are_batches:
             batches = range(position, self._last + 1)
             return split(list(map(self.sequence.documents, batches)), self.world_size)
         edges = self.sequence.units_among(first, last)

@@ -68,6 +68,11 @@ class UnitPlanner(Protocol):
         """How many units a batch has."""
         ...
 
+    @property
+    def units_are_batches(self) -> bool:
+        """Whether a unit is a batch, so that what is left of all shards may be cut anew."""
+        ...
+
     def units_of(self, groups: Sequence[np.ndarray], key: int | None) -> list[Units]:
         """The units of each group of a round, by the lengths of its documents."""
         ...

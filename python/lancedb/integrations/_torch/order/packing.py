@@ -37,6 +37,8 @@ class PackingPlanner:
     rows: int
     splits: bool
 
+    units_are_batches = False  # also where a batch is of one row: its documents stay together
+
     @property
     def units_in_batch(self) -> int:
         """How many rows a batch has."""

@@ -39,6 +39,7 @@ class BudgetPlanner:
     max_rows: int
 
     units_in_batch = 1
+    units_are_batches = True
 
     def units_of(self, groups: Sequence[np.ndarray], key: int | None) -> list[Units]:
         """The batches of each group of a round.
