@@ -3,6 +3,7 @@
 
 import pickle
 
+import numpy as np
 import pandas
 import polars
 import pyarrow as pa
@@ -13,9 +14,11 @@ from conftest import rows_of
 from conversions import example_of, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lancedb.integrations._torch.convert import nested_tensor
 from lancedb.integrations._torch.convert.collate import Row, RowBatch, same
 from lancedb.integrations._torch.convert.formats import torch_columns
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
+from torch.nested import nested_tensor_from_jagged
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -201,3 +204,14 @@ def test_what_has_no_value_for_each_row_is_handed_on_beside_columns(table):
 def test_what_a_transform_makes_of_all_rows_is_handed_on(table):
     dataset = LanceTorchDataset(table, transform=count)
     assert [batch["rows"] for batch in DataLoader(dataset, batch_size=400)] == [400, 400, 200]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.booleans())
+def test_a_row_of_a_nested_tensor_is_as_torch_gives_it_and_of_the_same_memory(lengths, is_made):
+    values, offsets = torch.arange(sum(lengths)), torch.tensor([0, *np.cumsum(lengths)])
+    make = nested_tensor.make if is_made else lambda *parts: nested_tensor_from_jagged(*parts[:2])
+    tensor = make(values, offsets, np.array(lengths))
+    for index, own in enumerate(tensor.unbind()):
+        row = nested_tensor.row(tensor, index)
+        assert torch.equal(row, own)
+        assert row.data_ptr() == own.data_ptr()

@@ -15,6 +15,7 @@ import torch
 import torch.utils.data
 
 from ..frameworks.private import part_of
+from . import nested_tensor as nested
 
 JoinLists = Callable[[list[Any], tuple[str, ...], Collection[str]], Any]
 
@@ -145,6 +146,8 @@ def pick(column: Any, index: int) -> Any:
         return {name: pick(field, index) for name, field in column.items()}
     if isinstance(column, tuple):
         return tuple(pick(field, index) for field in column)
+    if isinstance(column, torch.Tensor):
+        return _row_of(column, index)
     return column[index] if is_column(column) else column
 
 
@@ -158,12 +161,16 @@ def is_value_of(value: Any, column: Any, index: int) -> bool:
         )
     if not isinstance(column, torch.Tensor):
         return value is pick(column, index)
-    own = column[index]
+    own = _row_of(column, index)
     return (
         isinstance(value, torch.Tensor)
         and value.data_ptr() == own.data_ptr()
         and (value.shape, value.dtype, value.stride()) == (own.shape, own.dtype, own.stride())
     )
+
+
+def _row_of(column: torch.Tensor, index: int) -> torch.Tensor:
+    return nested.row(column, index) if column.is_nested else column[index]
 
 
 def is_dense_tensor(column: Any) -> bool:
@@ -181,7 +188,7 @@ def cut(column: Any, index: int) -> Any:
     if isinstance(column, dict):
         return {name: cut(field, index) for name, field in column.items()}
     if isinstance(column, torch.Tensor) and column.is_nested:
-        return torch.nested.as_nested_tensor([column[index]], layout=torch.jagged)
+        return torch.nested.as_nested_tensor([_row_of(column, index)], layout=torch.jagged)
     one = column[index : index + 1]
     return one.clone() if isinstance(one, torch.Tensor) else one
 

@@ -44,6 +44,17 @@ def reduce(tensor: torch.Tensor) -> Any:
     return tensor.__reduce_ex__(2) if parts is None else (_make, parts)
 
 
+def row(tensor: Any, index: int) -> torch.Tensor:
+    """A row of a nested tensor, as ``tensor[index]``, which would make all rows for it."""
+    made = kind()
+    parts = _parts(tensor) if made is not None and isinstance(tensor, made) else None
+    if parts is None:
+        return tensor[index]
+    values, offsets, _ = parts
+    start, stop = offsets[index : index + 2].tolist()
+    return values[start:stop]
+
+
 def kind() -> type | None:
     """The class of nested tensors; None if this torch's is none that is known here."""
     if not _can_be_made_at_once():
