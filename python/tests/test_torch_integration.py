@@ -388,9 +388,9 @@ def mapping_of(address):
 
 def mapping_of_the_rows(columns):
     """A transform that tells where this worker has the rows of its dataset."""
-    tensor = get_worker_info().dataset._view.selection._offsets._tensor
-    tensor.sum()
-    return torch.tensor([mapping_of(tensor.data_ptr())])
+    rows = get_worker_info().dataset._view.selection._offsets.array
+    rows.sum()
+    return torch.tensor([mapping_of(rows.ctypes.data)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -407,7 +407,7 @@ def test_four_workers_share_one_copy_of_the_rows_of_a_permutation(db):
         multiprocessing_context="forkserver",
     )
     mappings = torch.cat(list(loader))
-    inode, _ = mapping_of(dataset._view.selection._offsets._tensor.data_ptr())
+    inode, _ = mapping_of(dataset._view.selection._offsets.array.ctypes.data)
     assert mappings[:, 0].tolist() == [inode] * 4
     assert inode > 0
     assert mappings[:, 1].tolist() == [0] * 4

@@ -3,16 +3,20 @@
 
 torch takes shared memory from ``/dev/shm``, which has 64 MB in a container unless it was started
 with more. Linux has files without a name beside it, which only the memory itself limits.
+
+torch is imported where something is to be shared: a process that only reads does without.
 """
 
 from __future__ import annotations
 
 import os
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 SHM = "/dev/shm"
 
@@ -27,17 +31,30 @@ class SharedArray:
     """
 
     def __init__(self, array: np.ndarray):
-        self._tensor = torch.from_numpy(array)
+        self._array = array
+        self._tensor: torch.Tensor | None = None  # over the same memory, once it is shared
 
     def __getstate__(self) -> dict[str, Any]:
-        if get_spawning_popen() is not None:  # for a process that is being started
-            self._tensor = shared(self._tensor)
-        return self.__dict__
+        if get_spawning_popen() is None:
+            return {"_array": self._array}
+        self._share()  # for a process that is being started
+        return {"_tensor": self._tensor}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._tensor = state.get("_tensor")
+        self._array = state["_array"] if self._tensor is None else self._tensor.numpy()
 
     @property
     def array(self) -> np.ndarray:
         """The array, or one over the memory that it shares."""
-        return self._tensor.numpy()
+        return self._array
+
+    def _share(self) -> None:
+        import torch
+
+        if self._tensor is None:
+            self._tensor = shared(torch.from_numpy(self._array))
+            self._array = self._tensor.numpy()
 
 
 def shared(tensor: torch.Tensor) -> torch.Tensor:
@@ -56,12 +73,16 @@ def shared(tensor: torch.Tensor) -> torch.Tensor:
         storage = unnamed(tensor.untyped_storage())
         if storage is None:
             raise RuntimeError(too_small(tensor.nbytes)) from error
+        import torch
+
         copy = torch.empty(0, dtype=tensor.dtype, device="cpu")
         return copy.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def unnamed(storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
     """A copy in a file without a name; None where there are none, or no memory for it."""
+    import torch
+
     create = getattr(os, "memfd_create", None)
     mapped = getattr(torch.UntypedStorage, "_new_shared_fd_cpu", None)
     if create is None or mapped is None:

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import torch
 from lancedb.table import Table
 
 from ..arrow.dictionaries import Codes, CommonDictionary, has_codes
 from ..arrow.stream import packed, unpacked
-from ..common.shared_memory import shared
+from ..common.shared_memory import SharedArray
 
 DICTIONARY = ("values", "codes")
 _SCANNED_ROWS = 1 << 16
@@ -41,13 +41,13 @@ class Categories:
     def __init__(self, columns: Sequence[str]):
         self._columns = tuple(columns)
         self._values: dict[str, pa.Array] | None = None
-        self._packed: torch.Tensor | None = None
+        self._packed: SharedArray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         sent = self._packed
         if get_spawning_popen() is not None and self._values is not None:
-            sent = self._packed = shared(self._pack())
-        elif sent is not None and sent.nbytes > _SENT_BYTES:
+            sent = self._pack()
+        elif sent is not None and sent.array.nbytes > _SENT_BYTES:
             sent = None
         return {"_columns": self._columns, "_values": None, "_packed": sent}
 
@@ -69,7 +69,7 @@ class Categories:
             self._packed = self._pack()
         return self._values
 
-    def _pack(self) -> torch.Tensor:
+    def _pack(self) -> SharedArray:
         if self._packed is None:
             assert self._values is not None
             self._packed = _pack(self._values)
@@ -229,17 +229,17 @@ def _values_of(table: Table, column: str) -> pa.Array:
     return values.drop_null().sort()
 
 
-def _pack(values: Mapping[str, pa.Array]) -> torch.Tensor:
+def _pack(values: Mapping[str, pa.Array]) -> SharedArray:
     lists = [
         pa.LargeListArray.from_arrays(pa.array([0, len(each)], pa.int64()), each)
         for each in values.values()
     ]
     batch = pa.RecordBatch.from_arrays(lists, names=list(values))
-    return torch.frombuffer(bytearray(packed(batch)), dtype=torch.uint8)
+    return SharedArray(np.frombuffer(bytearray(packed(batch)), np.uint8))
 
 
-def _unpack(data: torch.Tensor) -> dict[str, pa.Array]:
-    batch = unpacked(pa.py_buffer(data.numpy()))
+def _unpack(data: SharedArray) -> dict[str, pa.Array]:
+    batch = unpacked(pa.py_buffer(data.array))
     return {
         name: column.flatten()
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
