@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from .frames import self_of
 from .private import part_of
@@ -53,7 +53,7 @@ def epoch_of(loop: Any) -> int | None:
     return part_of(loop, "trainer.current_epoch") if type(loop).__name__ in _TRAINS else None
 
 
-def resumed_at(loop: Any) -> str | None:
+def resumed_at(loop: Any) -> Literal["middle", "end", "next", "cut off"] | None:
     """Where in its epoch a loop stands that asks a loader for its first batch.
 
     Returns

@@ -19,19 +19,12 @@ from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
 from ..frameworks.accelerate import makes_batches_of
-from ..frameworks.lightning import (
-    epoch_of,
-    iterated_together,
-    loop_of_lightning,
-    overfits,
-    refuse_late_state,
-    resumed_at,
-    warn_of_cut_off,
-)
+from ..frameworks.lightning import iterated_together, loop_of_lightning, refuse_late_state
 from ..frameworks.ray import refuse_state_ahead, runs_ahead
 from ..order.state import start_of, steps_of_worker
 from ..workers.agreement import Agreement
 from ..workers.start import start_options
+from . import lightning_epochs
 from . import opentelemetry as otel
 from .adapters import Adapter, IterableAdapter, MappedAdapter
 from .epoch_iterator import EpochIterator, Prepared
@@ -180,8 +173,10 @@ class LanceDataLoader(DataLoader):
         self._adapter.hear()
         loop = loop_of_lightning()
         if loop is not None:
-            self._follow(loop)
-        self._join(*iterated_together())
+            lightning_epochs.follow(self._cursor, loop)
+        mode, together = iterated_together()
+        cursors = [each._cursor for each in together if isinstance(each, LanceDataLoader)]
+        lightning_epochs.join(self._cursor, mode, cursors)
         batches = EpochIterator(self, loop)
         self._is_ahead = runs_ahead()
         return batches
@@ -517,31 +512,6 @@ class LanceDataLoader(DataLoader):
             return tracker.order
         return self._adapter.order().of(self._cursor.place.epoch, self._cursor.layout)
 
-    def _follow(self, loop: Any) -> None:
-        """Begin at the epoch of Lightning's loop, where nobody has named another."""
-        epoch, tracker = epoch_of(loop), self._cursor.under_way
-        if overfits(loop) and tracker is not None:
-            self._cursor.seek(tracker.at.epoch)
-        elif epoch is not None and tracker is None and not self._cursor.generation:
-            self._cursor.seek(epoch)
-
-    def _join(self, mode: str, loaders: list[Any]) -> None:
-        """Begin where the others are, that a ``CombinedLoader`` iterates with this one.
-
-        Where a loaded state says that one has ended, a combined epoch is over if the shortest ends
-        it, and goes on without that one if others are in the middle of theirs.
-        """
-        others = [each._cursor for each in loaders if isinstance(each, LanceDataLoader)]
-        ended = self._cursor.ended
-        if mode == "_MinSize":
-            if any(other.ended is not None for other in others):
-                self._cursor.leave_off()
-        elif ended is not None and any(
-            other.place.epoch == ended or (mode != "_Sequential" and other.place.position)
-            for other in others
-        ):
-            self._cursor.seek(ended)
-
     # -- for the iterator ----------------------------------------------------------------------
 
     def _succeed(self, iterator: EpochIterator) -> Prepared | None:
@@ -566,14 +536,7 @@ class LanceDataLoader(DataLoader):
         """
         if not self._is_restored:
             refuse_late_state(loop)
-        at, ended = resumed_at(loop), self._cursor.ended
-        if at in ("next", "end"):
-            self._cursor.leave_off(again=overfits(loop))
-        elif at == "cut off" and self._cursor.is_inside:
-            warn_of_cut_off(*self._cursor.place[:2])
-        elif ended is not None and (at == "middle" or (at is None and ended == epoch_of(loop))):
-            self._cursor.seek(ended)  # others, in one loader with this one, go on with it
-        return at != "end"
+        return lightning_epochs.begins_in(self._cursor, loop)
 
     def _begin(self) -> tuple[EpochTracker, Meters]:
         """Begin where the next epoch was said to begin."""
