@@ -32,7 +32,7 @@ MB = 1 << 20
 SMALL = 1000
 STEP = 0.005
 EVERY = 0.02
-ORDERS = (False, True, "global", "map-style")
+ORDERS = (False, True, "global", "map-style", "mixture")
 LOADERS = ("LanceDataLoader", "DataLoader")
 WORKERS = (0, 2)
 
@@ -93,6 +93,7 @@ def run(
     from lancedb.integrations.torch import (
         LanceDataLoader,
         LanceIterableTorchDataset,
+        LanceMixedTorchDataset,
         LanceTorchDataset,
     )
     from torch.utils.data import DataLoader
@@ -102,6 +103,17 @@ def run(
     if order == "map-style":
         dataset = LanceTorchDataset(**source)
         made = kind(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
+    elif order == "mixture":
+        sources = {
+            name: LanceIterableTorchDataset(
+                uri=folder, table_name=table, filter=f"id % 2 = {rest}", shuffle=True
+            )
+            for name, rest in (("even", 0), ("odd", 1))
+        }
+        dataset = LanceMixedTorchDataset(
+            sources, dict.fromkeys(sources, 1), format="torch", batch_size=batch_size
+        )
+        made = kind(dataset, batch_size=None, num_workers=workers)
     else:
         dataset = LanceIterableTorchDataset(
             **source, batch_size=batch_size, shuffle=order, drop_last=False

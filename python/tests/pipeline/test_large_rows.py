@@ -2,6 +2,7 @@
 """Rows far larger than the others come in the same order, and memory is bounded by their bytes."""
 
 import itertools
+from collections import deque
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,15 @@ from lancedb.integrations._torch.arrow import large_rows
 from lancedb.integrations._torch.arrow.large_rows import LargeRows, Limits
 from lancedb.integrations._torch.common.counters import Stats
 from lancedb.integrations._torch.convert.transform import Output
+from lancedb.integrations._torch.datasets.sharded import ShardedDataset
+from lancedb.integrations._torch.order.state import Position
+from lancedb.integrations._torch.pipeline.mixed_sources import in_turn
 from lancedb.integrations._torch.table import sample
-from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
+)
 from peak import Peak
 
 MEGABYTE = 1 << 20
@@ -23,6 +31,7 @@ PLACES = {
     "here and there": range(7, ROWS, 15),
     "in a stretch": range(240, 272),
 }
+OTHERS = 1000
 LITTLE = Limits(4 * MEGABYTE, 4 * MEGABYTE)
 
 
@@ -49,7 +58,7 @@ def uneven(tmp_path_factory, request):
 def known_as_uneven(monkeypatch):
     """A table of 60 MB can do no harm, and is not looked at closely."""
     monkeypatch.setattr(sample, "_HIDDEN_BYTES", MEGABYTE)
-    monkeypatch.setattr(LanceIterableTorchDataset, "_limits", LITTLE)
+    monkeypatch.setattr(ShardedDataset, "_limits", LITTLE)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +173,66 @@ def test_calls_grow_while_they_bring_little_and_shrink_when_they_bring_much():
     assert [brought(100 * MEGABYTE) for _ in range(5)] == [8, 4, 2, 1, 1]
 
 
+@pytest.fixture
+def others(tmp_path):
+    """Rows of other numbers, and other ones of them large."""
+    import lancedb
+
+    numbers = range(OTHERS, OTHERS + ROWS)
+    values = [other_value(number) for number in numbers]
+    data = {"id": numbers, "value": pa.array(values, pa.large_binary())}
+    return lancedb.connect(tmp_path).create_table("others", pa.table(data))
+
+
+def other_value(number):
+    return value_of(number - OTHERS, range(0, ROWS, 60))[::-1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mix", ["rows", "batches"])
+@pytest.mark.parametrize("uneven", ["here and there"], indirect=True)
+def test_a_mixture_too_reads_large_rows_with_their_batch_each_from_its_table(
+    uneven, others, known_as_uneven, mix, workers
+):
+    table, large = uneven
+    own = {"format": "arrow"} if mix == "batches" else {}
+    mixture = LanceMixedTorchDataset(
+        {
+            name: LanceIterableTorchDataset(of, shuffle=True, **own)
+            for name, of in (("uneven", table), ("others", others))
+        },
+        {"uneven": 1, "others": 1},
+        mix=mix,
+        source_column="source",
+        batch_size=4,
+        **({} if own else {"format": "arrow"}),
+    )
+    ids = []
+    with Peak() as peak:
+        for batch in LanceDataLoader(mixture, num_workers=workers):
+            columns = (batch[name] for name in ("id", "value", "source"))
+            for number, value, source in zip(*columns, strict=True):
+                row = number.as_py()
+                expected = other_value(row) if row >= OTHERS else value_of(row, large)
+                assert value.as_py() == expected
+                assert source.as_py() == (row >= OTHERS)
+                ids.append(row)
+    assert len(set(ids)) == len(ids) > ROWS
+    assert workers or peak.more < 80 * MEGABYTE
+
+
+@given(st.lists(st.integers(0, 2), min_size=1), st.data())
+def test_rows_of_several_sources_are_handed_on_in_the_sequence_that_was_asked_for(sources, data):
+    brought = {}
+    for source in set(sources):
+        rows = [place for place, of in enumerate(sources) if of == source]
+        cuts = data.draw(st.sets(st.sampled_from(range(len(rows)))))
+        ends = itertools.pairwise(sorted({0, len(rows), *cuts}))
+        brought[source] = deque(pa.record_batch({"row": rows[a:b]}) for a, b in ends)
+    parts = in_turn(brought, np.array(sources))
+    assert [row for part in parts for row in part["row"].to_pylist()] == [*range(len(sources))]
+
+
 def test_a_table_far_larger_than_its_sample_has_large_rows(uneven, known_as_uneven):
     reader = LanceIterableTorchDataset(uneven[0])._new_reader()
     assert sample._hides_large_rows(reader, 120)
@@ -204,6 +273,18 @@ def test_batches_of_large_rows_are_the_same_with_workers(uneven, shuffle, format
     assert all(
         value == value_of(row, large) for batch in alone for row, value in zip(*batch, strict=True)
     )
+
+
+@pytest.mark.parametrize("uneven", ["in a stretch"], indirect=True)
+def test_of_large_batches_none_is_made_beyond_the_one_that_workers_are_sent(
+    uneven, known_as_uneven
+):
+    dataset = LanceIterableTorchDataset(uneven[0], batch_size=16, format="torch")
+    batches = dataset._record_batches(Position(0), None, are_whole=True)
+    under_way = [len(batches._stream._jobs) for _ in batches]
+    batches.close()
+    assert under_way[2] == 2
+    assert under_way[256 // 16] == 0  # as the one before was large, too
 
 
 def as_lists(column):

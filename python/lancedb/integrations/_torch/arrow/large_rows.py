@@ -25,7 +25,8 @@ from .fixed_width import row_bytes
 from .variable_width import value_bytes
 
 LEFT_OUT = "\0left_out"
-_NONE = -1
+# In its column, of a row that is there.
+NONE = -1
 # What a row may be that was not seen yet, where some are known to be large; and how many such rows
 # a call may bring that comes upon a stretch of them, after many small ones.
 _EXPECTED_BYTES = 16 << 20
@@ -58,15 +59,23 @@ class LargeRows:
         Whether some rows are known to be far larger than that.
     limits : Limits
         How much is read at once, and held ahead.
+    one_call : asyncio.Lock, optional
+        Shared by streams of which one at a time is to ask for rows that may be large.
     """
 
-    def __init__(self, average_bytes: int, are_expected: bool, limits: Limits):
+    def __init__(
+        self,
+        average_bytes: int,
+        are_expected: bool,
+        limits: Limits,
+        one_call: asyncio.Lock | None = None,
+    ):
         self.limits = limits
         self._average = average_bytes
         self._rows_of_a_call = self.cautious if are_expected else None
         # Of an average that large rows have raised, most rows need a small part.
         self._factor = 1 / 4 if are_expected else 2
-        self._one_call = asyncio.Lock()
+        self._one_call = asyncio.Lock() if one_call is None else one_call
 
     def counted(self, held: int = 0) -> CountedRead:
         """A read ahead, which leaves out what is more than its rows' share and `held` bytes."""
@@ -151,7 +160,7 @@ class CountedRead:
 
     def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
         """Keep what a call brought, or what of it may be kept."""
-        left_out = np.full(batch.num_rows, _NONE, np.int64)
+        left_out = np.full(batch.num_rows, NONE, np.int64)
         self._rows += batch.num_rows
         self._brought = own_bytes(batch)
         self._large.note(self._brought, batch.num_rows)
@@ -163,10 +172,7 @@ class CountedRead:
             left_out[out] = offsets[out]
             batch = _without(batch, out)
         self._bytes += own_bytes(batch)
-        fields = [*batch.schema, pa.field(LEFT_OUT, pa.int64())]
-        schema = pa.schema(fields, batch.schema.metadata)
-        batch = pa.RecordBatch.from_arrays([*batch.columns, pa.array(left_out)], schema=schema)
-        self._parts.append(batch)
+        self._parts.append(with_offsets(batch, left_out))
 
     def batch(self) -> pa.RecordBatch:
         """All that was kept, in one."""
@@ -243,13 +249,23 @@ def may_lack(batch: pa.RecordBatch) -> bool:
 def left_out(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
     """Which rows of a batch were left out, and the offset of each of them in the table."""
     offsets = batch.column(batch.num_columns - 1).to_numpy()
-    rows = np.flatnonzero(offsets != _NONE)
+    rows = np.flatnonzero(offsets != NONE)
     return rows, offsets[rows]
+
+
+def with_offsets(batch: pa.RecordBatch, offsets: np.ndarray) -> pa.RecordBatch:
+    """A batch that says of each row where in its table it is if it was left out, or `NONE`."""
+    return batch.append_column(pa.field(LEFT_OUT, pa.int64()), pa.array(offsets))
 
 
 def without_offsets(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The columns of the table alone."""
     return batch.select(range(batch.num_columns - 1))
+
+
+def with_column(batch: pa.RecordBatch, name: str, values: np.ndarray) -> pa.RecordBatch:
+    """A batch with a column more, behind those of the table."""
+    return batch.add_column(batch.num_columns - may_lack(batch), name, pa.array(values))
 
 
 def completed(

@@ -41,6 +41,8 @@ class SourceOutputs:
         What becomes of rows on which a transform fails, whichever it is.
     """
 
+    is_handed_on = False
+
     def __init__(self, outputs: Mapping[str, Output], on_error: OnError):
         transforms = (each.transform for each in outputs.values())
         self.transform: Callable[..., Any] | None = next(filter(None, transforms), None)
@@ -62,6 +64,10 @@ class SourceOutputs:
         """What can be done ahead for consecutive slices of a batch of one source."""
         output, batch = self._of(batch)
         return [_Begun(output, each) for each in output.convert(batch, counts, stats)]
+
+    def converts_parts(self, schema: pa.Schema) -> bool:
+        """Not: each batch is looked at as a whole, for whose it is."""
+        return False
 
     def complete(self, converted: _Begun, stats: Stats) -> Any:
         """As the call, of one that `convert` began."""

@@ -72,6 +72,8 @@ class Output:
         What documents are packed into: then record batches say what was planned for each.
     """
 
+    is_handed_on = False  # to workers, by who holds the batches that come next
+
     def __init__(
         self,
         format: str | None,

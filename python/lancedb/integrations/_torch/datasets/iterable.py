@@ -16,7 +16,7 @@ from lancedb.permutation import Permutation
 from lancedb.table import Table
 
 from ..arrow.buffer_pool import WindowMemory
-from ..arrow.large_rows import LargeRows, Limits, vary_in_size
+from ..arrow.large_rows import LargeRows, vary_in_size
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
 from ..cache.disk import MappedTable
@@ -196,7 +196,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     torch.Size([64])
     """
 
-    _limits = Limits()
     _is_advised = False
     _caches_blobs = False  # they are fetched with their batch, by row ids
 
@@ -455,9 +454,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         if not vary_in_size(self._reader().schema):
             return None
         return LargeRows(self._order.row_bytes, self._sizes.are_skewed, self._limits_here())
-
-    def _limits_here(self) -> Limits:
-        return self._limits.for_one_of(this_worker()[1])
 
     def _held(self) -> Selection | None:
         """The rows that this process reads once, and has in memory from then on."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -436,6 +437,11 @@ transform_threads : optional
         labelled = partial(self._kind.labelled, names=names)
         if sequence is not None:
             labelled = partial(labelled_documents, self._kind.column, sequence)
+        limits, one_call = self._limits_here(), asyncio.Lock()
+        large = [
+            source.large_rows(schema, limits, one_call)
+            for source, schema in zip(sources, schemas, strict=True)
+        ]
         rows = MixedInput(
             plan,
             readers,
@@ -445,11 +451,12 @@ transform_threads : optional
             ahead.reads,
             memories,
             in_memory,
+            large,
             sequence,
             ahead.read_rows,
         )
         groups = schedule(steps, spans, ahead.read_rows)
-        return Prefetcher(rows, groups, output, stats, ahead, origins=origins)
+        return Prefetcher(rows, groups, output, stats, ahead, limits, origins)
 
     def _origins_of(self, plan: MixedPlan, shares: list[Span]) -> Origins:
         """Where the rows of some shares come from: random numbers are those of a source's epoch."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.large_rows import with_column
 from ..convert.by_source import SourceOutputs, of_source
 from ..convert.on_error import OnError
 from ..convert.transform import Output
@@ -136,4 +137,4 @@ def _numbered(
     """A batch with a column of the number of each row's source, if that is wanted."""
     if column is None:
         return batch
-    return batch.append_column(column, pa.array(np.repeat(pieces.windows % sources, pieces.counts)))
+    return with_column(batch, column, np.repeat(pieces.windows % sources, pieces.counts))

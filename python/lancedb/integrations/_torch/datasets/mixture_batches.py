@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.large_rows import with_column
 from ..order.batch_sequence import BatchSequence
 from ..order.mixed_layout import MixedLayout, merged
 from ..order.mixed_order import MixedEpochOrder, MixedRows
@@ -45,8 +46,7 @@ def labelled_documents(
     """A batch of documents with a column of the number of each one's source, if it has a name."""
     if column is None:
         return batch
-    sources = shards_of(sequence).at(sequence.rows_of(pieces)).sources
-    return batch.append_column(column, pa.array(sources))
+    return with_column(batch, column, shards_of(sequence).at(sequence.rows_of(pieces)).sources)
 
 
 def merged_between_epochs(

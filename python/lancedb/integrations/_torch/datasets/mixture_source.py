@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
+from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..cache.directory import CacheSettings
 from ..cache.disk import DiskCache, disk_cache
 from ..cache.tables import CachedTable
@@ -110,6 +114,14 @@ class MixtureSource:
         """Whether nothing speaks against keeping its rows unasked."""
         too_large = self._everything is not None and self._everything.rows.is_too_large
         return not self._are_skewed and not too_large
+
+    def large_rows(
+        self, schema: pa.Schema, limits: Limits, one_call: asyncio.Lock
+    ) -> LargeRows | None:
+        """What to do about rows that are far larger than others; None where all have one size."""
+        if not vary_in_size(schema):
+            return None
+        return LargeRows(self.size.row_bytes, self._are_skewed, limits, one_call)
 
     def everything(self, reader: Reader) -> CachedTable:
         """All of its rows, read when they are first wanted."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from ..arrow.large_rows import Limits
 from ..arrow.origins import Origins
 from ..common.checks import one_of
 from ..convert.on_error import Partial
@@ -46,6 +47,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
     _has_warned = False  # of rows that no epoch delivers
     _batching: Any = None  # what asks for batches of other than so many rows
     _planned: Any = None  # what plans those
+    _limits = Limits()
 
     def _begin_epochs(
         self,
@@ -115,6 +117,10 @@ class ShardedDataset(BatchDataset, IterableDataset):
             return spans, None
         spans, of_origins = itertools.tee(spans)
         return spans, StepOrigins(of_origins, partial(self._origins_of, plan))
+
+    def _limits_here(self) -> Limits:
+        """What this process may hold beyond what the layout says."""
+        return self._limits.for_one_of(this_worker()[1])
 
     def _read_state(
         self, state: Mapping[str, Any], layout: Any, allow: Iterable[str] = ()

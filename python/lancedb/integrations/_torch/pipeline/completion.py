@@ -8,8 +8,8 @@ with their rows at all. Neither waits in windows, nor in a cache.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,42 @@ import pyarrow as pa
 from ..arrow import large_rows, late, take
 from ..arrow.buffer_pool import release_freed
 from ..arrow.dictionaries import own_bytes
-from ..arrow.large_rows import LargeRows, Limits
-from ..table.reader import BlobReading, PendingParts, Reader, Waiting
+from ..arrow.large_rows import Limits
+from ..table.reader import BlobReading
 
 # Of one call, so that several are under way within the limit.
 _CALLS_WITHIN_LIMIT = 4
 # On average, so that a batch is mostly bytes of a few values.
 _LARGE_ROW = 64 << 10
+
+
+class LeftOut(Protocol):
+    """Rows that were left out, and are being read."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, once they are there."""
+        ...
+
+    def parts(self) -> deque[pa.RecordBatch]:
+        """Wait for them, in sequence, some in each part."""
+        ...
+
+
+class Fetches(Protocol):
+    """What begins to read what rows lack."""
+
+    def begin_left_out(self, offsets: np.ndarray) -> LeftOut:
+        """Begin to read rows that were left out, by what their batch says of them."""
+        ...
+
+    def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
+        """Begin to fetch the bytes of the blobs of which a batch has row ids."""
+        ...
+
+    def finish(self, reading: LeftOut | BlobReading) -> None:
+        """Add the time of a read that is done to the totals."""
+        ...
 
 
 class Complete(NamedTuple):
@@ -78,42 +107,38 @@ class Completion:
         self._batch = batch
         self._counts = counts
         self._rows = np.zeros(0, np.int64)
-        self._left_out: PendingParts | None = None
+        self._left_out: LeftOut | None = None
         self._blobs: BlobReading | None = None
 
-    def begin(
-        self, reader: Reader, large: LargeRows | None, begun: Callable[[Waiting], None]
-    ) -> None:
-        """Start to read; `begun` is called with every read."""
+    def begin(self, fetches: Fetches) -> None:
+        """Start to read."""
         self.is_begun = True
-        if large is not None and large_rows.may_lack(self._batch):
+        if large_rows.may_lack(self._batch):
             self._rows, offsets = large_rows.left_out(self._batch)
             self._batch = large_rows.without_offsets(self._batch)
             if len(self._rows):
-                self._left_out = reader.begin_parts(offsets, large.fetched())
-                begun(self._left_out)
+                self._left_out = fetches.begin_left_out(offsets)
         if late.lacks_values(self._batch):
             self._batch = late.without_sizes(self._batch)
             if self._batch.num_rows:
-                self._blobs = reader.begin_blobs(self._batch)
-                begun(self._blobs)
+                self._blobs = fetches.begin_blobs(self._batch)
 
-    def result(self, finish: Callable[[Waiting], None]) -> Complete:
-        """Wait for all of it; `finish` is called with every read that is done."""
+    def result(self, fetches: Fetches) -> Complete:
+        """Wait for all of it."""
         batch, left_out, blobs = self._batch, self._left_out, self._blobs
         parts, schema, size, fetched = iter([batch]), batch.schema, own_bytes(batch), 0
         if left_out is not None:
             brought = left_out.parts()
             size += sum(map(own_bytes, brought))
             parts = _completed(batch, self._rows, brought)
-            finish(left_out)
+            fetches.finish(left_out)
         if blobs is not None:
             filled = blobs.filled()
             fetched = max(0, filled.nbytes - batch.nbytes)
             parts = iter([_with_blobs(take.concatenate(list(parts)), filled)])
             schema = filled.schema
             size += fetched
-            finish(blobs)
+            fetches.finish(blobs)
         self._blobs = self._left_out = None
         return Complete(parts, schema, self._counts, size, fetched)
 
@@ -142,33 +167,18 @@ class Backlog:
 
     Parameters
     ----------
-    reader : Reader
+    fetches : Fetches
         What reads it.
-    large : LargeRows, optional
-        What is known of rows that are far larger than others.
     limits : Limits
         How many bytes may be fetched in one call, and ahead.
     at_once : int
         How many calls may be under way.
-    begun, finish : callable
-        Told of every read that is begun, and done.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        large: LargeRows | None,
-        limits: Limits,
-        at_once: int,
-        begun: Callable[[Waiting], None],
-        finish: Callable[[Waiting], None],
-    ):
-        self._reader = reader
-        self._large = large
+    def __init__(self, fetches: Fetches, limits: Limits, at_once: int):
+        self._fetches = fetches
         self._limits = limits
         self._at_once = at_once
-        self._begun = begun
-        self._finish = finish
         self._waiting: deque[Completion] = deque()
 
     def add(self, batch: pa.RecordBatch, counts: Sequence[int]) -> None:
@@ -200,8 +210,8 @@ class Backlog:
             return None
         first = self._waiting.popleft()
         if not first.is_begun:
-            first.begin(self._reader, self._large, self._begun)
-        done = first.result(self._finish)
+            first.begin(self._fetches)
+        done = first.result(self._fetches)
         if done.size <= self._limits.ahead:  # else it alone is more than may be ahead
             self._work_ahead()
         return done
@@ -217,4 +227,4 @@ class Backlog:
             if number and (number >= self._at_once or size > self._limits.ahead):
                 return
             if not each.is_begun:
-                each.begin(self._reader, self._large, self._begun)
+                each.begin(self._fetches)

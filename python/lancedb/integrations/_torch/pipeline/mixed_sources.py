@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ..arrow import large_rows
 from ..arrow.buffer_pool import WindowMemory, segment_size
-from ..arrow.large_rows import Limits
+from ..arrow.large_rows import LargeRows, Limits
 from ..cache.tables import CachedTable
 from ..common.counters import Stats
 from ..order.batch_sequence import BatchSequence
@@ -19,10 +23,10 @@ from ..order.mixed_order import MixedEpochOrder, SourceOrder
 from ..order.mixed_shards import MixedShardWindows
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
-from ..table.reader import PendingRead, Reader
+from ..table.reader import BlobReading, PendingParts, PendingRead, Reader
 from .completion import Backlog
 from .groups import GroupSource, PlannedSource
-from .sources import Reads, Source, WindowSource
+from .sources import Reads, Source, Timed, WindowSource
 
 _LEAST_SEGMENT = 64
 # Of all windows' rows: segments that are not full are memory for nothing.
@@ -50,6 +54,8 @@ class MixedInput:
         Where the rows of open windows are kept: of all sources together, or of each.
     in_memory : mapping of int to CachedTable
         The sources whose rows are read once.
+    large : sequence of LargeRows or None
+        Of each source, what to do about rows that are far larger than others.
     sequence : BatchSequence, optional
         The batches that are made of its rows, where they are planned.
     read_rows : int
@@ -68,6 +74,7 @@ class MixedInput:
         ahead: int,
         memories: Sequence[WindowMemory],
         in_memory: Mapping[int, CachedTable],
+        large: Sequence[LargeRows | None],
         sequence: BatchSequence | None = None,
         read_rows: int = 1,
     ):
@@ -78,7 +85,10 @@ class MixedInput:
         self._labelled = labelled
         self._local = [reader.local for reader in readers if reader.local is not None]
         # One for all sources, so that as many reads are under way as for one table.
-        reads = [Reads(plan, reader.open(), stats, ahead + 1, True) for reader in readers]
+        reads = [
+            Reads(plan, reader.open(), stats, ahead + 1, True, of_source)
+            for reader, of_source in zip(readers, large, strict=True)
+        ]
         semaphore = asyncio.Semaphore(ahead + 1)
         for each in reads:
             each.share_semaphore(semaphore)
@@ -86,7 +96,7 @@ class MixedInput:
             number: Reads(plan, everything.reader.open(), stats, ahead + 1, True)
             for number, everything in in_memory.items()
         }
-        self._reads = _MixedReads(plan, reads, loading, in_memory, ahead, schemas)
+        self._reads = _MixedReads(plan, reads, loading, in_memory, ahead, schemas, large)
 
     def open(self) -> Source:
         """Where the rows come from."""
@@ -98,8 +108,8 @@ class MixedInput:
         return PlannedSource(self._sequence, groups)
 
     def backlog(self, limits: Limits) -> Backlog:
-        """Batches in order, which lack nothing: rows of mixtures are read as a whole."""
-        return self._reads.first.backlog(limits)
+        """Batches in order, of which what they lack is being read."""
+        return self._reads.backlog(limits)
 
     def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
         """A batch with what is known of its rows without reading."""
@@ -172,6 +182,7 @@ class _MixedReads:
         in_memory: Mapping[int, CachedTable],
         ahead: int,
         schemas: Sequence[pa.Schema],
+        large: Sequence[LargeRows | None],
     ):
         self._plan = plan
         self._reads = reads
@@ -179,54 +190,153 @@ class _MixedReads:
         self._in_memory = in_memory
         self._ahead = ahead
         self._schemas = schemas
-
-    @property
-    def first(self) -> Reads:
-        """Those of the first source."""
-        return self._reads[0]
+        self._large = large
 
     def begin(self, windows: Sequence[WindowRows]) -> _Conformed:
         """One read for all of these windows of one source, or rows out of memory."""
         source = windows[0].source
         reads, everything = self._reads[source], self._in_memory.get(source)
-        schema = self._schemas[source]
+        conform = partial(self._conformed, source)
         if everything is None or not everything.load(self._loading[source], self._ahead):
-            return _Conformed(reads, reads.begin(windows), schema)
+            return _Conformed(conform, reads.begin(windows))
         batch = everything.take(np.concatenate([rows_of(self._plan, window) for window in windows]))
-        return _Conformed(reads, None, schema, batch)
+        return _Conformed(conform, None, batch)
 
-    def finish(self, reading: _Conformed) -> None:
+    def backlog(self, limits: Limits) -> Backlog:
+        """Batches of rows that were read ahead, of which what they lack is read now."""
+        return Backlog(self, limits, self._ahead + 1)
+
+    def begin_left_out(self, offsets: np.ndarray) -> _LeftOut:
+        """Begin to read rows that were left out of reads, by numbers of `_conformed`."""
+        offsets, sources = np.divmod(offsets, len(self._reads))
+        readings = {
+            source: self._reads[source].begin_left_out(offsets[sources == source])
+            for source in np.unique(sources).tolist()
+        }
+        return _LeftOut(readings, sources, self._schemas)
+
+    def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
+        """Not asked for: blobs of mixtures are read with their rows."""
+        raise NotImplementedError
+
+    def finish(self, reading: Timed) -> None:
         """Add the time of a read that is done to the totals."""
-        if reading.of is not None:
-            reading.reads.finish(reading.of)
+        self._reads[0].finish(reading)
 
     def cancel(self) -> None:
         """Give up every read, and begin no other."""
         for reads in (*self._reads, *self._loading.values()):
             reads.cancel()
 
+    def _conformed(self, source: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch with the mixture's schema, and one number for source and offset of each row that
+        was left out of it."""
+        if self._large[source] is None:
+            return _with_schema(batch, self._schemas[source])
+        numbers = np.full(batch.num_rows, large_rows.NONE)
+        if large_rows.may_lack(batch):
+            rows, offsets = large_rows.left_out(batch)
+            numbers[rows] = offsets * len(self._reads) + source
+            batch = large_rows.without_offsets(batch)
+        return large_rows.with_offsets(_with_schema(batch, self._schemas[source]), numbers)
+
 
 class _Conformed:
-    """A read whose rows have the schema of the mixture, metadata and all."""
+    """A read whose rows become the mixture's."""
 
-    def __init__(self, reads: Reads, of: PendingRead | None, schema: pa.Schema, batch: Any = None):
-        self.reads = reads
-        self.of = of
-        self._schema = schema
+    def __init__(
+        self,
+        conform: Callable[[pa.RecordBatch], pa.RecordBatch],
+        of: PendingRead | None,
+        batch: Any = None,
+    ):
+        self._conform = conform
+        self._of = of
         self._batch = batch
+
+    @property
+    def seconds(self) -> float:
+        """As of the read; none of rows that were in memory."""
+        return 0.0 if self._of is None else self._of.seconds
 
     @property
     def order(self) -> np.ndarray | None:
         """As `PendingRead.order`."""
-        return None if self.of is None else self.of.order
+        return None if self._of is None else self._of.order
 
     def rows(self) -> pa.RecordBatch:
         """Wait for the rows."""
-        batch = self._batch if self.of is None else self.of.rows()
-        if batch.schema.equals(self._schema, check_metadata=True):
-            return batch
-        columns = [
-            column if column.type == field.type else column.cast(field.type)
-            for column, field in zip(batch.columns, self._schema, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        return self._conform(self._batch if self._of is None else self._of.rows())
+
+
+class _LeftOut:
+    """Rows of several sources that were left out, and are being read.
+
+    Parameters
+    ----------
+    readings : mapping of int to PendingParts
+        By source.
+    sources : numpy.ndarray of int64
+        That of each row, in the sequence in which they are wanted.
+    schemas : sequence of pyarrow.Schema
+        Of each source.
+    """
+
+    def __init__(
+        self,
+        readings: Mapping[int, PendingParts],
+        sources: np.ndarray,
+        schemas: Sequence[pa.Schema],
+    ):
+        self._readings = readings
+        self._sources = sources
+        self._schemas = schemas
+
+    @property
+    def seconds(self) -> float:
+        """As of all reads."""
+        return sum(each.seconds for each in self._readings.values())
+
+    def parts(self) -> deque[pa.RecordBatch]:
+        """Wait for the rows, in sequence, some in each part."""
+        brought = {
+            source: deque(_with_schema(part, self._schemas[source]) for part in reading.parts())
+            for source, reading in self._readings.items()
+        }
+        return in_turn(brought, self._sources)
+
+
+def in_turn(
+    brought: Mapping[int, deque[pa.RecordBatch]], sources: np.ndarray
+) -> deque[pa.RecordBatch]:
+    """Rows of several sources, of each in parts, as parts in the sequence of `sources`.
+
+    Examples
+    --------
+    >>> first, second = (pa.record_batch({"x": rows}) for rows in ([1, 2], [3]))
+    >>> parts = in_turn({0: deque([first]), 1: deque([second])}, np.array([0, 1, 0]))
+    >>> [part["x"].to_pylist() for part in parts]
+    [[1], [3], [2]]
+    """
+    parts: deque[pa.RecordBatch] = deque()
+    ends = np.flatnonzero(np.diff(sources, append=-1)) + 1
+    for start, stop in itertools.pairwise([0, *ends.tolist()]):
+        of_source, wanted = brought[int(sources[start])], stop - start
+        while wanted:
+            part = of_source.popleft()
+            if part.num_rows > wanted:
+                of_source.appendleft(part.slice(wanted))
+            parts.append(part.slice(0, wanted))
+            wanted -= parts[-1].num_rows
+    return parts
+
+
+def _with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch with the schema of the mixture, metadata and all."""
+    if batch.schema.equals(schema, check_metadata=True):
+        return batch
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -115,6 +115,8 @@ class Prefetcher:
         self._found = 0
         self._last_size = 0
         self._most_ahead = limits.ahead
+        # Who hands batches on to workers has one ahead already.
+        self._least_jobs = 0 if output.is_handed_on else 1
         grows = output.pads or output.transform is not None
         held = 0 if grows else _JOBS_AHEAD + _JOBS_HANDED_OUT
         self._made: deque[list[Any]] = deque(maxlen=held)
@@ -124,7 +126,7 @@ class Prefetcher:
         try:
             while True:
                 refuse_after_a_fork(self._process)
-                self._work_ahead(_JOBS_AHEAD)
+                self._work_ahead(1)
                 with self._stats.timed("waiting"):
                     job = self._jobs.popleft().result()
                 if not job.begun:
@@ -132,17 +134,17 @@ class Prefetcher:
                 self._last_size = job.size
                 begun = deque(job.begun)
                 del job
-                self._work_ahead(_JOBS_AHEAD)
+                self._work_ahead(self._least_jobs)
                 while begun:
                     yield self._finish.end(begun.popleft())
         finally:
             self.close()
 
-    def _work_ahead(self, jobs: int) -> None:
-        """Have so many jobs under way or done, or one if they are large."""
-        while len(self._jobs) < jobs:
+    def _work_ahead(self, least: int) -> None:
+        """Have jobs under way or done, or, where they are large, at least so many."""
+        while len(self._jobs) < _JOBS_AHEAD:
             sizes = [job.result().size if _is_done(job) else self._last_size for job in self._jobs]
-            if sizes and sum(sizes) + self._last_size > self._most_ahead:
+            if len(sizes) >= least and sum(sizes) + self._last_size > self._most_ahead:
                 return
             self._jobs.append(submit(self._making, self._make_job))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +24,12 @@ from ..order.read_schedule import Planner, RowOrder, WindowRows, rows_of
 from ..order.shards import Shards
 from ..order.window_slices import WindowSlice, WindowSlices, runs
 from ..table.indices import distinct
-from ..table.reader import PendingRead, Reader, Waiting
+from ..table.reader import BlobReading, PendingParts, PendingRead, Reader, Waiting
 from .completion import Backlog
 from .shuffle_buffer import ReadRows, Window, assemble
 
 _NEAR = 1 << 14
+_Begun = TypeVar("_Begun", bound=Waiting)
 
 
 class Source(Protocol):
@@ -80,6 +81,15 @@ class Input(Protocol):
         ...
 
 
+class Timed(Protocol):
+    """A read that is done."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        ...
+
+
 class Reads:
     """Starts the reads of windows, and counts what they bring."""
 
@@ -124,18 +134,24 @@ class Reads:
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches of rows that were read ahead, of which what they lack is read now."""
-        return Backlog(self._reader, self._large, limits, self._at_once, self._note, self.finish)
+        return Backlog(self, limits, self._at_once)
 
-    def _begun(self, reading: PendingRead) -> PendingRead:
-        self._note(reading)
-        return reading
+    def begin_left_out(self, offsets: np.ndarray) -> PendingParts:
+        """Begin to read rows that were left out of reads, by their offset in the table."""
+        assert self._large is not None
+        return self._begun(self._reader.begin_parts(offsets, self._large.fetched()))
 
-    def _note(self, reading: Waiting) -> None:
+    def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
+        """Begin to fetch the bytes of the blobs of which a batch has row ids."""
+        return self._begun(self._reader.begin_blobs(batch))
+
+    def _begun(self, reading: _Begun) -> _Begun:
         self._under_way = [*(each for each in self._under_way if not each.done()), reading]
         if self._cancelled:
             reading.cancel()
+        return reading
 
-    def finish(self, reading: Waiting) -> None:
+    def finish(self, reading: Timed) -> None:
         """Add the time of a read that is done to the totals."""
         self._stats.add(reading=reading.seconds)
 

@@ -109,6 +109,8 @@ class ForWorkers(Output):
         What becomes of those; None if only a worker can finish them.
     """
 
+    is_handed_on = True
+
     def __init__(self, output: Output | None):
         super().__init__("arrow", None)
         self._of_large = output
