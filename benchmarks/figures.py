@@ -28,8 +28,8 @@ PAGES = tuple(
 SEQUENTIAL = "lancedb, sequential iter(8192)"
 FIVE = (
     "ours, shuffle=True",
-    'ours, shuffle="global"',
-    "ours, map-style",
+    'ours, shuffle="global", cached on disk',
+    "ours, map-style, cached on disk",
     "HF datasets, map-style",
     "lancedb StreamingDataset",
 )
