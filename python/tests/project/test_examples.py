@@ -18,7 +18,6 @@ import torch
 import warm
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from limits import HANGS
-from soak import soaked
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -213,19 +212,6 @@ def test_hard_negatives_are_worth_their_search(tmp_path, run_warm):
     assert len(recalls) == 4
     for by_chance, hard in zip(recalls[::2], recalls[1::2], strict=True):
         assert hard > 1.3 * by_chance > 0
-
-
-@pytest.mark.parametrize(("options", "padding"), [soaked([], (20, 80)), (["--packed"], (0, 3))])
-def test_a_language_model_learns_from_padded_and_packed_documents(
-    tmp_path, run_warm, options, padding
-):
-    printed = run_warm("language_model.py", "--out", tmp_path, *options)
-    share, tokens = numbers(r"padding: ([\d.]+)% of (\d+) tokens", printed)
-    assert padding[0] < share < padding[1]
-    assert tokens > 100_000
-    first, last = numbers(r"loss ([\d.]+) at first, ([\d.]+) at last", printed)
-    assert first > 5
-    assert last < 3.6
 
 
 def test_documents_have_the_same_loss_padded_and_packed_and_packed_takes_fewer_steps(
