@@ -36,13 +36,17 @@ class SharedArray:
 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is None:
-            return {"_array": self._array}
+            return {"_bytes": (self._array.tobytes(), self._array.dtype.str)}
         self._share()  # for a process that is being started
         return {"_tensor": self._tensor}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._tensor = state.get("_tensor")
-        self._array = state["_array"] if self._tensor is None else self._tensor.numpy()
+        if self._tensor is None:
+            data, kind = state["_bytes"]
+            self._array = np.frombuffer(bytearray(data), kind)
+        else:
+            self._array = self._tensor.numpy()
 
     @property
     def array(self) -> np.ndarray:

@@ -30,9 +30,10 @@ from ..arrow.large_rows import CountedRead, FetchedRead
 from . import fork_guard as forking
 from . import io_uring as uring
 from .blobs import BlobColumns
+from .call_threads import in_thread
 from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
-from .pylance import PylanceRows, in_thread
+from .pylance import PylanceRows
 from .recipe import Recipe
 from .sql import as_one_expression
 

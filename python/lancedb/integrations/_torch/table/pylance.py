@@ -9,24 +9,20 @@ addresses: rows that are read in short runs cost it a third, single ones half.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import importlib.util
 import logging
 import os
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from lancedb.table import LanceTable, Table
 
+from .call_threads import in_thread
 from .recipe import HandleSource, MemorySource, Recipe
-
-T = TypeVar("T")
 
 SWITCH = "LANCEDB_TORCH_PYLANCE"
 
@@ -34,9 +30,6 @@ _log = logging.getLogger("lancedb.integrations.torch")
 
 # Opening the table once more costs as much as reading so many rows; a sample has fewer.
 _WORTH_OPENING = 512
-_FINISHES_WITHIN = 5.0
-
-_running: set[threading.Thread] = set()
 
 
 def is_installed() -> bool:
@@ -153,42 +146,3 @@ def _open(table: Any) -> Any:
         # Forked processes read through one that was not forked: they do not use pylance.
         warnings.filterwarnings("ignore", "lance is not fork-safe")
     return table.to_lance()
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """What `call` returns, called in a thread that does not keep the interpreter from exiting."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():  # cancelled: nobody waits any more
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        result, raised = None, None
-        try:
-            result = call()
-        except BaseException as error:
-            raised = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, raised)
-        _running.discard(thread)
-
-    thread = threading.Thread(target=run, name="lance-take", daemon=True)
-    _running.add(thread)
-    thread.start()
-    return await future
-
-
-def _wait_for_running() -> None:
-    """Have calls come to their end before the interpreter does, which they need to return."""
-    until = time.monotonic() + _FINISHES_WITHIN
-    for thread in list(_running):
-        thread.join(max(0.0, until - time.monotonic()))
-
-
-atexit.register(_wait_for_running)
