@@ -24,6 +24,7 @@ from lancedb.integrations.torch import (
     LanceMixedTorchDataset,
 )
 from peak import Peak
+from soak import soaked
 
 MEGABYTE = 1 << 20
 ROWS, LARGE = 480, 2_500_000
@@ -188,8 +189,9 @@ def other_value(number):
     return value_of(number - OTHERS, range(0, ROWS, 60))[::-1]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("mix", ["rows", "batches"])
+@pytest.mark.parametrize(
+    ("mix", "workers"), [("rows", 0), soaked("rows", 2), soaked("batches", 0), ("batches", 2)]
+)
 @pytest.mark.parametrize("uneven", ["here and there"], indirect=True)
 def test_a_mixture_too_reads_large_rows_with_their_batch_each_from_its_table(
     uneven, others, known_as_uneven, mix, workers

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from limits import HANGS
+from soak import soaked
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -31,10 +32,12 @@ def root(tmp_path_factory):
 
 
 def ways():
-    for module in MODULES:
-        for way in load(module).ways:
-            for kind in way.kinds:
-                yield pytest.param(module, way, kind, id=f"{way.name}-{kind}")
+    """Each with one of its workloads after the other, and with the others in a soak."""
+    every = [(module, way) for module in MODULES for way in load(module).ways]
+    for number, (module, way) in enumerate(every):
+        for place, kind in enumerate(way.kinds):
+            case = pytest.param if place == number % len(way.kinds) else soaked
+            yield case(module, way, kind, id=f"{way.name}-{kind}")
 
 
 @pytest.mark.parametrize(("module", "way", "kind"), list(ways()))
