@@ -26,7 +26,6 @@ class CallThreads:
     """As many threads as calls run at once; one that has had nothing to do for a while ends."""
 
     def __init__(self) -> None:
-        self._process = os.getpid()
         self._lock = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._idle = 0  # threads that no call was given to
@@ -66,8 +65,7 @@ class CallThreads:
 
     def finish(self) -> None:
         """Have calls come to their end before the interpreter does, which they need to return."""
-        if self._process == os.getpid():
-            wait(list(self._running), _FINISHES_WITHIN)
+        wait(list(self._running), _FINISHES_WITHIN)
 
 
 _threads = CallThreads()
