@@ -13,6 +13,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from conftest import rows_of
+from lancedb.integrations._torch.order.index_shuffle import derive_key
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -98,6 +99,13 @@ class Family:
     def __call__(self):
         workers = getattr(self._loader._iterator, "_workers", [])
         return [*alone(), *(psutil.Process(worker.pid) for worker in workers)]
+
+
+@pytest.fixture(autouse=True)
+def full_cache_of_keys():
+    """What epochs have of their own there takes the place of others, and is no growth."""
+    for number in range(derive_key.cache_info().maxsize):
+        derive_key(number, 0xF111)
 
 
 @pytest.fixture

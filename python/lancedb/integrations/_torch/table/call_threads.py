@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import queue
 import threading
@@ -17,6 +18,8 @@ from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# Raises nothing, and gives what delivers its result.
+Call = Callable[[], Callable[[], None]]
 
 _FINISHES_WITHIN = 5.0
 _IDLE_SECONDS = 0.2
@@ -27,41 +30,38 @@ class CallThreads:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Call, Future[None]]] = queue.SimpleQueue()
         self._idle = 0  # threads that no call was given to
         self._running: set[Future[None]] = set()
 
-    def start(self, call: Callable[[], None]) -> None:
-        """Have a thread make a call."""
+    def start(self, call: Call) -> None:
+        """Have a thread make a call, and what it returns once it may be given the next one."""
         ends: Future[None] = Future()
         self._running.add(ends)
-
-        def run() -> None:
-            try:
-                call()
-            finally:
-                self._running.discard(ends)
-                ends.set_result(None)
-
         with self._lock:
             is_new = self._idle == 0
             self._idle -= not is_new
-        self._calls.put(run)
+        self._calls.put((call, ends))
         if is_new:
             threading.Thread(target=self._work, name="lance-take", daemon=True).start()
 
     def _work(self) -> None:
         while True:
             try:
-                self._calls.get(timeout=_IDLE_SECONDS)()
+                call, ends = self._calls.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
                     if self._idle:
                         self._idle -= 1
                         return
                 continue  # one was given to it just now
+            deliver = call()
             with self._lock:
                 self._idle += 1
+            deliver()
+            self._running.discard(ends)
+            ends.set_result(None)
+            del call, deliver  # and what they have read
 
     def finish(self) -> None:
         """Have calls come to their end before the interpreter does, which they need to return."""
@@ -94,14 +94,18 @@ async def in_thread(call: Callable[[], T]) -> T:
         else:
             future.set_exception(error)
 
-    def run() -> None:
+    def run() -> Callable[[], None]:
         result, raised = None, None
         try:
             result = call()
         except BaseException as error:
             raised = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, raised)
+
+        def deliver() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(settle, result, raised)
+
+        return deliver
 
     _threads.start(run)
     return await future
