@@ -223,3 +223,14 @@ def test_the_first_batch_is_found_without_planning_the_epoch():
     sequence = BatchSequence(rows, lengths_of, BudgetPlanner(100, 100), 256, 0)
     assert BatchSteps(sequence, 0, 1, True).share(0) == (0, sequence.documents(1))
     assert sum(asked) == 8 * 256
+
+
+@pytest.mark.parametrize("planner", [BudgetPlanner(40, 8), PackingPlanner(40, 1, True)])
+def test_fewer_documents_than_ranks_are_refused_where_steps_are_counted(planner):
+    lengths = np.array([3, 4])
+    sequence = BatchSequence(shards_of(2, 8), lengths.__getitem__, planner, 5, 3)
+    with pytest.raises(ValueError, match="at most 2 ranks, or drop_last=True"):
+        BatchSteps(sequence, 0, 3, drop_last=False).all_steps()
+    assert BatchSteps(sequence, 0, 3, drop_last=False).known_steps() == 1
+    assert BatchSteps(sequence, 0, 3, drop_last=True).all_steps() == 0
+    assert BatchSteps(sequence, 0, 2, drop_last=False).all_steps() == 1

@@ -65,10 +65,22 @@ class BatchSteps:
 
     def known_steps(self) -> int | None:
         """How many steps there are, if the epoch was planned to its end."""
-        return self.all_steps() if self.sequence.is_planned else None
+        return self._steps() if self.sequence.is_planned else None
 
     def all_steps(self) -> int:
-        """How many steps there are; plans all of the epoch."""
+        """How many steps there are; plans all of the epoch.
+
+        Raises
+        ------
+        ValueError
+            If there is one, and fewer documents for it than ranks.
+        """
+        steps = self._steps()
+        if steps and not self.sequence.has(self.world_size):
+            self._cuts(0)
+        return steps
+
+    def _steps(self) -> int:
         whole = self.sequence.end().batches // self.world_size
         end = whole * self.world_size
         if self.drop_last or end == self._last:
