@@ -26,13 +26,17 @@ _CALLS_WITHIN_LIMIT = 4
 _LARGE_ROW = 64 << 10
 
 
-class LeftOut(Protocol):
-    """Rows that were left out, and are being read."""
+class Timed(Protocol):
+    """A read that is done."""
 
     @property
     def seconds(self) -> float:
-        """How long it took, once they are there."""
+        """How long it took."""
         ...
+
+
+class LeftOut(Timed, Protocol):
+    """Rows that were left out, and are being read."""
 
     def parts(self) -> deque[pa.RecordBatch]:
         """Wait for them, in sequence, some in each part."""
@@ -50,7 +54,7 @@ class Fetches(Protocol):
         """Begin to fetch the bytes of the blobs of which a batch has row ids."""
         ...
 
-    def finish(self, reading: LeftOut | BlobReading) -> None:
+    def finish(self, reading: Timed) -> None:
         """Add the time of a read that is done to the totals."""
         ...
 

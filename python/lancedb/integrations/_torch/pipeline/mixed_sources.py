@@ -24,9 +24,9 @@ from ..order.mixed_shards import MixedShardWindows
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader
-from .completion import Backlog
+from .completion import Backlog, Timed
 from .groups import GroupSource, PlannedSource
-from .sources import Reads, Source, Timed, WindowSource
+from .sources import Reads, Source, WindowSource
 
 _LEAST_SEGMENT = 64
 # Of all windows' rows: segments that are not full are memory for nothing.

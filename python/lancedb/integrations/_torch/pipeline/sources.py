@@ -25,7 +25,7 @@ from ..order.shards import Shards
 from ..order.window_slices import WindowSlice, WindowSlices, runs
 from ..table.indices import distinct
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader, Waiting
-from .completion import Backlog
+from .completion import Backlog, Timed
 from .shuffle_buffer import ReadRows, Window, assemble
 
 _NEAR = 1 << 14
@@ -78,15 +78,6 @@ class Input(Protocol):
 
     def cancel(self) -> None:
         """Give up every read; whoever waits for one waits no longer."""
-        ...
-
-
-class Timed(Protocol):
-    """A read that is done."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
         ...
 
 
