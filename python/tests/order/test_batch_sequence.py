@@ -20,6 +20,7 @@ from lancedb.integrations._torch.order.steps import Steps
 from lancedb.integrations._torch.order.token_budget import BudgetPlanner
 
 LONGEST = 40
+_MAY_BE_SHORT = 8  # steps at the end, where fewer documents than ranks would be left
 
 
 def shards_of(rows, count):
@@ -153,7 +154,7 @@ def test_ranks_take_the_next_batches_of_the_one_sequence_in_equal_steps(drawn, r
     assert lengths == {BatchSteps(make(), 0, ranks, drop_last).all_steps()}
     for step, of_ranks in enumerate(zip(*made, strict=True)):
         assert all(of_ranks)
-        if step < lengths.copy().pop() - 1:
+        if step < lengths.copy().pop() - _MAY_BE_SHORT:
             assert list(of_ranks) == whole[step * ranks : (step + 1) * ranks]
     came = sum(len(batch) for each in made for batch in each)
     every = sum(map(len, whole))
@@ -161,6 +162,28 @@ def test_ranks_take_the_next_batches_of_the_one_sequence_in_equal_steps(drawn, r
         assert came == every
     else:
         assert every - came <= sum(map(len, whole[-ranks:]))
+
+
+@given(st.integers(0, 1_000_000), st.integers(200, 400), st.integers(2, 16))
+@example(3, 203, 3)
+@settings(max_examples=40, deadline=None)
+def test_documents_that_are_left_of_a_budget_go_around_all_ranks(seed, number, ranks):
+    lengths = np.random.default_rng(seed).integers(1, 21, number)
+    planner = BudgetPlanner(tokens=60, max_rows=4)
+    sequence = BatchSequence(shards_of(number, 8), lengths.__getitem__, planner, 16, 3)
+    of_ranks = [BatchSteps(sequence, rank, ranks, drop_last=False) for rank in range(ranks)]
+    position, shares = 0, []
+    while of_ranks[0].has_step(position):
+        assert of_ranks[0].steps_before(position) == len(shares)
+        shares.append([steps.share(position) for steps in of_ranks])
+        [position] = {steps.after(position) for steps in of_ranks}
+    assert len(shares) == of_ranks[0].all_steps()
+    edges = [begin for step in shares for begin, _ in step] + [number]
+    assert [end for step in shares for _, end in step] == edges[1:]
+    for begin, end in itertools.pairwise(edges):
+        of_batch = lengths[sequence.rows_at(np.arange(begin, end))]
+        assert 0 < len(of_batch) <= planner.max_rows
+        assert of_batch.max() * len(of_batch) <= planner.tokens
 
 
 @given(sequences(least=60), st.data())
@@ -210,6 +233,8 @@ def test_too_few_documents_for_the_last_step_are_an_error_where_none_may_be_left
     assert steps.after(0) == 8
     with pytest.raises(ValueError, match=r"1 documents from batch 8 on .* 8 ranks.*drop_last=True"):
         steps.share(8)
+    with pytest.raises(ValueError, match="1 documents from batch 8 on"):
+        steps.all_steps()
 
 
 def test_the_first_batch_is_found_without_planning_the_epoch():

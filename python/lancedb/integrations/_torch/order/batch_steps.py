@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from .batch_sequence import BatchSequence
 from .token_budget import split
 
 Span = tuple[int, int]
+
+# So many steps before the end it is looked whether the rest has enough documents for all ranks.
+_LAST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class BatchSteps:
     drop_last : bool
         Whether to leave out the batches that fill no step of all ranks, and one that is not full.
         If not, their units are assigned evenly to one last step: whole ones as far as they go
-        around, else parts of them.
+        around, else parts of them. Where a budget leaves fewer documents than ranks, the steps
+        before have fewer batches, and parts of those; a packed batch has one row more.
     """
 
     sequence: BatchSequence
@@ -46,9 +52,14 @@ class BatchSteps:
     def after(self, position: int) -> int:
         """The position after the step that begins at this one."""
         end = position + self.world_size
-        if self.drop_last or self.sequence.has(end + self.world_size):
+        if self.drop_last or self.sequence.has(end + _LAST_STEPS * self.world_size):
             return end
-        return self._last if not self.sequence.has(end) or self._joins(end) else end
+        if end >= self._last:
+            return self._last
+        if not self.sequence.planner.units_are_batches:
+            return self._last if self._documents(end, self._last) < self.world_size else end
+        enough = (at for at in range(end, position, -1) if at in self._ends_well)
+        return next((at for at in enough if self._is_step(position, at)), end)
 
     def share(self, position: int) -> Span:
         """The documents that this rank takes at the step that begins at this position."""
@@ -56,12 +67,15 @@ class BatchSteps:
         if end == position + self.world_size and self.sequence.has(end):
             first = position + self.rank
             return self.sequence.documents(first), self.sequence.documents(first + 1)
-        cuts = self._cuts(position)
+        cuts = self._cuts(position, end)
         return cuts[self.rank], cuts[self.rank + 1]
 
     def steps_before(self, position: int) -> int:
         """How many steps were made where this position was reached."""
-        return -(-position // self.world_size)
+        if not self.sequence.is_planned or position <= self._last_places[0]:
+            return -(-position // self.world_size)
+        before = self._last_places[0] // self.world_size
+        return before + bisect.bisect_left(self._last_places, position)
 
     def known_steps(self) -> int | None:
         """How many steps there are, if the epoch was planned to its end."""
@@ -73,19 +87,38 @@ class BatchSteps:
         Raises
         ------
         ValueError
-            If there is one, and fewer documents for it than ranks.
+            If there are fewer documents for the last one than ranks.
         """
-        steps = self._steps()
-        if steps and not self.sequence.has(self.world_size):
-            self._cuts(0)
-        return steps
+        self.sequence.end()
+        if len(self._last_places) > 1:
+            self.share(self._last_places[-2])
+        return self._steps()
 
     def _steps(self) -> int:
-        whole = self.sequence.end().batches // self.world_size
-        end = whole * self.world_size
-        if self.drop_last or end == self._last:
-            return whole
-        return whole + (not whole or not self._joins(end))
+        return self._last_places[0] // self.world_size + len(self._last_places) - 1
+
+    @cached_property
+    def _last_places(self) -> list[int]:
+        """The positions of the last steps, and the one after them."""
+        steps = self.sequence.end().batches // self.world_size
+        places = [max(0, steps - _LAST_STEPS - 1) * self.world_size]
+        while self.has_step(places[-1]):
+            places.append(self.after(places[-1]))
+        return places
+
+    @cached_property
+    def _ends_well(self) -> frozenset[int]:
+        """The positions near the end from which all ranks have a document at each step."""
+        found = [self._last]
+        first = max(0, self._last - (_LAST_STEPS + 1) * self.world_size)
+        for position in range(self._last - 1, first - 1, -1):
+            if any(self._is_step(position, end) for end in found[-self.world_size :]):
+                found.append(position)
+        return frozenset(found)
+
+    def _is_step(self, begin: int, end: int) -> bool:
+        """Whether some batches can be divided among all ranks, and each keeps the budget."""
+        return end - begin <= self.world_size and self._documents(begin, end) >= self.world_size
 
     @property
     def _last(self) -> int:
@@ -93,21 +126,12 @@ class BatchSteps:
         end = self.sequence.end()
         return end.batches + (end.units_left > 0)
 
-    def _joins(self, position: int) -> bool:
-        """Whether what is left from a position on is too little for a step.
+    def _documents(self, begin: int, end: int) -> int:
+        return self.sequence.documents(end) - self.sequence.documents(begin)
 
-        One row more in a packed batch does no harm. A budget is kept.
-        """
-        if position == self._last or self.sequence.planner.units_are_batches:
-            return False
-        return self._documents_from(position) < self.world_size
-
-    def _documents_from(self, position: int) -> int:
-        return self.sequence.documents(self._last) - self.sequence.documents(position)
-
-    def _cuts(self, position: int) -> list[int]:
-        """Where all documents from a position on are cut, for one step of all ranks."""
-        first, last = self.sequence.documents(position), self.sequence.documents(self._last)
+    def _cuts(self, position: int, end: int) -> list[int]:
+        """Where the documents between two positions are cut, for one step of all ranks."""
+        first, last = self.sequence.documents(position), self.sequence.documents(end)
         if last - first < self.world_size:
             raise ValueError(
                 f"{last - first} documents from batch {position} on cannot be assigned to "
@@ -115,7 +139,7 @@ class BatchSteps:
                 f"{last - first} ranks, or drop_last=True"
             )
         if self.sequence.planner.units_are_batches:
-            batches = range(position, self._last + 1)
+            batches = range(position, end + 1)
             return split(list(map(self.sequence.documents, batches)), self.world_size)
         edges = self.sequence.units_among(first, last)
         units = len(edges) - 1
