@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import reprlib
 import threading
 import warnings
@@ -20,6 +19,7 @@ from ..cache.disk import DiskCache, disk_cache
 from ..common.checks import one_of, whole_number
 from ..common.counters import Ledger, Stats, shared_board, summed
 from ..common.error_notes import add_note
+from ..common.per_process import PerProcess
 from ..common.pickling import check_sendable
 from ..convert.blob_files import BlobSource
 from ..convert.on_error import OnError, Partial, SkippedRows
@@ -29,7 +29,7 @@ from ..frameworks.torch_loader import in_worker, process_number
 from ..order.steps import Steps
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
-from ..table.handle import LocalRows, empty_batch
+from ..table.handle import LocalRows, empty_batch, opened
 from ..table.pylance import expected_reader
 from ..table.reader import Reader
 from ..table.recipe import FactorySource
@@ -93,7 +93,7 @@ class BatchDataset:
     def _begin_use(self) -> None:
         """Begin with nothing opened, read or counted."""
         self._board: torch.Tensor | None = None
-        self._counts: tuple[int, Stats] | None = None
+        self._counts: PerProcess[Stats] = PerProcess()
         self._counted: list[Stats] = []
         self._ledger = Ledger()
         self._skipped = SkippedRows()
@@ -102,13 +102,13 @@ class BatchDataset:
     def __getstate__(self) -> dict[str, Any]:
         preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
-        state = {**self.__dict__, "_counts": None, "_counted": []}
-        del state["_ledger"]
+        state = {**self.__dict__, "_counted": []}
+        del state["_ledger"], state["_counts"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._ledger = Ledger()
+        self._ledger, self._counts = Ledger(), PerProcess()
         forking.note_use()
 
     def __getattr__(self, name: str) -> Any:
@@ -136,7 +136,7 @@ class BatchDataset:
             # Workers of another loader may still count on the board that was.
             self._counted.append(self._stats())
             self._board = shared_board(processes)
-            self._counts = None
+            self._counts = PerProcess()
             self._skipped.share(processes)
 
     def skipped_rows(self) -> list[int]:
@@ -187,9 +187,7 @@ class BatchDataset:
 
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""
-        if self._counts is None or self._counts[0] != os.getpid():
-            self._counts = (os.getpid(), Stats(self._board, process_number()))
-        return self._counts[1]
+        return self._counts.get(lambda: Stats(self._board, process_number()))
 
     def _without_bad(self, batch: Any, rows: np.ndarray) -> Any:
         """The batch, once what was left out of it is counted, listed and reported."""
@@ -343,7 +341,7 @@ class TableDataset(BatchDataset):
         if known is None:
             raise AttributeError("categories")  # what to do about it is said by __getattr__
         if self._categories is None:
-            values = recipe.in_time(lambda: known.of(recipe.open()))
+            values = recipe.in_time(lambda: known.of(opened(recipe).table))
             self._categories = {
                 name: values[column].to_pylist()
                 for name, column in self._view.columns.items()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -18,12 +17,13 @@ from ..arrow import take
 from ..cache.recent_rows import RecentRows
 from ..common.checks import whole_number
 from ..common.counters import Stats
+from ..common.per_process import PerProcess
 from ..common.pickling import check_sendable
 from ..common.timeout import within
 from ..convert.transform import Output
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
-from ..table.handle import empty_batch
+from ..table.handle import empty_batch, opened
 from ..table.indices import distinct
 from ..table.key_index import KeyIndex, as_keys, key_type, read_keys
 from ..table.nearest import NONE_FOUND, Nearest, check_vectors, vector_columns
@@ -138,25 +138,23 @@ class LanceLookup:
         if self._output.makes_tensors:
             self._output.check(empty_batch(self._view.schema))
         self._cache_bytes = whole_number("cache_bytes", cache_bytes, 0)
-        self._of_process: dict[int, _Opened] = {}
+        self._open: PerProcess[_Opened] = PerProcess()
         self._index: KeyIndex | None = None
         recipe = self._view.recipe
-        stored = recipe.in_time(recipe.open)
+        stored = opened(recipe).table
         self._vectors = vector_columns(stored.schema)
         if key is not None:
             _check_key(key, stored.schema)
             self._index = read_keys(stored, key)
-        forking.note_use()
 
     def __getstate__(self) -> dict[str, Any]:
         if isinstance(self._view.recipe.source, FactorySource):
             check_sendable("connection_factory", self._view.recipe.source.factory)
         view = dataclasses.replace(self._view, schema=None)
-        return {**self.__dict__, "_view": view, "_of_process": {}}
+        return {**self.__dict__, "_view": view}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        forking.note_use()
 
     def __len__(self) -> int:
         """How many rows the table version has."""
@@ -325,8 +323,7 @@ class LanceLookup:
         key = str(self.key)
         if forking.came_with_a_fork():
             return self._opened().keys(key)
-        recipe = self._view.recipe
-        return read_keys(recipe.in_time(recipe.open), key)
+        return read_keys(opened(self._view.recipe).table, key)
 
     def _rows(self, offsets: np.ndarray) -> pa.RecordBatch:
         """The rows at some offsets, copied; those at -1 are nulls."""
@@ -384,10 +381,7 @@ class LanceLookup:
 
     def _opened(self) -> _Opened:
         """What this process has open; a forked one has nothing of its parent's."""
-        number = os.getpid()
-        if number not in self._of_process:
-            self._of_process.setdefault(number, _Opened(self._view, self._cache_bytes))
-        return self._of_process[number]
+        return self._open.get(lambda: _Opened(self._view, self._cache_bytes))
 
 
 class _Opened:

@@ -142,22 +142,20 @@ class OwnHandle:
     """
 
     def __init__(self, recipe: Recipe, columns: Mapping[str, str], local: LocalRows | None = None):
-        forking.note_use()
         self._columns = dict(columns)
         self._local = local
-        recipe.in_time(lambda: self._open(recipe))
+        self._opened = opened(recipe)
+        self._table, self._rows = self._opened.table, self._opened.rows
+        recipe.in_time(lambda: self._describe(recipe))
         # Workers share the processors, and a server wants few requests.
         remote = isinstance(self._table, RemoteTable)
         self.is_read_in_bulk = not remote
         shared = multiprocessing.parent_process() is not None or remote
         self._max_parts = 1 if shared else min(_MAX_PARTS, os.cpu_count() or 1)
-        self.is_over = False
         widths = [row_bytes(field.type) for field in self.schema]
         self._row_bytes = sum(widths) if all(widths) else math.inf  # until some were read
 
-    def _open(self, recipe: Recipe) -> None:
-        self._table = uring.open_table(recipe) or recipe.open()
-        self._rows = open_rows(self._table)
+    def _describe(self, recipe: Recipe) -> None:
         found = read_schema(self._table, self._rows, self._columns)
         self._blobs = BlobColumns(self._table, found, self._columns, recipe.blobs)
         self._columns = self._blobs.selection
@@ -166,19 +164,23 @@ class OwnHandle:
         )
         self.schema = self._dictionaries.schema
         self._pylance = PylanceRows(self._table, self._columns)
-        self.stored_columns = self._table.schema.names
-        stored = _stored(self._table)
         self.blob_names: Collection[str] = self._blobs.names
+        stored = self._opened.stored
         self.scans = stored.scans_are_fast and (self._blobs.are_row_ids or not self.blob_names)
+        self.stored_columns = self._opened.columns
         self.stored_rows, self.stored_bytes = stored.rows, stored.bytes
 
     @property
     def reads_by(self) -> str:
         return "pylance" if self._pylance.is_used else "lancedb"
 
+    @property
+    def is_over(self) -> bool:
+        return self._opened.is_over
+
     def give_up(self) -> None:
         # lancedb's rate control would hold back what is read next, for what failed before.
-        self.is_over = True
+        self._opened.is_over = True
 
     def submit(
         self,
@@ -293,6 +295,37 @@ class _Stored(NamedTuple):
         A server promises no order for rows of a scan.
         """
         return self.fragments > 0 and self.rows >= self.fragments * _RANGE_ROWS
+
+
+class OpenTable:
+    """A pinned table as one process has opened it, for all handles of it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How to open it.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.table = uring.open_table(recipe) or recipe.open()
+        self.rows = open_rows(self.table)
+        self.columns: list[str] = self.table.schema.names
+        self.stored = _stored(self.table)
+        self.is_over = False
+
+
+def opened(recipe: Recipe) -> OpenTable:
+    """The recipe's table, which this process opens once, and anew after something failed.
+
+    Raises
+    ------
+    RuntimeError
+        If another table has taken its place, or the storage takes too long.
+    """
+    forking.note_use()
+    return recipe.opened.get(
+        lambda: recipe.in_time(lambda: OpenTable(recipe)), lambda known: not known.is_over
+    )
 
 
 def _stored(table: Table) -> _Stored:

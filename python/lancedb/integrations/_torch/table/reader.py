@@ -8,7 +8,6 @@ and again after a fork; it never travels.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ import pyarrow as pa
 from ..arrow import take
 from ..arrow.large_rows import CountedRead, FetchedRead
 from ..common.checks import did_you_mean, shown
+from ..common.per_process import PerProcess
 from ..common.timeout import within
 from . import fork_guard as forking
 from .fork_reader import ForkReader
@@ -57,11 +57,7 @@ class Reader:
         self.local = local
         self.selection = selection
         self.columns = dict(columns)
-        self._handle: Handle | None = None
-        self._pid: int | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_pid": None}
+        self._handle: PerProcess[Handle] = PerProcess()
 
     def over(self, selection: Selection) -> Reader:
         """A reader of the same columns over other rows; itself if they are the same."""
@@ -83,22 +79,21 @@ class Reader:
 
         Not as a read begins: where one has failed, those ahead of it would only fail later.
         """
-        if self._handle is not None and self.is_open and self._handle.is_over:
-            self._handle = None
-        self.handle()
+        self._handle.get(self._new_handle, lambda handle: not handle.is_over)
         return self
 
     @property
     def is_open(self) -> bool:
         """Whether this process has opened it."""
-        return self._handle is not None and self._pid == os.getpid()
+        return self._handle.known is not None
 
     def handle(self) -> Handle:
         """This process's handle."""
-        if self._handle is None or self._pid != os.getpid():
-            kind = ForkReader if forking.came_with_a_fork() else OwnHandle
-            self._handle, self._pid = kind(self.recipe, self.columns, self.local), os.getpid()
-        return self._handle
+        return self._handle.get(self._new_handle)
+
+    def _new_handle(self) -> Handle:
+        kind = ForkReader if forking.came_with_a_fork() else OwnHandle
+        return kind(self.recipe, self.columns, self.local)
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
         """The rows at these positions of the base order, in that order; see `begin`."""

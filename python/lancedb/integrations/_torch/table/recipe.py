@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How to reopen exactly one table: where it is, which branch, which version.
 
-A recipe is plain data. It travels in pickles, holds no handle, and never shows a
-credential in its ``repr``.
+A recipe is plain data. It travels in pickles, without the table that its process has opened, and
+never shows a credential in its ``repr``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lancedb.table import AsyncTable, LanceTable, Table
 
 from ..common.checks import did_you_mean, is_whole, whole_number
 from ..common.error_notes import add_note
+from ..common.per_process import PerProcess
 from ..common.pickling import name_of
 from ..common.timeout import within
 from .blobs import rows_with_blobs
@@ -159,6 +160,8 @@ class Recipe:
         What is read of blob columns: one of `blobs.BLOBS`, or `blobs.LATE`.
     categories : Categories, optional
         Of dictionary columns that are read as codes; None if they are read as values.
+    opened : PerProcess
+        The table as this process has opened it, for all that reads it; see `handle.opened`.
     """
 
     source: Source
@@ -169,6 +172,13 @@ class Recipe:
     identity: Identity | None = None
     blobs: str = "bytes"
     categories: Categories | None = field(default=None, repr=False, compare=False)
+    opened: PerProcess[Any] = field(default_factory=PerProcess, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "opened"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, opened=PerProcess())
 
     def open(self) -> Table:
         """Open a handle of its own, pinned to the version, for this process; see `in_time`.

@@ -15,9 +15,10 @@ from ..arrow.dictionaries import own_bytes
 from ..arrow.large_rows import vary_in_size
 from ..arrow.late import SIZES
 from .blobs import LATE
+from .handle import opened
 from .reader import Reader
 from .recipe import Recipe
-from .selection import AllRows, Selection, all_rows
+from .selection import AllRows, Selection
 
 _SPOTS = 16
 _ROWS_PER_SPOT = 16
@@ -135,11 +136,11 @@ def fingerprint(recipe: Recipe, selection: Selection) -> str:
     Made of the first, the middle and the last row of the table, whatever columns are read, and
     of the rows that the selection chose. A copy of the table elsewhere has the same one.
     """
-    table = recipe.in_time(recipe.open)
-    everything = all_rows(table)
-    digest = hashlib.sha256(repr(table.schema.names).encode())
+    table = opened(recipe)
+    everything = AllRows(table.stored.rows)
+    digest = hashlib.sha256(repr(table.columns).encode())
     if everything.num_rows:
-        reader = Reader(_described(recipe), everything, {name: name for name in table.schema.names})
+        reader = Reader(_described(recipe), everything, {name: name for name in table.columns})
         ends = np.unique([0, everything.num_rows // 2, everything.num_rows - 1])
         rows = reader.read(ends)
         shown = pa.RecordBatch.from_arrays([*map(_cut, rows.columns)], rows.schema.names)
