@@ -420,17 +420,13 @@ transform_threads : optional
         steps, plan = plan, rows_order_of(plan)
         sequence = steps if isinstance(steps, BatchSequence) else None
         sources = [self._sources[order.name] for order in plan.sources]
-        schemas = [self._kind.schemas[order.name] for order in plan.sources]
-        readers = [
-            source.reader(schema.names) for source, schema in zip(sources, schemas, strict=True)
+        limits, one_call = self._limits_here(), asyncio.Lock()
+        of_sources = [
+            source.rows(self._kind.schemas[order.name], order.in_memory, limits, one_call)
+            for source, order in zip(sources, plan.sources, strict=True)
         ]
-        in_memory = {
-            number: sources[number].everything(readers[number])
-            for number, order in enumerate(plan.sources)
-            if order.in_memory
-        }
-        for number, source in enumerate(sources):
-            if number not in in_memory or self.cache is True:
+        for source, order in zip(sources, plan.sources, strict=True):
+            if not order.in_memory or self.cache is True:
                 source.fill_cache()
         memories = stack.enter_context(self._memories_for(plan))
         ahead, stats = self._read_ahead(plan), self._stats()
@@ -438,23 +434,8 @@ transform_threads : optional
         labelled = partial(self._kind.labelled, names=names)
         if sequence is not None:
             labelled = partial(labelled_documents, self._kind.column, sequence)
-        limits, one_call = self._limits_here(), asyncio.Lock()
-        large = [
-            source.large_rows(schema, limits, one_call)
-            for source, schema in zip(sources, schemas, strict=True)
-        ]
         rows = MixedInput(
-            plan,
-            readers,
-            schemas,
-            labelled,
-            stats,
-            ahead.reads,
-            memories,
-            in_memory,
-            large,
-            sequence,
-            ahead.read_rows,
+            plan, of_sources, labelled, stats, ahead.reads, memories, sequence, ahead.read_rows
         )
         groups = schedule(steps, spans, ahead.read_rows)
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)

@@ -16,6 +16,7 @@ from ..cache.tables import CachedTable
 from ..convert.transform import Output
 from ..order.epoch_order import Draws
 from ..order.mixed_layout import SourceSize
+from ..pipeline.mixed_sources import SourceRows
 from ..table.arguments import View
 from ..table.reader import Reader
 from ..table.selection import Selection
@@ -115,16 +116,26 @@ class MixtureSource:
         too_large = self._everything is not None and self._everything.rows.is_too_large
         return not self._are_skewed and not too_large
 
-    def large_rows(
-        self, schema: pa.Schema, limits: Limits, one_call: asyncio.Lock
-    ) -> LargeRows | None:
-        """What to do about rows that are far larger than others; None where all have one size."""
-        if not vary_in_size(schema):
-            return None
-        return LargeRows(self.size.row_bytes, self._are_skewed, limits, one_call)
+    def rows(
+        self, schema: pa.Schema, in_memory: bool, limits: Limits, one_call: asyncio.Lock
+    ) -> SourceRows:
+        """How its rows are read, with the columns of a schema.
 
-    def everything(self, reader: Reader) -> CachedTable:
-        """All of its rows, read when they are first wanted."""
+        Parameters
+        ----------
+        schema : pyarrow.Schema
+            That the rows are to have.
+        in_memory : bool
+            Whether all are read once.
+        limits, one_call
+            As of `LargeRows`.
+        """
+        reader, large = self.reader(schema.names), None
+        if vary_in_size(schema):
+            large = LargeRows(self.size.row_bytes, self._are_skewed, limits, one_call)
+        return SourceRows(reader, schema, large, self._all(reader) if in_memory else None)
+
+    def _all(self, reader: Reader) -> CachedTable:
         if self._everything is None:
             over = reader.over(self._held)
             self._everything = CachedTable(over, reader.selection, self.size.row_bytes, None)

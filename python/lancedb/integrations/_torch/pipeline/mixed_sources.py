@@ -7,6 +7,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,28 @@ _LEAST_SEGMENT = 64
 _MOST_IN_SEGMENTS = 9 / 8
 
 
+@dataclass(frozen=True)
+class SourceRows:
+    """How the rows of one source are read.
+
+    Parameters
+    ----------
+    reader : Reader
+        Opened, with the same columns in the same sequence as those of other sources.
+    schema : pyarrow.Schema
+        That the rows are to have; that of other sources where their rows are mixed.
+    large : LargeRows, optional
+        What to do about rows that are far larger than others; None where all have one size.
+    everything : CachedTable, optional
+        All of its rows, where they are read once.
+    """
+
+    reader: Reader
+    schema: pa.Schema
+    large: LargeRows | None = None
+    everything: CachedTable | None = None
+
+
 class MixedInput:
     """The rows of several tables in the order of a mixture.
 
@@ -40,10 +63,8 @@ class MixedInput:
     ----------
     plan : MixedEpochOrder
         The epoch's order of rows.
-    readers : sequence of Reader
-        Of each source, with the same columns in the same sequence.
-    schemas : sequence of pyarrow.Schema
-        Of each source; the same where their rows are mixed.
+    sources : sequence of SourceRows
+        In the order of their numbers.
     labelled : callable
         Adds to a batch of some pieces what is known of its rows.
     stats : Stats
@@ -52,10 +73,6 @@ class MixedInput:
         Reads under way beyond the one whose rows come next, over all sources.
     memories : sequence of WindowMemory
         Where the rows of open windows are kept: of all sources together, or of each.
-    in_memory : mapping of int to CachedTable
-        The sources whose rows are read once.
-    large : sequence of LargeRows or None
-        Of each source, what to do about rows that are far larger than others.
     sequence : BatchSequence, optional
         The batches that are made of its rows, where they are planned.
     read_rows : int
@@ -67,14 +84,11 @@ class MixedInput:
     def __init__(
         self,
         plan: MixedEpochOrder,
-        readers: Sequence[Reader],
-        schemas: Sequence[pa.Schema],
+        sources: Sequence[SourceRows],
         labelled: Callable[[pa.RecordBatch, WindowSlices], pa.RecordBatch],
         stats: Stats,
         ahead: int,
         memories: Sequence[WindowMemory],
-        in_memory: Mapping[int, CachedTable],
-        large: Sequence[LargeRows | None],
         sequence: BatchSequence | None = None,
         read_rows: int = 1,
     ):
@@ -83,20 +97,18 @@ class MixedInput:
         self._read_rows = read_rows
         self._memories = memories
         self._labelled = labelled
-        self._local = [reader.local for reader in readers if reader.local is not None]
+        self._local = [each.reader.local for each in sources if each.reader.local is not None]
         # One for all sources, so that as many reads are under way as for one table.
-        reads = [
-            Reads(plan, reader.open(), stats, ahead + 1, True, of_source)
-            for reader, of_source in zip(readers, large, strict=True)
-        ]
+        reads = [Reads(plan, each.reader, stats, ahead + 1, True, each.large) for each in sources]
         semaphore = asyncio.Semaphore(ahead + 1)
         for each in reads:
             each.share_semaphore(semaphore)
         loading = {
-            number: Reads(plan, everything.reader.open(), stats, ahead + 1, True)
-            for number, everything in in_memory.items()
+            number: Reads(plan, each.everything.reader.open(), stats, ahead + 1, True)
+            for number, each in enumerate(sources)
+            if each.everything is not None
         }
-        self._reads = _MixedReads(plan, reads, loading, in_memory, ahead, schemas, large)
+        self._reads = _MixedReads(plan, sources, reads, loading, ahead)
 
     def open(self) -> Source:
         """Where the rows come from."""
@@ -177,25 +189,21 @@ class _MixedReads:
     def __init__(
         self,
         plan: MixedEpochOrder,
+        sources: Sequence[SourceRows],
         reads: Sequence[Reads],
         loading: Mapping[int, Reads],
-        in_memory: Mapping[int, CachedTable],
         ahead: int,
-        schemas: Sequence[pa.Schema],
-        large: Sequence[LargeRows | None],
     ):
         self._plan = plan
+        self._sources = sources
         self._reads = reads
         self._loading = loading
-        self._in_memory = in_memory
         self._ahead = ahead
-        self._schemas = schemas
-        self._large = large
 
     def begin(self, windows: Sequence[WindowRows]) -> _Conformed:
         """One read for all of these windows of one source, or rows out of memory."""
         source = windows[0].source
-        reads, everything = self._reads[source], self._in_memory.get(source)
+        reads, everything = self._reads[source], self._sources[source].everything
         conform = partial(self._conformed, source)
         if everything is None or not everything.load(self._loading[source], self._ahead):
             return _Conformed(conform, reads.begin(windows))
@@ -213,7 +221,7 @@ class _MixedReads:
             source: self._reads[source].begin_left_out(offsets[sources == source])
             for source in np.unique(sources).tolist()
         }
-        return _LeftOut(readings, sources, self._schemas)
+        return _LeftOut(readings, sources, [each.schema for each in self._sources])
 
     def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
         """Not asked for: blobs of mixtures are read with their rows."""
@@ -231,14 +239,15 @@ class _MixedReads:
     def _conformed(self, source: int, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A batch with the mixture's schema, and one number for source and offset of each row that
         was left out of it."""
-        if self._large[source] is None:
-            return _with_schema(batch, self._schemas[source])
+        schema = self._sources[source].schema
+        if self._sources[source].large is None:
+            return _with_schema(batch, schema)
         numbers = np.full(batch.num_rows, large_rows.NONE)
         if large_rows.may_lack(batch):
             rows, offsets = large_rows.left_out(batch)
             numbers[rows] = offsets * len(self._reads) + source
             batch = large_rows.without_offsets(batch)
-        return large_rows.with_offsets(_with_schema(batch, self._schemas[source]), numbers)
+        return large_rows.with_offsets(_with_schema(batch, schema), numbers)
 
 
 class _Conformed:
