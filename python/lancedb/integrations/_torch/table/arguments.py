@@ -18,7 +18,7 @@ from . import recipe as recipes
 from . import selection as selections
 from .blobs import BlobColumns, check_blobs
 from .dictionaries import categories_of, check_dictionary, coded
-from .handle import open_rows, read_schema
+from .handle import keep_open, open_rows, read_schema
 from .reader import check_column, resolve_columns
 from .recipe import Recipe, Source
 from .selection import Selection
@@ -76,6 +76,7 @@ def resolve(given: Given, timeout: float | None) -> View:
     check_dictionary(given.dictionary)
     permutation = given.table if isinstance(given.table, Permutation) else None
     recipe, table, chosen = _rows(given, permutation, timeout)
+    keep_open(recipe, table)
     with recipes.naming(recipe):
         known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
     columns = _columns(known, permutation, given.columns)

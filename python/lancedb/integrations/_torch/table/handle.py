@@ -34,7 +34,7 @@ from .call_threads import in_thread
 from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
 from .pylance import PylanceRows
-from .recipe import Recipe
+from .recipe import Recipe, is_in_object_store
 from .sql import as_one_expression
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -302,15 +302,15 @@ class OpenTable:
 
     Parameters
     ----------
-    recipe : Recipe
-        How to open it.
+    table : Table
+        Open, at the version that is read.
     """
 
-    def __init__(self, recipe: Recipe):
-        self.table = uring.open_table(recipe) or recipe.open()
-        self.rows = open_rows(self.table)
-        self.columns: list[str] = self.table.schema.names
-        self.stored = _stored(self.table)
+    def __init__(self, table: Table):
+        self.table = table
+        self.rows = open_rows(table)
+        self.columns: list[str] = table.schema.names
+        self.stored = _stored(table)
         self.is_over = False
 
 
@@ -323,9 +323,17 @@ def opened(recipe: Recipe) -> OpenTable:
         If another table has taken its place, or the storage takes too long.
     """
     forking.note_use()
-    return recipe.opened.get(
-        lambda: recipe.in_time(lambda: OpenTable(recipe)), lambda known: not known.is_over
-    )
+
+    def open_anew() -> OpenTable:
+        return OpenTable(uring.open_table(recipe) or recipe.open())
+
+    return recipe.opened.get(lambda: recipe.in_time(open_anew), lambda known: not known.is_over)
+
+
+def keep_open(recipe: Recipe, table: Table) -> None:
+    """Read through a table that was opened to be pinned, where to open it anew takes requests."""
+    if is_in_object_store(recipe.source):
+        recipe.opened.get(lambda: recipe.in_time(lambda: OpenTable(table)))
 
 
 def _stored(table: Table) -> _Stored:
