@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..convert.tensors import is_list, plain
 
 # numpy's kinds of dtypes of which torch makes tensors: bool, whole numbers, floats and complex.
 _OF_NUMBERS = "biufc"
@@ -36,21 +39,66 @@ def refuse_what_has_no_tensor(batch: pa.RecordBatch) -> None:
     TypeError
         The message names the column, and what to do.
     """
-    for of, column in zip(batch.schema, batch.columns, strict=True):
-        kind, name = of.type, of.name
-        if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
-            what, fix = f"{kind}", "take format='torch', which makes numbers of it"
-        elif _is_number(kind) and column.null_count:
-            count = column.null_count
-            what = f"{count} null{'s' if count > 1 else ''}"
-            fix = f"take format='torch' with fill_null=, or filter={name + ' IS NOT NULL'!r}"
-        else:
-            continue
-        raise TypeError(
-            f"column {name!r} holds {what}, of which torch's default_collate makes no tensor: "
-            f"{fix}, leave it out with columns=, or pass collate_fn= (list gives the rows)"
-        )
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        found = _without_tensor(name, column, column[:1])
+        if found is not None:
+            path, what, fix = found
+            raise TypeError(
+                f"column {path!r} holds {what}, of which torch's default_collate makes no tensor: "
+                f"{fix}, leave it out with columns=, or pass collate_fn= (list gives the rows)"
+            )
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+def _without_tensor(
+    path: str, column: pa.Array, first: pa.Array, in_list: bool = False
+) -> tuple[str, str, str] | None:
+    """Which part of a column torch makes nothing of, what that is, and what to do; None if none.
+
+    `first` is the part of the first row, by which torch chooses what to make of all.
+    """
+    column, first = plain(column), plain(first)
+    kind = column.type
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return path, f"{kind}", "take format='torch', which makes numbers of it"
+    if _is_text(kind):  # a list of them is handed on as it is, unless a null is seen first
+        fix = "take format='torch', which has None for them"
+        return (path, _nulls(column), fix) if first.null_count else None
+    if column.null_count:
+        fix = "take format='torch' with fill_null="
+        where = "" if in_list else f", or filter={path + ' IS NOT NULL'!r}"
+        return path, _nulls(column), fix + where
+    if pa.types.is_uint64(kind) and _largest(column) >= 2**63:
+        return path, "numbers from 2**63 on", "take format='numpy', or cast it in columns="
+    if pa.types.is_struct(kind):
+        parts = zip(kind, column.flatten(), first.flatten(), strict=True)
+        found = (_without_tensor(f"{path}.{of.name}", a, b, in_list) for of, a, b in parts)
+        return next((part for part in found if part is not None), None)
+    if is_list(kind) and len(pc.call_function("list_value_length", [column]).unique()) > 1:
+        fix = "take format='torch', where ragged= says how they are batched"
+        return path, "lists of different lengths", fix
+    if is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _without_tensor(path, column.flatten(), first.flatten(), in_list=True)
+    return None
+
+
+def _largest(column: pa.Array) -> int:
+    return pc.call_function("min_max", [column]).as_py()["max"] or 0
+
+
+def _nulls(column: pa.Array) -> str:
+    return f"{column.null_count} null{'s' if column.null_count > 1 else ''}"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in _TEXT)
+
+
+_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)

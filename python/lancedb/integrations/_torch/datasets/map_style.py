@@ -322,7 +322,8 @@ class LanceTorchDataset(TableDataset, Dataset):
             If an index is out of range.
         TypeError
             If an index is not a whole number; or if rows of Python values are for
-            ``default_collate``, and a column holds times, decimals or nulls.
+            ``default_collate``, and a column holds times, decimals, nulls, or lists of different
+            lengths.
         RuntimeError
             If the storage fails; the message names table, version and rows.
         """
