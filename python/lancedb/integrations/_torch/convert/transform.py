@@ -16,6 +16,7 @@ from ..arrow.origins import Origins, without_origins
 from ..arrow.take import slices, take
 from ..common.counters import Stats
 from ..common.pickling import check_sendable, name_of
+from ..frameworks.hugging_face import MASK, TOKENS, makes_masks
 from . import formats as convert
 from .blob_files import BlobSource, with_files
 from .collate import JoinLists, is_column, join, pick
@@ -26,6 +27,7 @@ from .one_row import note_if_written_for_one_row
 from .packed import PackedRows, make_packed_converter
 from .padding import RaggedPolicy
 from .ragged import join_lists
+from .tensors import is_ragged
 
 
 @dataclass
@@ -124,6 +126,19 @@ class Output:
     def pads(self) -> bool:
         """Whether converted batches may be many times as large as their rows: one long list."""
         return self._convert.ragged.pads
+
+    def refuse_padding_twice(self, collate_fn: Any, schema: pa.Schema) -> None:
+        """Raise a ValueError if a loader's collator would take padding for tokens."""
+        if not self.pads or self.transform is not None or not makes_masks(collate_fn):
+            return
+        at = schema.get_field_index(TOKENS)
+        if at >= 0 and is_ragged(schema.field(at).type) and MASK not in schema.names:
+            raise ValueError(
+                f"{type(collate_fn).__name__} pads {TOKENS!r} and makes their {MASK!r} itself, and "
+                f"would take the padding of ragged={self.ragged.mode!r} for tokens: use "
+                "ragged='list', or leave collate_fn out and have the dataset pad, by ragged='mask' "
+                "and pad_value="
+            )
 
     @property
     def makes_tensors(self) -> bool:

@@ -24,6 +24,7 @@ from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch
 from ..convert.on_error import OnError
 from ..convert.transform import count_rows, first_row
 from ..frameworks.row_requests import (
+    collate_fn_of,
     is_for_default_collate,
     is_for_default_convert,
     is_row_of_another,
@@ -333,6 +334,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         are_rows = self.format == "python" and self._output.transform is None
         if are_rows and is_for_default_collate(sys._getframe(1)):
             refuse_what_has_no_tensor(read)
+        if self._output.pads:
+            collate_fn = collate_fn_of(sys._getframe(1))
+            self._output.refuse_padding_twice(collate_fn, read.schema)
         batch = self._made(read, rows, self._seed.within(asked))
         return batch if self.format == "torch" else self._whole(batch, len(rows), sys._getframe(1))
 

@@ -19,6 +19,7 @@ from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
 from ..frameworks.accelerate import makes_batches_of
+from ..frameworks.hugging_face import makes_masks
 from ..frameworks.lightning import iterated_together, loop_of_lightning, refuse_late_state
 from ..frameworks.ray import refuse_state_ahead, runs_ahead
 from ..order.state import start_of, steps_of_worker
@@ -133,6 +134,8 @@ class LanceDataLoader(DataLoader):
             options |= start_options(options, opens_tables=not isinstance(dataset, ShardedDataset))
         if isinstance(dataset, ShardedDataset):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
+            if makes_masks(options["collate_fn"]) and not isinstance(dataset.schema, dict):
+                dataset._output.refuse_padding_twice(options["collate_fn"], dataset.schema)
             self._adapter: Adapter = IterableAdapter(dataset)
             if not dataset._has_warned and dataset._batching is None:
                 dataset._has_warned = True
