@@ -122,6 +122,27 @@ def test_torchdatas_loader_goes_on_after_an_epochs_last_batch(table, workers, to
     assert (run(resumed) or run(resumed)) == epochs[1]
 
 
+@pytest.mark.parametrize(("to_the_end", "workers"), [(True, 0), (False, 0), (False, 2)])
+def test_torchdatas_loader_repeats_no_epoch_that_is_named(table, workers, to_the_end):
+    def loader():
+        context = "forkserver" if workers else None
+        return StatefulDataLoader(
+            iterable(table).dataset, None, num_workers=workers, multiprocessing_context=context
+        )
+
+    epochs = [run(loader) for loader in [iterable(table)] for _ in range(3)]
+    first = loader()
+    first.dataset.set_epoch(0)
+    list(itertools.islice(first, None if to_the_end else STEPS))
+    resumed = loader()
+    resumed.load_state_dict(first.state_dict())
+    done = []
+    for epoch in range(3):
+        resumed.dataset.set_epoch(epoch)
+        done.append(run(resumed))
+    assert done == [[], *epochs[1:]]
+
+
 # -- loaders of different lengths, together ------------------------------------------------------
 
 

@@ -33,9 +33,11 @@ load 1:0, of an older release  any            any         1:0                 1:
 ... set_epoch(0)               1:0            1:0         0:0                 0:0
 =============================  =============  ==========  ==================  ==========
 
-So an epoch that a loaded state says has ended is not repeated when it is named, once; and whoever
-names an epoch that ended in this very process has it again. ``set_epoch`` leaves a state alone
-that an iteration under way has reached: it says where the next one begins.
+A state that is loaded *late*, as it was kept until its loader began, was there before the epoch
+that was named last: ``set_epoch(0), load late`` is ``load, set_epoch(0)``. So an epoch that a
+loaded state says has ended is not repeated when it is named, once; and whoever names an epoch
+that ended in this very process has it again. ``set_epoch`` leaves a state alone that an iteration
+under way has reached: it says where the next one begins.
 """
 
 from __future__ import annotations
@@ -290,13 +292,16 @@ class EpochCursor:
             at, is_loaded = Position(epoch), False
         self._go_to(at, is_loaded)
 
-    def restore(self, at: Position, layout: Any, order: StepOrder) -> None:
+    def restore(self, at: Position, layout: Any, order: StepOrder, late: bool = False) -> None:
         """Let the next iteration go on at the place of a state, in its layout."""
         self.generation += 1
         self._restored += 1
         self.layout = layout
         if at.position and not order.of(at.epoch, layout).has_step(at.position):
             at = at.end().settled()
+        is_named = late and self.is_named and not self._is_loaded
+        if is_named and self.next == (at.ended, 0, None):
+            at = self.next.end()
         self._drop()
         self._go_to(at, is_loaded=True)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from ..convert.transform import Output, only_row
 from ..frameworks.accelerate import refuse_blind_skip, refuse_second_sharding
 from ..frameworks.torch_loader import (
     in_worker,
+    loads_where_it_begins,
     process_number,
     this_worker,
     warn_of_batches_of_batches,
@@ -367,7 +369,8 @@ class ShardedDataset(BatchDataset, IterableDataset):
         at, layout = self._read_state(state, self._cursor.layout, allow)
         if not in_worker():
             self._shared_epoch.wait_for_late()
-        self._cursor.restore(at, layout, self._epoch_order(layout))
+        late = loads_where_it_begins(sys._getframe(1))
+        self._cursor.restore(at, layout, self._epoch_order(layout), late)
         self._skip, self._is_lent = made, False
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 from torch.utils.data import default_collate, get_worker_info
 
@@ -40,6 +41,11 @@ def workers_are_kept() -> bool:
             return bool(frame.f_locals.get("persistent_workers", True))
         frame = frame.f_back
     return True
+
+
+def loads_where_it_begins(caller: FrameType) -> bool:
+    """Whether torchdata's loader loads a state: in ``iter``, not when it was given it."""
+    return caller.f_globals.get("__name__", "").startswith("torchdata.")
 
 
 def this_worker() -> tuple[int, int]:
