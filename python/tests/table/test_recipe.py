@@ -408,5 +408,9 @@ def test_a_table_in_the_legacy_file_version_says_how_to_rewrite_it(db, kind):
     table = db.create_table("legacy", rows_of(200), storage_options=options)
     with pytest.raises(RuntimeError, match=r"legacy file version.*create_table"):
         next(iter(kind(table)))
+    with pytest.raises(RuntimeError) as failed:
+        Permutation.identity(table).fetch([3])
+    said = "".join(traceback.format_exception(failed.value))
+    assert "table 'legacy': it is in Lance's legacy file version" in said
     rewritten = db.create_table("new", table.to_arrow())
     assert len(LanceTorchDataset(rewritten)[:]) == 200

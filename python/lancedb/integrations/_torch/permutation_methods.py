@@ -149,7 +149,15 @@ def _take(permutation: Any, offsets: Any) -> pa.RecordBatch:
     skipped = permutation.offset or 0 if permutation.permutation_table is None else 0
     wanted = (offsets + skipped).tolist()
 
-    batch = LOOP.run(_read(permutation, wanted, permutation.selection))
+    try:
+        batch = LOOP.run(_read(permutation, wanted, permutation.selection))
+    except Exception as error:
+        from .table.reader import explained  # which imports torch
+
+        what_to_do = explained(str(error))
+        if what_to_do != str(error):
+            add_note(error, f"table {permutation.base_table.name!r}: {what_to_do}")
+        raise
     if any(map(is_descriptor, batch.schema)):
         table, columns = permutation.base_table, permutation.selection
         blobs = BlobColumns(table, batch.schema, columns, "bytes")

@@ -18,7 +18,7 @@ from ..common.pickling import check_sendable, name_of
 _READS = "lancedb.integrations._torch.loader.worker_preload"
 _CONVERTS = "lancedb_torch_worker.preload"
 # What schedulers send to all processes of a job as a warning; torch uses none of them.
-_WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGHUP")
+_WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGQUIT")
 
 
 def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str, Any]:
