@@ -37,6 +37,8 @@ def raised(format, transform):
         ("python_col", lambda row: float(row["x"])),
         ("python_col", lambda row: int(row["text"])),
         ("arrow", lambda row: row["text"].lower()),
+        ("pandas", lambda row: float(row["x"])),
+        ("pandas", lambda row: 1 if row["x"] > 1 else 0),
         (None, lambda row: float(row["x"])),
     ],
 )

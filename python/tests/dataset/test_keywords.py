@@ -9,6 +9,8 @@ import pytest
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
+    LanceLookup,
+    LanceMixedTorchDataset,
     LanceTorchDataset,
 )
 
@@ -53,6 +55,19 @@ def test_what_the_other_dataset_or_the_loader_has_is_said_of_the_map_style_one(t
             LanceTorchDataset(table, **{keyword: True})
     with pytest.raises(TypeError, match="argument of LanceIterableTorchDataset$"):
         LanceTorchDataset(table, window_rows=8)
+
+
+def test_lookups_and_mixtures_say_so_too(table):
+    with pytest.raises(TypeError, match=r'pass connect_kwargs=\{"storage_options": \.\.\.\} tog'):
+        LanceLookup(table, key="x", storage_options={})
+    with pytest.raises(TypeError, match=r"open each source's table with lancedb.connect\(uri, sto"):
+        LanceMixedTorchDataset({}, {}, storage_options={})
+    with pytest.raises(TypeError, match="argument of LanceTorchDataset or LanceIterableTorchDat"):
+        LanceMixedTorchDataset({}, {}, filter="x > 1")
+    with pytest.raises(TypeError, match="did you mean 'columns'"):
+        LanceLookup(table, key="x", colums=["x"])
+    with pytest.raises(TypeError, match="it is an argument of LanceLookup"):
+        LanceTorchDataset(table, missing="null")
 
 
 @pytest.mark.parametrize("kind", DATASETS)

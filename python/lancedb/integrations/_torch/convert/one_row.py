@@ -18,7 +18,8 @@ _MANY_FOR_ONE = re.compile(
     r"|(truth value of an array|Boolean value of Tensor) with more than one"
     r"|list indices must be integers"
     r"|'list' object has no attribute"
-    r"|\b(not|got|NoneType) '?(list|pyarrow\.lib\.\w+|Tensor)\b"
+    r"|\b(not|got|NoneType) '?(list|pyarrow\.lib\.\w+|Tensor|Series)\b"
+    r"|truth value of a (Series|DataFrame) is ambiguous"
     r"|'pyarrow\.lib\.\w+' object"
     r"|unhashable type: 'list'"
 )

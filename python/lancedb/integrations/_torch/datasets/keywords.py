@@ -42,13 +42,14 @@ def explain_unknown(init: Init) -> Init:
     """
     owner = init.__qualname__.partition(".")[0]
     names = _DATASETS[owner] = names_of(init)
+    takes_table = "table" in names
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
             if name not in names:
                 raise TypeError(unexpected(owner, name, _advice(owner, name)))
-        if len(args) > 1:
+        if len(args) > 1 and takes_table:
             raise TypeError(
                 f"{owner}() takes one argument by position, the table, and was given {len(args)}: "
                 "pass the others by name, such as uri= and table_name="
@@ -91,10 +92,11 @@ def _advice(owner: str, name: str) -> str:
     if loaders:
         return f"it belongs to the loader: LanceDataLoader(dataset, {name}=...)"
     if name in names_of(lancedb.connect):
-        return (
-            f'pass connect_kwargs={{"{name}": ...}} together with uri= and table_name=; or open '
-            f"the table with lancedb.connect(uri, {name}=...).open_table(name), and pass that"
-        )
+        opened = f"the table with lancedb.connect(uri, {name}=...).open_table(name)"
+        if "connect_kwargs" not in _DATASETS[owner]:
+            return f"open each source's {opened.removeprefix('the ')}"
+        given = f'pass connect_kwargs={{"{name}": ...}} together with uri= and table_name='
+        return f"{given}; or open {opened}, and pass that"
     if name in _OF_THE_LOOP:
         return _OF_THE_LOOP[name]
     if _CALLED.get(name) in _DATASETS[owner]:
@@ -103,5 +105,7 @@ def _advice(owner: str, name: str) -> str:
 
 
 def _takers(name: str) -> str:
-    """The public datasets that have an argument, in words."""
-    return " or ".join(sorted((each for each in _DATASETS if name in _DATASETS[each]), key=len))
+    """The public datasets that have an argument, in words; those over one table, if they do."""
+    takers = sorted((each for each in _DATASETS if name in _DATASETS[each]), key=len)
+    of_rows = [each for each in takers if {"table", "split"} <= _DATASETS[each]]
+    return " or ".join(of_rows or takers)

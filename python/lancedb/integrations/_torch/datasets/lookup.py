@@ -30,6 +30,7 @@ from ..table.nearest import NONE_FOUND, Nearest, check_vectors, vector_columns
 from ..table.reader import Reader, check_column
 from ..table.recipe import FactorySource
 from .base import READ_TIMEOUT, seconds
+from .keywords import explain_unknown
 from .neighbours import chosen, nested, refuse_jagged
 
 _METRICS = (None, "l2", "cosine", "dot")
@@ -95,6 +96,7 @@ class LanceLookup:
     [['b', 'a']]
     """
 
+    @explain_unknown
     def __init__(
         self,
         table: Table | None = None,

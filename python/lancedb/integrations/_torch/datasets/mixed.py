@@ -38,6 +38,7 @@ from ..workers.shared_epoch import LayoutCodec
 from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder
 from .iterable import FAR_READS, MOST_CACHED, MOST_CACHED_FROM_AFAR
+from .keywords import explain_unknown
 from .mixing import MixedBatchesKind, MixedRowsKind
 from .mixture_arguments import (
     WithSource,
@@ -144,6 +145,7 @@ transform_threads : optional
     [31, 9]
     """
 
+    @explain_unknown
     def __init__(
         self,
         datasets: Mapping[str, Any],
