@@ -25,6 +25,7 @@ from lancedb.integrations._torch.common.counters import Stats
 from lancedb.integrations._torch.convert.formats import make_converter
 from lancedb.integrations._torch.convert.transform import Output
 from lancedb.integrations._torch.table.handle import empty_batch
+from lancedb.integrations.torch import LanceIterableTorchDataset
 
 
 @pytest.mark.parametrize("kind", NUMBER_TYPES, ids=str)
@@ -34,6 +35,49 @@ def test_nulls_name_the_column_their_count_and_the_way_out(kind):
         column([None, *values, None], kind)
     advice = re.search(r"pass fill_null=(\S+) \(any value\)", str(caught.value))[1]
     column([None, *values, None], kind, fill_null=ast.literal_eval(advice))
+
+
+INSIDE = {
+    "list": (pa.list_(pa.int32()), 1),
+    "large_list": (pa.large_list(pa.timestamp("us")), 5),
+    "vector": (pa.list_(pa.float32(), 2), 1.0),
+    "bool": (pa.list_(pa.bool_()), True),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("ragged", ["jagged", "pad"])
+def test_the_filter_advised_for_nulls_in_lists_leaves_out_those_rows_alone(db, kind, ragged):
+    type, value = INSIDE[kind]
+    rows = pa.array([[value, value], [None, value], [value, value]], type)
+    table = db.create_table("holes", pa.table({"id": [0, 1, 2], "c": rows}))
+
+    def made(**options):
+        options = {"format": "torch", "batch_size": 2, "drop_last": False, **options}
+        return list(LanceIterableTorchDataset(table, ragged=ragged, **options))
+
+    with pytest.raises(ValueError, match="column 'c' has 1 null in its lists, which") as caught:
+        made()
+    advice = re.search(r"or filter='(.*)'", str(caught.value))[1]
+    assert [batch["id"].tolist() for batch in made(filter=advice)] == [[0, 2]]
+    assert made(fill_null=ast.literal_eval(re.search(r"fill_null=(\w+) ", str(caught.value))[1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.list_(pa.list_(pa.int32())), [[[1, None]]]),
+        (pa.list_(pa.list_(pa.int32())), [[[1], None]]),
+        (pa.list_(pa.list_(pa.int32(), 2)), [[[1, 2], None]]),
+        (pa.list_(pa.list_(pa.int32(), 2)), [[[1, None]]]),
+    ],
+    ids=["value", "list", "vector", "value of a vector"],
+)
+def test_no_filter_is_advised_for_nulls_that_none_finds(kind, values):
+    message = r"1 null in its lists.*\(any value\) or fill_null=\{'c': value\}$"
+    with pytest.raises(ValueError, match=message):
+        column(values, kind)
+    assert "c" in column(values, kind, fill_null=0)
 
 
 def test_the_advice_for_bytes_is_as_long_as_they_are():

@@ -259,3 +259,33 @@ def test_fewer_documents_than_ranks_are_refused_where_steps_are_counted(planner)
     assert BatchSteps(sequence, 0, 3, drop_last=False).known_steps() == 1
     assert BatchSteps(sequence, 0, 3, drop_last=True).all_steps() == 0
     assert BatchSteps(sequence, 0, 2, drop_last=False).all_steps() == 1
+
+
+def counted(rows, group_rows):
+    """A sequence, and how many documents it has asked the lengths of, one number for each group."""
+    asked = []
+
+    def lengths_of(some):
+        asked.append(len(some))
+        return np.full(len(some), 10)
+
+    planner = BudgetPlanner(100, 100)
+    return BatchSequence(shards_of(rows, 8), lengths_of, planner, group_rows, 3), asked
+
+
+def test_small_rounds_are_planned_once_by_one_who_makes_batches_far_behind_one_who_reads():
+    sequence, asked = counted(6000, 50)
+    ahead, batches = 200, sequence.end().batches
+    for batch in range(batches):
+        read, made = min(batch + ahead, batches - 1), max(0, batch - ahead)
+        for at in (read, made):
+            sequence.rows_at(np.arange(sequence.documents(at), sequence.documents(at + 1)))
+    assert sum(asked) == 6000
+
+
+def test_rounds_of_many_documents_are_not_all_held():
+    sequence, asked = counted(200_000, 5000)
+    sequence.end()
+    assert sum(asked) == 200_000
+    sequence.rows_at(np.arange(sequence.documents(1)))
+    assert sum(asked) == 240_000

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -24,9 +24,12 @@ class NullPolicy:
     ----------
     fill_null : scalar or dict, optional
         Fields of structs are named by their path, ``"struct.field"``.
+    depth : int, default 0
+        How many lists the values are in, which decides what an error says.
     """
 
     fill_null: Any = None
+    depth: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.fill_null, (list, tuple, set)):
@@ -57,6 +60,10 @@ class NullPolicy:
                 )
         return fields
 
+    def in_lists(self, depth: int = 1) -> NullPolicy:
+        """The same for what is in the lists of a column."""
+        return replace(self, depth=self.depth + depth)
+
     def value_for(self, name: str) -> Any:
         """What to put for nulls of a column, None if nothing was said."""
         return self.by_name.get(name) if isinstance(self.fill_null, Mapping) else self.fill_null
@@ -65,7 +72,7 @@ class NullPolicy:
         """As `value_for`; a ValueError that names the column and what to do, if there is none."""
         value = self.value_for(name)
         if value is None:
-            raise _unfilled(name, count, kind)
+            raise _unfilled(name, count, kind, self.depth)
         return value
 
     def require_scalar(self, name: str, count: int, kind: pa.DataType) -> pa.Scalar:
@@ -130,25 +137,36 @@ def with_those_of(
     """An error about nulls in the first part of a batch, with those in the other parts counted."""
     if _ABOUT not in vars(error):
         return error
-    name, count, kind = vars(error)[_ABOUT]
+    name, count, *of = vars(error)[_ABOUT]
     for part in rest:
-        within = [of for of in part.schema.names if f"{name}.".startswith(f"{of}.")]
+        within = [each for each in part.schema.names if f"{name}.".startswith(f"{each}.")]
         try:
             convert(part.select(within))
         except ValueError as more:
             count += vars(more)[_ABOUT][1] if _ABOUT in vars(more) else 0
-    return _unfilled(name, count, kind)
+    return _unfilled(name, count, *of)
 
 
-def _unfilled(name: str, count: int, kind: pa.DataType) -> ValueError:
+def _unfilled(name: str, count: int, kind: pa.DataType, depth: int) -> ValueError:
+    where = " in its lists" if depth else ""
+    ways = [f"fill_null={_example_of(kind)} (any value)", f"fill_null={{{name!r}: value}}"]
+    known = _condition(name, kind, depth)
+    ways += [] if known is None else [f"filter={known!r}"]
     error = ValueError(
-        f"column {name!r} has {count} null{'s' if count > 1 else ''}, which a tensor "
-        f"cannot hold: pass fill_null={_example_of(kind)} (any value), "
-        f"fill_null={{{name!r}: value}}, or filter={name + ' IS NOT NULL'!r}"
+        f"column {name!r} has {count} null{'s' if count > 1 else ''}{where}, which a tensor "
+        f"cannot hold: pass {', '.join(ways[:-1])}{',' * (len(ways) > 2)} or {ways[-1]}"
     )
     # No class of its own: torch makes a worker's error anew, of its type and its text.
-    vars(error)[_ABOUT] = (name, count, kind)
+    vars(error)[_ABOUT] = (name, count, kind, depth)
     return error
+
+
+def _condition(name: str, kind: pa.DataType, depth: int) -> str | None:
+    """What rows without such nulls fulfil; None if SQL cannot say it."""
+    if not depth:
+        return f"{name} IS NOT NULL"
+    is_plain = not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind))
+    return f"array_position({name}, NULL) IS NULL" if depth == 1 and is_plain else None
 
 
 def _example_of(kind: pa.DataType) -> str:

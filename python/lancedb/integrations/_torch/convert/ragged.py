@@ -128,7 +128,7 @@ def _parts(array: pa.Array, name: str, nulls: NullPolicy) -> tuple[torch.Tensor,
         inside = array.flatten()
         if has_dense_elements(array.type):
             return elements(inside, array.type.value_field, name, nulls), levels
-        array = plain(inside)
+        array, nulls = plain(inside), nulls.in_lists()
 
 
 def _made(values: torch.Tensor, levels: list[np.ndarray], name: str, ragged: RaggedPolicy) -> Made:

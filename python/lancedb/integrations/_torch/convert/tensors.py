@@ -160,9 +160,10 @@ def dense(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
 def elements(array: pa.Array, field: pa.Field, name: str, nulls: NullPolicy) -> torch.Tensor:
     """A tensor of the elements of lists, given the field that says what they are."""
     if isinstance(array.type, pa.FixedShapeTensorType):
-        return shaped(array, name, nulls)
-    convert = bfloat16 if is_bfloat16(field) else dense
-    return convert(plain(array), name, nulls)
+        return shaped(array, name, nulls.in_lists())
+    if is_bfloat16(field):  # of which SQL finds no nulls, as in lists of lists
+        return bfloat16(plain(array), name, nulls.in_lists(2))
+    return dense(plain(array), name, nulls.in_lists())
 
 
 def bfloat16(array: pa.Array, name: str, nulls: NullPolicy) -> torch.Tensor:
@@ -217,7 +218,8 @@ def _dense_with_null_rows(array: pa.Array, name: str, nulls: NullPolicy) -> torc
     while pa.types.is_fixed_size_list(leaf.type):
         leaf = leaf.type.value_field
     kind = pa.float32() if is_bfloat16(leaf) else leaf.type
-    value = nulls.require_value(name, array.null_count, kind)
+    asked = nulls.in_lists() if nulls.depth else nulls  # in lists they are lists
+    value = asked.require_value(name, array.null_count, kind)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     kept = dense(array.filter(pa.array(valid)), name, nulls)
     filler = elements(pa.nulls(1, leaf.type), leaf, name, NullPolicy(value))

@@ -25,7 +25,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,11 @@ from .index_shuffle import derive_key
 from .window_slices import WindowSlices, together
 
 _BATCHES = 5  # beside the parts of a plan that are shuffled
-_ROUNDS_HELD = 3
+# Whoever reads is ahead of whoever makes batches by far more documents than small rounds have.
+_LEAST_HELD = 3
+_DOCUMENTS_HELD = 1 << 17
+
+T = TypeVar("T")
 
 
 class _Part(NamedTuple):
@@ -97,8 +101,8 @@ class BatchSequence:
         least = int(shards.sizes.min())
         self._rounds = max(1, (2 * least + group_rows) // (2 * group_rows))
         self._lock = threading.RLock()
-        self._units: OrderedDict[int, list[Units]] = OrderedDict()
-        self._parts: OrderedDict[int, _Part] = OrderedDict()
+        self._units: _Recent[list[Units]] = _Recent()
+        self._parts: _Recent[_Part] = _Recent()
         self._ends = [[0] for _ in range(self.lanes)]  # units of each shard before each round
         self._batches = [0]  # batches before each part: those that a round completes, or the rest
         self._documents = [0]  # and documents
@@ -260,7 +264,7 @@ class BatchSequence:
 
     def _units_of(self, number: int) -> list[Units]:
         """The units of a round's groups."""
-        units = self._units.pop(number, None)
+        units = self._units.get(number)
         if units is None:
             groups = []
             for shard in range(self.lanes):
@@ -268,10 +272,11 @@ class BatchSequence:
                 groups.append(self._lengths_of(rows))
             key = None if self._key is None else derive_key(self._key, _BATCHES, number)
             units = self.planner.units_of(groups, key)
-        return _held(self._units, number, units, _ROUNDS_HELD)
+            self._units.put(number, units, sum(len(each.places) for each in units))
+        return units
 
     def _part(self, number: int) -> _Part:
-        part = self._parts.pop(number, None)
+        part = self._parts.get(number)
         if part is None:
             begin = self._completed(number)
             if number < self._rounds:
@@ -281,7 +286,8 @@ class BatchSequence:
                 part = self._last_part([(begin, ends[-1]) for ends in self._ends])
             first = self._documents[number]
             part = _Part(part.batches + first, part.starts + first, part.pieces)
-        return _held(self._parts, number, part, _ROUNDS_HELD)
+            self._parts.put(number, part, len(part.batches) + len(part.starts))
+        return part
 
     def _completed(self, rounds: int) -> int:
         """Units of each shard in the batches that so many rounds complete in all shards."""
@@ -387,9 +393,21 @@ def _cut(of_window: Callable[[int], Any], pieces: WindowSlices) -> np.ndarray:
     return np.concatenate([none, *(of[here] for of, here in found if of is not None)])
 
 
-def _held(cache: OrderedDict[int, Any], number: int, value: Any, most: int) -> Any:
-    """Record a value as the one that was used last, and drop others."""
-    cache[number] = value
-    while len(cache) > most:
-        cache.popitem(last=False)
-    return value
+class _Recent(Generic[T]):
+    """What was made last, by number: a few, or as many as have so many documents together."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[int, tuple[T, int]] = OrderedDict()
+        self._documents = 0
+
+    def get(self, number: int) -> T | None:
+        if number not in self._held:
+            return None
+        self._held.move_to_end(number)
+        return self._held[number][0]
+
+    def put(self, number: int, made: T, documents: int) -> None:
+        self._held[number] = made, documents
+        self._documents += documents
+        while len(self._held) > _LEAST_HELD and self._documents > _DOCUMENTS_HELD:
+            self._documents -= self._held.popitem(last=False)[1][1]
