@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader
 KEYS = {
     "int32": (pa.int32(), lambda i: 7 * i - 50),
     "uint64": (pa.uint64(), lambda i: 3 * i),
+    "large uint64": (pa.uint64(), lambda i: 2**64 - 1 - i),
+    "dictionary": (pa.dictionary(pa.int32(), pa.string()), lambda i: f"d{i * 37 % 100}"),
     "string": (pa.string(), lambda i: f"k{i * 37 % 100:03}"),
     "large_string": (pa.large_string(), lambda i: "é" * (i % 7) + str(i)),
     "binary": (pa.binary(), lambda i: bytes([i, 255 - i])),
@@ -53,7 +55,7 @@ def test_rows_come_by_key_in_order_with_duplicates(db, kind):
     wanted = [99, 3, 50, 3, 0, 99]
     assert lookup.fetch([keys[i] for i in wanted])["place"].tolist() == wanted
     assert lookup.fetch([])["place"].shape == (0,)
-    absent = {"uint64": 2**62, "int32": 2**40}.get(kind, keys[1] * 9)
+    absent = {"uint64": 2**62, "large uint64": 5, "int32": 2**40}.get(kind, keys[1] * 9)
     assert lookup.contains([keys[5], absent, None]).tolist() == [True, False, False]
     with pytest.raises(KeyError, match=r"key key = .* is not in table 'keyed'.*missing='null'"):
         lookup.fetch([keys[1], absent])
@@ -92,6 +94,29 @@ def test_keys_may_come_in_any_form(lookup, kind):
 def test_what_is_no_sequence_of_keys_is_refused(lookup, keys, message):
     with pytest.raises(TypeError, match=message):
         lookup.fetch(keys)
+
+
+@pytest.mark.parametrize("kind", ["int32", "large uint64"])
+def test_numbers_that_the_keys_type_has_not_are_keys_of_no_row(db, kind):
+    table, keys = keyed(db, kind)
+    lookup = LanceLookup(table, key="key", columns=["place"])
+    for beyond in (-3, 2**64 - 200, 2**64 + 1, -(2**70)):
+        assert lookup.contains([keys[5], beyond]).tolist() == [True, False]
+        with pytest.raises(KeyError, match=f"key key = {beyond} is not in table"):
+            lookup.fetch([keys[5], beyond])
+
+
+@pytest.mark.parametrize("none", [np.array([]), torch.tensor([]), pa.array([], pa.string())])
+def test_no_keys_are_of_no_type(lookup, none):
+    assert lookup.fetch(none)["id"].shape == (0,)
+
+
+def test_keys_of_a_dictionary_are_its_values_and_strings_are_no_bytes(db):
+    lookup = LanceLookup(keyed(db, "string")[0], key="key", columns=["place"])
+    assert lookup.fetch(pa.array(["k037", "k000"]).dictionary_encode())["place"].tolist() == [1, 0]
+    of_bytes = LanceLookup(keyed(db, "binary", "of_bytes")[0], key="key")
+    with pytest.raises(TypeError, match="keys must be bytes, not 'a'"):
+        of_bytes.fetch(["a"])
 
 
 def test_without_a_key_keys_are_offsets(table):
@@ -387,3 +412,15 @@ def test_by_uri_and_of_memory(tmp_path, table):
     assert sent.fetch(["row 7"])["id"].tolist() == [7]
     assert "points" in repr(by_uri)
     assert len(by_uri) == 1000
+
+
+@pytest.mark.parametrize("exclude", [7, "a", b"ab"])
+def test_what_is_excluded_is_for_each_vector(lookup, exclude):
+    with pytest.raises(TypeError, match="exclude must have a key, or a sequence of keys, for each"):
+        lookup.nearest(np.zeros((1, 4)), 1, exclude=exclude)
+
+
+def test_a_column_of_the_name_of_the_distance_is_refused(table):
+    lookup = LanceLookup(table, columns={"vec": "vec", "_distance": "id"})
+    with pytest.raises(ValueError, match="nearest.. adds a column '_distance'.*columns="):
+        lookup.nearest(np.zeros((1, 4)), 1)

@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 import torch.distributed as dist
-from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
+    TokenBudget,
+)
 from torch.distributed.device_mesh import init_device_mesh
 
 
@@ -17,6 +22,27 @@ def refusal(**arguments):
     except (TypeError, ValueError) as error:
         return str(error)
     return None
+
+
+def rows(**options):
+    return LanceIterableTorchDataset(
+        uri=sys.argv[1], table_name="many", columns=["id"], shuffle=True, **options
+    )
+
+
+def delivered(**options):
+    """The state after some steps, and the steps of the rest, of a budget over a mixture."""
+    halves = {name: rows(filter=f"id % 2 = {rest}") for rest, name in enumerate(("even", "odd"))}
+    batching = TokenBudget(4000, lengths="id % 7 + 1")
+    mixture = LanceMixedTorchDataset(
+        halves, {"even": 1, "odd": 1}, format="torch", batching=batching, **options
+    )
+    loader = LanceDataLoader(mixture)
+    first = [batch["id"].tolist() for batch, _ in zip(loader, range(2), strict=False)]
+    state = loader.state_dict()
+    resumed = LanceDataLoader(mixture)
+    resumed.load_state_dict(state)
+    return {"state": state, "steps": first + [batch["id"].tolist() for batch in resumed]}
 
 
 def main() -> None:
@@ -35,6 +61,7 @@ def main() -> None:
     record = {
         "steps": [batch["id"].tolist() for batch in loader],
         "state": loader.state_dict(),
+        "mixture": delivered(mesh=mesh["dp"]),
         "coordinate": mesh.get_coordinate(),
         "refused": [refusal(mesh=mesh), refusal(mesh=mesh["dp"], rank=0, world_size=2)],
     }

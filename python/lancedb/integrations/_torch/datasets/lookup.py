@@ -218,6 +218,8 @@ class LanceLookup:
         absent = np.flatnonzero(offsets < 0)
         if len(absent) and self.missing == "raise":
             first = given[int(absent[0])].as_py()
+            if first is None and isinstance(keys, (list, tuple, np.ndarray)):
+                first = keys[int(absent[0])]  # beyond what the key's type holds
             others = f", nor {len(absent) - 1} others of these {len(given)}"
             more = others if len(absent) > 1 else ""
             raise KeyError(
@@ -280,6 +282,11 @@ class LanceLookup:
         if metric not in _METRICS:
             raise ValueError(f"metric must be 'l2', 'cosine' or 'dot', not {metric!r}")
         refuse_jagged(self.format, self._output, self.schema)
+        if "_distance" in self.schema.names:
+            raise ValueError(
+                "nearest() adds a column '_distance', and the lookup has one: give it another name "
+                "or leave it out with columns="
+            )
         excluded = self._excluded(exclude, len(wanted))
         most = k + max(map(len, excluded), default=0)
         found = self._search(Nearest(wanted, most, name, filter, metric))
@@ -349,12 +356,13 @@ class LanceLookup:
         """For each vector the offsets that are not wanted."""
         if exclude is None:
             return [np.zeros(0, np.int64)] * count
-        exclude = exclude.tolist() if hasattr(exclude, "tolist") else list(exclude)
+        must = f"exclude must have a key, or a sequence of keys, for each of {count} vectors"
+        exclude = exclude.tolist() if hasattr(exclude, "tolist") else exclude
+        if isinstance(exclude, (str, bytes)) or not hasattr(exclude, "__iter__"):
+            raise TypeError(f"{must}, not {exclude!r}")
+        exclude = list(exclude)
         if len(exclude) != count:
-            raise ValueError(
-                f"exclude must have a key, or a sequence of keys, for each of {count} vectors, and "
-                f"has {len(exclude)}"
-            )
+            raise ValueError(f"{must}, and has {len(exclude)}")
         lists = [
             [each] if isinstance(each, (str, bytes)) or not hasattr(each, "__iter__") else each
             for each in exclude

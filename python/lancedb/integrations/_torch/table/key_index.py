@@ -43,7 +43,7 @@ class KeyIndex:
     """
 
     def __init__(self, keys: pa.Array, offsets: np.ndarray, name: str):
-        kind = key_type(name, keys.type)
+        kind, keys = key_type(name, keys.type), _decoded(keys)
         is_known = keys.is_valid().to_numpy(zero_copy_only=False)
         keys, offsets = keys.drop_null().cast(kind), offsets[is_known]
         order = pc.sort_indices(keys)
@@ -102,12 +102,12 @@ def read_keys(table: Table, name: str) -> KeyIndex:
 
 def key_type(name: str, kind: pa.DataType) -> pa.DataType:
     """What keys of a column's type are held as."""
-    types = pa.types
-    if types.is_integer(kind):
-        return pa.int64()
+    if pa.types.is_dictionary(kind):
+        return key_type(name, kind.value_type)
+    if pa.types.is_integer(kind):
+        return pa.uint64() if pa.types.is_uint64(kind) else pa.int64()
     if _is_text(kind):
-        is_bytes = "binary" in str(kind)
-        return pa.large_binary() if is_bytes else pa.large_string()
+        return pa.large_binary() if _is_bytes(kind) else pa.large_string()
     raise TypeError(
         f"key={name!r} is a column of {kind}, and keys are whole numbers, strings or bytes"
     )
@@ -129,20 +129,36 @@ def as_keys(keys: Any, kind: pa.DataType) -> pa.Array:
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     try:
-        given: Any = keys if isinstance(keys, pa.Array) else pa.array(_listed(keys))
+        given: Any = _decoded(keys) if isinstance(keys, pa.Array) else _array(_listed(keys), kind)
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise TypeError(f"keys must all be of one type: {error}") from error
-    if pa.types.is_null(given.type):
+    if given.null_count == len(given):  # also none at all, of whatever type
         return pa.nulls(len(given), kind)
     is_number = pa.types.is_integer(given.type)
     if is_number != pa.types.is_integer(kind) or not (is_number or _is_text(given.type)):
         wrong = given.drop_null()[0].as_py()
         raise TypeError(f"keys must be of type {kind}, as the key's column, not {wrong!r}")
-    if pa.types.is_binary(given.type) and kind == pa.large_string():
-        raise TypeError(f"keys must be strings, not {given.drop_null()[0].as_py()!r}")
-    if pa.types.is_uint64(given.type):  # those beyond int64 are keys of no row
+    if not is_number and pa.types.is_large_binary(kind) != _is_bytes(given.type):
+        wanted = "bytes" if pa.types.is_large_binary(kind) else "strings"
+        raise TypeError(f"keys must be {wanted}, not {given.drop_null()[0].as_py()!r}")
+    if pa.types.is_uint64(given.type) and kind == pa.int64():  # those beyond are keys of no row
         given = pc.if_else(pc.greater(given, 2**63 - 1), None, given)
+    if kind == pa.uint64() and pa.types.is_signed_integer(given.type):
+        given = pc.if_else(pc.less(given, 0), None, given)
     return given.cast(kind)
+
+
+def _array(keys: Any, kind: pa.DataType) -> pa.Array:
+    """Keys as an array; whole numbers that the type of the key's column has not are None."""
+    try:
+        return pa.array(keys)
+    except OverflowError:
+        least, most = (0, 2**64) if kind == pa.uint64() else (-(2**63), 2**63)
+        return pa.array([key if key is None or least <= key < most else None for key in keys], kind)
+
+
+def _decoded(keys: pa.Array) -> pa.Array:
+    return keys.dictionary_decode() if pa.types.is_dictionary(keys.type) else keys
 
 
 def _listed(keys: Any) -> Any:
@@ -156,8 +172,13 @@ def _listed(keys: Any) -> Any:
 def _is_text(kind: pa.DataType) -> bool:
     types = pa.types
     is_string = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    is_bytes = types.is_binary(kind) or types.is_large_binary(kind)
-    return is_string or is_bytes or types.is_fixed_size_binary(kind)
+    return is_string or _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    is_binary = types.is_binary(kind) or types.is_large_binary(kind)
+    return is_binary or types.is_binary_view(kind) or types.is_fixed_size_binary(kind)
 
 
 def _search(keys: pa.Array, wanted: pa.Array) -> np.ndarray:
