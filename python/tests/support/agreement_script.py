@@ -4,6 +4,7 @@
 import datetime
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import torch.distributed as dist
@@ -54,6 +55,13 @@ if rank == 0:  # makes and iterates one more than the other: nobody waits for an
 for name, arguments in DIFFER.items():
     record[f"loader: {name}"] = iterated(LanceDataLoader(dataset(**arguments[rank])))
     record[f"dataset: {name}"] = iterated(dataset(**arguments[rank]))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for begins in ([0, 0], [0, 1]):  # each rank's first epoch
+        loader = LanceDataLoader(dataset())
+        loader.set_epoch(begins[rank])
+        iterated(loader)
+    record["begins"] = [str(each.message) for each in caught]
 record["map-style: nothing"] = iterated(map_style(seed=3))
 record["map-style: seed"] = iterated(map_style(seed=rank))
 if rank == 1:

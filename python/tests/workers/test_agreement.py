@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments that differ between two ranks are named at the first batch, and no rank ever waits."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ NAMED = ["seed", "batch_size", "drop_last", "columns", "selection", "version"]
 def test_what_differs_between_ranks_is_named_on_one_of_them(tmp_path, table, starter):
     ranks = torchrun(SCRIPT, 2, tmp_path / "db", tmp_path / "out", starter=starter)
     assert [rank.pop("alone") for rank in ranks] == [[62, None]] * 2
+    (begins,) = [said for rank in ranks for said in rank.pop("begins")]
+    assert re.search(r"rank \d begins at position 0 of epoch \d, and rank \d began at", begins)
     raised = {name: [rank[name] for rank in ranks if rank[name]] for name in ranks[0]}
     equal = {name for name, errors in raised.items() if not errors}
     assert equal == {

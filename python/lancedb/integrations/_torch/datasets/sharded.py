@@ -240,7 +240,8 @@ class ShardedDataset(BatchDataset, IterableDataset):
     def _begin(self, cursor: EpochCursor) -> Iterator[Any]:
         order = self._epoch_order(cursor.layout)
         world_size = self.rank_and_world_size()[1]
-        self._agreement.check(world_size, lambda: self._arguments(order, cursor.layout))
+        begins, layout = cursor.begins.settled(), cursor.layout
+        self._agreement.check(world_size, lambda: self._arguments(order, layout), begins)
         tracker = cursor.begin(order)
         for _ in range(self._skip):
             tracker.advance()

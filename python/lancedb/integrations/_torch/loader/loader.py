@@ -548,7 +548,8 @@ class LanceDataLoader(DataLoader):
         dataset: Any = self.dataset
         layout = self._cursor.layout
         world_size = self._adapter.rank_and_world_size()[1]
-        self._agreement.check(world_size, lambda: dataset._arguments(order, layout))
+        begins = self._cursor.begins.settled()
+        self._agreement.check(world_size, lambda: dataset._arguments(order, layout), begins)
         tracker = self._cursor.begin(order)
         dataset._count_for(self)
         self._meters = Meters(dataset._stats_for(self))

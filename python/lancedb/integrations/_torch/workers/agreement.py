@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch.distributed
 
 from ..frameworks.torch_loader import in_worker
+from ..order.state import Position
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FRAMES = 4
@@ -41,7 +43,12 @@ class Agreement:
         self._key = f"lance/{place}/{_made[place]}"
         self._is_checked = False
 
-    def check(self, world_size: int, describe: Callable[[], Mapping[str, Any]]) -> None:
+    def check(
+        self,
+        world_size: int,
+        describe: Callable[[], Mapping[str, Any]],
+        at: Position = Position(),  # noqa: B008
+    ) -> None:
         """Compare once with what another rank was made with, if one has come here before.
 
         Parameters
@@ -50,6 +57,9 @@ class Agreement:
             Over how many ranks the rows are sharded.
         describe : callable
             What has to be equal, by the names of arguments; JSON-serialisable.
+        at : Position
+            Where this rank begins. Another place than that of the other rank is warned of, as a
+            rank may have had a look by itself before.
 
         Raises
         ------
@@ -64,7 +74,8 @@ class Agreement:
         self._is_checked = True
         mine = {name: _short(value) for name, value in describe().items()}
         rank = torch.distributed.get_rank()
-        theirs = _first(store, self._key, {"rank": rank, "is": mine})
+        here = f"position {at.position} of epoch {at.epoch}"
+        theirs = _first(store, self._key, {"rank": rank, "is": mine, "at": here})
         differences = [
             f"{name} is {theirs['is'].get(name)} on rank {theirs['rank']} and {mine[name]} here"
             for name in mine
@@ -75,6 +86,14 @@ class Agreement:
                 f"rank {rank} reads with other arguments than the other ranks, so that rows would "
                 f"be repeated and lost: {'; '.join(differences)}. Give every rank the same (a "
                 "version= where the table is written to), or its own rank= and world_size="
+            )
+        if theirs["at"] != here:
+            warnings.warn(
+                f"rank {rank} begins at {here}, and rank {theirs['rank']} began at {theirs['at']}: "
+                "unless that was a look at some batches, rows are repeated and lost. Load the same "
+                "state, or name the same epoch, on every rank",
+                RuntimeWarning,
+                stacklevel=2,
             )
 
 
