@@ -128,6 +128,11 @@ def test_a_dense_filter_shares_the_parts_of_the_table(table, cache):
     assert len(epoch(everything)) == 20
 
 
+def test_rows_of_which_nothing_is_written_yet_are_not_listed(table, cache):
+    (cache / ("0" * 32)).mkdir(parents=True)
+    assert cache_info(cache)["tables"] == []
+
+
 def test_rows_here_and_there_have_parts_of_their_own(table, cache):
     sparse = filled(iterable(table, filter="id % 9 = 1", shuffle=True, cache_dir=cache))
     (info,) = cache_info(cache)["tables"]

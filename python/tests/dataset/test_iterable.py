@@ -277,6 +277,22 @@ def test_batches_before_one_that_fails_are_delivered(wide_range, threads):
         assert "of table 'many', version" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_note_counts_steps_from_where_the_epoch_begins(wide_range, workers):
+    first, second = (
+        LanceDataLoader(torch_ids(wide_range, transform=BreaksAt(64 * 5 + 3)), num_workers=count)
+        for count in (0, workers)
+    )
+    batches = iter(first)
+    for _ in range(3):
+        next(batches)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(KeyError) as caught:
+        list(second)
+    notes = getattr(caught.value, "__notes__", ["making step 5 of epoch 0: rows [320"])
+    assert any("making step 5 of epoch 0: rows [320" in note for note in notes)
+
+
 def test_a_null_is_reported_with_the_batch_that_has_it(db):
     rows = [{"x": None if number == 300 else float(number)} for number in range(1000)]
     table = db.create_table("holes", rows)

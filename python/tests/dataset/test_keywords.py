@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unknown keywords of the public constructors say where they belong; signatures stay."""
+"""Unknown keywords, and arguments set later, say what to do; signatures stay."""
 
+import copy
 import inspect
+import pickle
 import warnings
 
 import lancedb
@@ -119,4 +121,36 @@ def test_a_warning_of_a_constructor_names_the_line_that_calls_it(table, kind):
         kind(table, filter="x > 100")
         LanceIterableTorchDataset(table, batch_size=100)
         LanceDataLoader(LanceTorchDataset(table), batch_size=100, drop_last=True)
-    assert [each.filename for each in caught] == [__file__] * 3
+        source = LanceIterableTorchDataset(table)
+        LanceMixedTorchDataset({"a": source}, {"a": 1})
+    assert [each.filename for each in caught] == [__file__] * 5
+
+
+def mixture(table, **options):
+    return LanceMixedTorchDataset({"a": LanceIterableTorchDataset(table)}, {"a": 1}, **options)
+
+
+@pytest.mark.parametrize("make", [*DATASETS, lambda table: mixture(table, batch_size=5)])
+@pytest.mark.parametrize("copied", [lambda it: it, copy.deepcopy, lambda it: pickled(it)])
+def test_an_argument_set_later_is_refused_where_nothing_would_change(table, make, copied):
+    dataset = copied(make(table))
+    with pytest.raises(AttributeError, match="make another one, with transform="):
+        dataset.transform = dict
+    assert not hasattr(dataset, "transform")
+    dataset.batch_size = 2  # which is an attribute, and heeded
+    assert len(next(iter(dataset))) == 2
+    dataset.mine = 3
+    assert dataset.mine == 3
+
+
+def pickled(dataset):
+    return pickle.loads(pickle.dumps(dataset))
+
+
+def test_a_subclass_may_have_attributes_that_are_called_like_arguments(table):
+    class Mine(LanceTorchDataset):
+        def __init__(self, table, transform):
+            super().__init__(table)
+            self.transform = transform
+
+    assert Mine(table, dict).transform is dict

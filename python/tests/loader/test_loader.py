@@ -2,6 +2,7 @@
 """`LanceDataLoader`: epochs that move on by themselves, and what it takes and refuses."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -42,6 +43,17 @@ def test_the_order_depends_on_the_seed_alone(table):
     first = run(one)
     assert first == run(mapped(table, seed=1))
     assert first != run(other)
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_threads_that_share_an_iterator_share_out_its_batches(table, make, workers):
+    loader = make(table, workers)
+    batches = iter(loader)
+    with ThreadPoolExecutor(4) as threads:
+        taken = list(threads.map(list, [batches] * 4))
+    assert sorted(ids(batch) for each in taken for batch in each) == sorted(run(make(table)))
+    assert (loader.epoch, loader.step) == (1, 0)
 
 
 # -- what it is given --------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def cache_info(dir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     []
     """
     directory = _directory(dir)
-    tables = [_described(entry) for entry in directory.entries()]
+    entries = [entry for entry in directory.entries() if entry.about() or entry.size()]
+    tables = [_described(entry) for entry in entries]
     return {
         "directory": str(directory.path),
         "bytes": sum(table["bytes"] for table in tables),

@@ -39,6 +39,7 @@ from ..workers.ipc import send_small_tensors_whole
 from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
 from .cursor import StepOrder
+from .keywords import refuse_to_change
 
 # How long a dataset waits by default. Longer than what lancedb sits out by itself, and well below
 # the ten minutes after which the other ranks of a distributed run give up.
@@ -115,6 +116,10 @@ class BatchDataset:
         hint = _ELSEWHERE.get(name)
         also = f": {hint}" if hint else ""
         raise AttributeError(f"{type(self).__name__} has no {name!r}{also}", name=name, obj=self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_to_change(self, name)
+        super().__setattr__(name, value)
 
     @property
     def format(self) -> str:

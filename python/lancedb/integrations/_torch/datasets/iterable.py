@@ -114,7 +114,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         and the same state.
     sample_weights : str, optional
         A column, or an SQL expression: each row is drawn in proportion to it, as often in an epoch
-        as is expected of it, rounded down or up. None is negative. `weighted.py` says how.
+        as is expected of it, rounded down or up. None may be negative or not finite.
     balance_by : str, optional
         A column: each of its values is drawn as often as any other. In place of `sample_weights`.
     epoch_rows : int, optional

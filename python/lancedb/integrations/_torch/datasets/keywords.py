@@ -55,8 +55,29 @@ def explain_unknown(init: Init) -> Init:
                 "pass the others by name, such as uri= and table_name="
             )
         init(self, *args, **kwargs)
+        vars(self)["_is_made"] = True
 
     return cast(Init, checked)
+
+
+def refuse_to_change(dataset: Any, name: str) -> None:
+    """Raise where an argument of a dataset is set later, and nothing would change.
+
+    Subclasses of others may have attributes of these names.
+
+    Raises
+    ------
+    AttributeError
+        If `name` is such an argument.
+    """
+    kind, mine = type(dataset), vars(dataset)
+    is_argument = name in _DATASETS.get(kind.__name__, ()) and not hasattr(kind, name)
+    if is_argument and name not in mine and "_is_made" in mine:
+        raise AttributeError(
+            f"{name} of a {kind.__name__} cannot be changed: make another one, with {name}=",
+            name=name,
+            obj=dataset,
+        )
 
 
 def refuse_unknown(owner: str, options: Mapping[str, Any], own: Callable[..., Any]) -> None:

@@ -79,8 +79,9 @@ class LanceMixedTorchDataset(ShardedDataset):
     Parameters
     ----------
     datasets : mapping of str to LanceIterableTorchDataset
-        The sources by name, each with its own table, columns, filter, split, version and
-        ``shuffle``, and with the same columns and types. All else belongs to the mixture.
+        The sources by name, each with its own table, columns, filter, split, version, ``shuffle``,
+        ``sample_weights`` or ``balance_by``, and ``cache_dir``, and with the same columns and
+        types. All else belongs to the mixture.
     weights : mapping of str to float, or list of (int, mapping)
         How many rows of each source come, in proportion. A list holds weights with the row of the
         mixture from which on they apply, the first with row 0; rows are those of all ranks,

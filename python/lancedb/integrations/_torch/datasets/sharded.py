@@ -275,8 +275,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
                     if isinstance(batch, Partial):
                         batch = self._without_bad(batch, self._rows_of(plan, share))
                 except Exception as error:
-                    rows = self._rows_of(plan, share)
-                    self._note(error, f"making step {step} of epoch {tracker.at.epoch}", rows)
+                    self._note(error, _making(tracker, step), self._rows_of(plan, share))
                     raise
                 cursor.deliver(tracker)
                 yield only_row(batch, self.format) if self.unwrap else batch
@@ -303,7 +302,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         def note(error: Exception, step: int) -> None:
             of_step = next(itertools.islice(rows(), step, None), None)
             if of_step is not None:
-                self._note(error, f"making step {step} of epoch {at.epoch}", of_step)
+                self._note(error, _making(tracker, step), of_step)
 
         return RecordBatches((step for step, _ in tracker.shares(0, 1)), opened, note)
 
@@ -398,6 +397,12 @@ class ShardedDataset(BatchDataset, IterableDataset):
     def _is_named(self) -> bool:
         """Whether nobody has begun since it was said where to begin."""
         return self._cursor.is_named and not self._shared_epoch.ran_in_workers
+
+
+def _making(tracker: EpochTracker, step: int) -> str:
+    """Which step of its epoch is the one of this number from where a tracker began."""
+    before = tracker.order.steps_before(tracker.at.position)
+    return f"making step {before + step} of epoch {tracker.at.epoch}"
 
 
 def raising(error: Exception) -> Iterator[Any]:

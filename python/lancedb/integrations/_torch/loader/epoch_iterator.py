@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any, NoReturn, Protocol
@@ -100,12 +101,18 @@ class EpochIterator:
         self._loader = loader
         self._loop = loop
         self._process = os.getpid()
+        self._asked = threading.RLock()  # by several threads, which share out the batches
         self._begin()
 
     def __iter__(self) -> EpochIterator:
         return self
 
     def __next__(self) -> Any:
+        refuse_after_a_fork(self._process)  # in which nobody may release the lock
+        with self._asked:
+            return self._next()
+
+    def _next(self) -> Any:
         if self._loop is not None:
             loop, self._loop = self._loop, None  # it holds this iterator
             if not self._loader._begins_in(loop):

@@ -72,7 +72,6 @@ class LanceDataLoader(DataLoader):
     metric_attributes : dict
         ``table`` and ``loader``, a number in this process: what tells this loader apart among
         those of `instrument_loader_metrics`.
-
     epoch, step : int
         Where it stands: the epoch under way, or, where there is none, the next one, and the
         batches of it that were delivered on this rank.
@@ -91,7 +90,8 @@ class LanceDataLoader(DataLoader):
     -----
     An iterator raises whatever reading, converting or `transform` raised, in whichever process; a
     RuntimeError that names the worker if one has died; and a RuntimeError if it is asked for more
-    after that. The state stays that of the last batch delivered. Where ranks were given other
+    after that. The state stays that of the last batch delivered. Threads may share an iterator, and
+    then share out its batches. Where ranks were given other
     seeds, filters, batch sizes or table versions, one of them raises a ValueError at its first
     batch that names what differs.
 

@@ -203,7 +203,7 @@ def _ended(code: int | None) -> tuple[str, str]:
         name = signal.Signals(-code).name
         return f"was killed by {name}", "If memory ran out, the system's log says so."
     return f"ended with exit code {code}", (
-        "What it printed stands above. A signal to all processes of the job, which the fork server "
-        "does not survive, looks the same: handle it before the first worker starts. If it ended "
-        "as it started, put what starts workers under if __name__ == '__main__'."
+        "What it printed stands above. If it ended as it started, put what starts workers under "
+        "if __name__ == '__main__'. A signal to all processes of the job, which the fork server "
+        "does not survive, looks the same: handle it before the first worker starts."
     )
