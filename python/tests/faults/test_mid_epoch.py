@@ -366,7 +366,7 @@ def assert_gone(processes, memory):
 
 @pytest.mark.parametrize(
     ("workers", "method"),
-    [soaked(0, "none"), (2, "forkserver"), soaked(1, "spawn"), soaked(2, "fork")],
+    [(0, "none"), soaked(2, "forkserver"), soaked(1, "spawn"), soaked(2, "fork")],
 )
 def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, method):
     child, others = start_epoch(workers, method)
@@ -378,7 +378,8 @@ def test_an_interrupt_ends_everything_within_seconds(start_epoch, workers, metho
     assert_gone(others, memory)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, soaked(signal.SIGTERM)])
+@pytest.mark.soak
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_process_that_they_work_for(start_epoch, how):
     child, others = start_epoch(2)
     assert len(others) >= 3

@@ -105,7 +105,8 @@ def test_a_fault_that_passes_changes_nothing(proxy, make, fault):
 
 
 @pytest.mark.parametrize(
-    ("make", "fault"), [(iterable, slow_down), (map_style, hang_up), soaked(iterable, hang_up)]
+    ("make", "fault"),
+    [(iterable, slow_down), soaked(map_style, hang_up), soaked(iterable, hang_up)],
 )
 def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, make, fault):
     loader = make(proxy, {})
@@ -144,7 +145,12 @@ def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, make, fault
 # With its own options lancedb went on for more than eight minutes.
 @pytest.mark.parametrize(
     ("make", "fault"),
-    [(iterable, slow_down), (iterable, hang_up), (iterable, go_down), (map_style, slow_down)],
+    [
+        soaked(iterable, slow_down),
+        (iterable, hang_up),
+        soaked(iterable, go_down),
+        (map_style, slow_down),
+    ],
 )
 def test_what_lancedb_tries_again_and_again_ends_at_the_limit_and_a_resume_is_exact(
     proxy, make, fault
@@ -256,7 +262,7 @@ def open_in_another_process(proxy):
     [
         (make_a_dataset, {"opening", "reading"}),
         (describe_the_data, {"reading"}),  # off the table that was opened to be pinned
-        (open_in_another_process, {"opening", "reading"}),
+        soaked(open_in_another_process, {"opening", "reading"}),
     ],
 )
 def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoints, prepare, does):

@@ -15,6 +15,7 @@ from conftest import rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lancedb.integrations.torch import LanceTorchDataset
+from soak import soaked
 
 ROWS = 20
 OF_A_RECIPE = {
@@ -43,7 +44,7 @@ def by_uri(db):
     return LanceTorchDataset(uri=db.uri, table_name="points", columns=["id"])
 
 
-MAKES = pytest.mark.parametrize("make", [by_table, by_uri])
+MAKES = pytest.mark.parametrize("make", [by_table, soaked(by_uri)])
 
 
 class Listed(pickle.Unpickler):

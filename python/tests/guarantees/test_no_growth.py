@@ -191,14 +191,16 @@ class Resumed(Rounds):
         assert self.loader.state_dict()["epoch"] == epoch + (done == 3)
 
 
+@pytest.mark.soak
 @KINDS
-@rounds(48, 450)
+@pytest.mark.parametrize("rounds", [450])
 def test_epochs_without_workers(small, make, rounds):
     assert_levels_off(rounds, WholeEpochs(make(small)), alone)
 
 
+@pytest.mark.soak
 @KINDS
-@rounds(21, 150)
+@pytest.mark.parametrize("rounds", [150])
 def test_epochs_with_workers_that_stay(small, make, rounds):
     loader = make(small, 2, persistent_workers=True)
     family = Family(loader)

@@ -247,7 +247,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [soaked(0), 1])
+@pytest.mark.parametrize("workers", [0, soaked(1)])
 def test_the_interpreter_exits_in_the_middle_of_an_epoch(tmp_path, wide_range, workers):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations.torch import LanceIterableTorchDataset
+from soak import soaked
 
 ROWS, BATCH, WIDTH = 400_000, 256, 128
 LATENCY = 0.02
@@ -47,7 +48,7 @@ def under_way(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("readahead", [1, 2])
+@pytest.mark.parametrize("readahead", [1, soaked(2)])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_store_is_asked_for_four_times_as_much_ahead_as_a_disk(
     folder, endpoint, under_way, shuffle, readahead

@@ -99,7 +99,11 @@ def hangs(task, results):
 
 @pytest.mark.parametrize(
     ("cell", "limit", "error"),
-    [(raises, 60, "OSError: no such shard"), (dies, 60, "its process died"), (hangs, 10, "no end")],
+    [
+        (raises, 60, "OSError: no such shard"),
+        (dies, 60, "its process died"),
+        soaked(hangs, 10, "no end"),
+    ],
 )
 def test_a_loader_that_fails_is_a_line_in_the_results(root, cell, limit, error):
     found = cells.run(cell, Task("ours", 0, Job(Source("embeddings", 1, root))), limit)

@@ -127,6 +127,7 @@ def test_lightning_deals_rows_to_two_devices_once(tmp_path):
     assert steps_of(tmp_path, 2) == two_epochs(tmp_path)
 
 
+@pytest.mark.soak
 def test_accelerate_stops_on_two_processes_and_goes_on_with_one(tmp_path, run_warm):
     run_warm("accelerate_digits.py", "--out", tmp_path, "--stop-after", 40, ranks=2)
     run_warm("accelerate_digits.py", "--out", tmp_path, "--resume", ranks=1)

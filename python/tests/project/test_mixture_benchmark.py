@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from soak import soaked
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -58,7 +57,8 @@ def test_every_way_gives_what_is_asked_for_and_is_counted(root, name):
         assert found["after_batches"] > 2
 
 
-@pytest.mark.parametrize("name", [HERE[0], *map(soaked, HERE[1:])])
+@pytest.mark.soak
+@pytest.mark.parametrize("name", HERE)
 def test_a_state_goes_on_with_the_next_batch(root, name):
     found = Results()
     mixtures.resume(task_of(root, name), found)

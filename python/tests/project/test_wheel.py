@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from soak import soaked
 
 ROOT = Path(__file__).parents[3]
 LISTS = json.loads((Path(__file__).parents[1] / "support/lancedb_files.json").read_text())
@@ -155,8 +154,9 @@ def installers(python):
 
 
 # Both install the same files, so what one has installed need not be tried in every child again.
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    ("installer", "methods"), [soaked("pip", ["spawn", "forkserver", "fork"]), ("uv", [])]
+    ("installer", "methods"), [("pip", ["spawn", "forkserver", "fork"]), ("uv", [])]
 )
 def test_it_installs_works_in_children_and_uninstalls_without_a_trace(
     built, environment, tmp_path, installer, methods

@@ -109,6 +109,7 @@ def test_tables_in_memory_are_fetched_from(table):
     assert in_a_fork(permutation) == str(permutation.fetch(ASKED))
 
 
+@pytest.mark.soak
 def test_forked_workers_of_a_dataset_of_ones_own_read_every_row(table):
     dataset = Rows(Permutation.identity(table).select_columns(["id"]))
     loader = DataLoader(

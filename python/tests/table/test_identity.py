@@ -18,7 +18,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation
-from soak import FORKED
+from soak import FORKED, soaked
 from torch.utils.data import DataLoader
 
 ANEW = "is not the table that the dataset was made from"
@@ -69,7 +69,7 @@ def gives_old_rows_or_says_why_not(loader, rows):
         return "its files are gone: the table was dropped" in str(error)
 
 
-@FILTERS
+@pytest.mark.parametrize("options", [{}, soaked({"filter": "label = 1"})])
 def test_between_two_epochs_with_workers_that_open_it(db, table, options):
     dataset = iterable(table, cache=False, drop_last=False, **options)
     loader = DataLoader(

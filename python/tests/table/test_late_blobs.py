@@ -17,6 +17,7 @@ from lancedb.integrations.torch import (
 )
 from lancedb.schema import blob
 from peak import Peak
+from soak import soaked
 from torch.utils.data import ConcatDataset, DataLoader
 
 MEGABYTE = 1 << 20
@@ -60,7 +61,7 @@ def checked(batches):
     return ids
 
 
-@pytest.mark.parametrize("shuffle", [False, "global"])
+@pytest.mark.parametrize("shuffle", [soaked(False), "global"])
 def test_memory_is_that_of_the_batches_to_come(large, shuffle, little):
     options = {"shuffle": shuffle, "batch_size": 2, "format": "arrow"}
     loader = LanceDataLoader(LanceIterableTorchDataset(large, **options))

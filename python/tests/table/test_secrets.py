@@ -24,12 +24,13 @@ from lancedb.integrations.torch import (
 )
 from lancedb.permutation import Permutation
 from s3_server import URI, SecretFile
+from soak import soaked
 
 ROWS = 200
 MARK = "s3cr3t-mark"
 KINDS = pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDataset])
 RUNS = pytest.mark.parametrize(
-    ("kind", "workers"), [(LanceTorchDataset, 0), (LanceIterableTorchDataset, 1)]
+    ("kind", "workers"), [soaked(LanceTorchDataset, 0), (LanceIterableTorchDataset, 1)]
 )
 
 
@@ -163,7 +164,7 @@ class Refuses:
 
 
 @KINDS
-@pytest.mark.parametrize("how", ["storage_options", "connection_factory"])
+@pytest.mark.parametrize("how", ["storage_options", soaked("connection_factory")])
 def test_a_database_that_cannot_be_reached_shows_no_credential(kind, how, seen, monkeypatch):
     monkeypatch.setenv("LANCE_AIMD_MAX_RETRIES", "0")
     where = {"connection_factory": Refuses()}
