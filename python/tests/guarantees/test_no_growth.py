@@ -127,11 +127,6 @@ def mapped(table, workers=0, **options):
 KINDS = pytest.mark.parametrize("make", [iterable, soaked(mapped)])
 
 
-def rounds(few, many):
-    """So many in a test, and so many in a soak, which finds what leaks a little each time."""
-    return pytest.mark.parametrize("rounds", [few, pytest.param(many, marks=pytest.mark.soak)])
-
-
 class Rounds:
     """A way to use a loader, any number of times."""
 
@@ -233,7 +228,7 @@ def test_epochs_broken_off_of_both_datasets_in_turn(small):
 
 
 @KINDS
-@rounds(36, 240)
+@pytest.mark.parametrize("rounds", [36, soaked(240)])  # a soak finds what leaks a little
 def test_epochs_broken_off_and_resumed(small, make, rounds):
     assert_levels_off(rounds, Resumed(make(small)), alone)
 
