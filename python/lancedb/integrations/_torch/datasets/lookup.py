@@ -157,6 +157,7 @@ class LanceLookup:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        forking.note_use()
 
     def __len__(self) -> int:
         """How many rows the table version has."""

@@ -3,7 +3,7 @@
 
 lancedb calls its support for fork experimental, and it is: in a forked process the runtime may
 crash or hang at any read (lancedb 0.38 to 0.40, seen with lancedb alone). Forked processes read
-through `delegate`.
+through `fork_reader`.
 """
 
 from __future__ import annotations
