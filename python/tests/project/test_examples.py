@@ -192,6 +192,7 @@ def test_the_demo_learns_digits_and_plots_them(tmp_path):
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.soak
 def test_images_are_decoded_and_told_apart(tmp_path, run_warm):
     printed = run_warm("images.py", "--out", tmp_path)
     accuracy, crops = numbers(r"accuracy ([\d.]+)% on (\d+) other crops", printed)
