@@ -69,11 +69,13 @@ def dataset_alone(table, workers):
     return iterable(table).dataset
 
 
-def plain_loader(table, workers):
+def plain_loader(table, workers, kind=DataLoader):
     context = "forkserver" if workers else None
-    return DataLoader(
-        iterable(table).dataset, None, num_workers=workers, multiprocessing_context=context
-    )
+    return kind(iterable(table).dataset, None, num_workers=workers, multiprocessing_context=context)
+
+
+def torchdata_loader(table, workers):
+    return plain_loader(table, workers, StatefulDataLoader)
 
 
 @pytest.mark.parametrize(("kind", "workers"), [(dataset_alone, 0), (plain_loader, 0)])
@@ -106,35 +108,23 @@ def test_workers_of_a_plain_loader_hear_that_an_epoch_has_ended(table):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("to_the_end", [True, False])
 def test_torchdatas_loader_goes_on_after_an_epochs_last_batch(table, workers, to_the_end):
-    def loader():
-        context = "forkserver" if workers else None
-        return StatefulDataLoader(
-            iterable(table).dataset, None, num_workers=workers, multiprocessing_context=context
-        )
-
     epochs = [run(loader) for loader in [iterable(table)] for _ in range(2)]
-    first = loader()
+    first = torchdata_loader(table, workers)
     batches = iter(first)
     assert list(map(ids, itertools.islice(batches, None if to_the_end else STEPS))) == epochs[0]
     state = first.state_dict()
-    resumed = loader()
+    resumed = torchdata_loader(table, workers)
     resumed.load_state_dict(state)
     assert (run(resumed) or run(resumed)) == epochs[1]
 
 
 @pytest.mark.parametrize(("to_the_end", "workers"), [(True, 0), (False, 0), (False, 2)])
 def test_torchdatas_loader_repeats_no_epoch_that_is_named(table, workers, to_the_end):
-    def loader():
-        context = "forkserver" if workers else None
-        return StatefulDataLoader(
-            iterable(table).dataset, None, num_workers=workers, multiprocessing_context=context
-        )
-
     epochs = [run(loader) for loader in [iterable(table)] for _ in range(3)]
-    first = loader()
+    first = torchdata_loader(table, workers)
     first.dataset.set_epoch(0)
     list(itertools.islice(first, None if to_the_end else STEPS))
-    resumed = loader()
+    resumed = torchdata_loader(table, workers)
     resumed.load_state_dict(first.state_dict())
     done = []
     for epoch in range(3):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from lancedb.integrations._torch.order.state import Position
 from lancedb.integrations._torch.workers import agreement
 from torchrun import torchrun
 
@@ -49,7 +50,7 @@ def test_a_process_group_whose_store_cannot_say_is_left_alone(monkeypatch, store
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
-    agreement.Agreement().check(2, lambda: {"seed": 0})
+    agreement.Agreement().check(2, lambda: {"seed": 0}, Position())
 
 
 def test_torch_has_the_store_that_is_read_of_it():

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..convert.tensors import is_list, plain
+from ..table.key_index import is_text
 
 # numpy's kinds of dtypes of which torch makes tensors: bool, whole numbers, floats and complex.
 _OF_NUMBERS = "biufc"
@@ -60,7 +61,7 @@ def _without_tensor(
     kind = column.type
     if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         return path, f"{kind}", "take format='torch', which makes numbers of it"
-    if _is_text(kind):  # a list of them is handed on as it is, unless a null is seen first
+    if is_text(kind):  # a list of them is handed on as it is, unless a null is seen first
         fix = "take format='torch', which has None for them"
         return (path, _nulls(column), fix) if first.null_count else None
     if column.null_count:
@@ -87,18 +88,3 @@ def _largest(column: pa.Array) -> int:
 
 def _nulls(column: pa.Array) -> str:
     return f"{column.null_count} null{'s' if column.null_count > 1 else ''}"
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return any(is_kind(kind) for is_kind in _TEXT)
-
-
-_TEXT = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-    pa.types.is_binary_view,
-    pa.types.is_fixed_size_binary,
-)

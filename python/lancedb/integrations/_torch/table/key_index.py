@@ -106,7 +106,7 @@ def key_type(name: str, kind: pa.DataType) -> pa.DataType:
         return key_type(name, kind.value_type)
     if pa.types.is_integer(kind):
         return pa.uint64() if pa.types.is_uint64(kind) else pa.int64()
-    if _is_text(kind):
+    if is_text(kind):
         return pa.large_binary() if _is_bytes(kind) else pa.large_string()
     raise TypeError(
         f"key={name!r} is a column of {kind}, and keys are whole numbers, strings or bytes"
@@ -135,7 +135,7 @@ def as_keys(keys: Any, kind: pa.DataType) -> pa.Array:
     if given.null_count == len(given):  # also none at all, of whatever type
         return pa.nulls(len(given), kind)
     is_number = pa.types.is_integer(given.type)
-    if is_number != pa.types.is_integer(kind) or not (is_number or _is_text(given.type)):
+    if is_number != pa.types.is_integer(kind) or not (is_number or is_text(given.type)):
         wrong = given.drop_null()[0].as_py()
         raise TypeError(f"keys must be of type {kind}, as the key's column, not {wrong!r}")
     if not is_number and pa.types.is_large_binary(kind) != _is_bytes(given.type):
@@ -169,7 +169,8 @@ def _listed(keys: Any) -> Any:
     return list(keys)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values are strings or bytes, however they are stored."""
     types = pa.types
     is_string = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     return is_string or _is_bytes(kind)

@@ -47,7 +47,7 @@ class Agreement:
         self,
         world_size: int,
         describe: Callable[[], Mapping[str, Any]],
-        at: Position = Position(),  # noqa: B008
+        at: Position,
     ) -> None:
         """Compare once with what another rank was made with, if one has come here before.
 
