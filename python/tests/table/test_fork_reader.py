@@ -137,23 +137,53 @@ def test_one_that_takes_too_long_is_ended_and_replaced(reader):
     assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
 
 
+def once(flag, what):
+    """A transform that does something to the process that reads for its own, in one batch."""
+
+    def transform(batch):
+        if not flag.exists():
+            flag.touch()
+            for process in delegates():
+                what(process)
+        return batch
+
+    return transform
+
+
+def killed(process):
+    process.kill()
+    process.wait()
+
+
+def forked_epochs(table, transform, **arguments):
+    """A loader whose workers read by themselves, as they do over this dataset alone."""
+    options = {"columns": ["id"], "format": "torch", "cache": False, **arguments}
+    dataset = LanceTorchDataset(table, transform=transform, **options)
+    order = {"batch_size": 100, "shuffle": True, "persistent_workers": True}
+    return LanceDataLoader(dataset, num_workers=1, multiprocessing_context="fork", **order)
+
+
 @pytest.mark.soak
-def test_one_killed_in_mid_epoch_is_an_error_and_a_resume_is_exact(wide_range):
-    # Workers read by themselves over this dataset alone.
-    dataset = LanceTorchDataset(wide_range, columns=["id"], format="torch", cache=False)
+def test_one_killed_between_two_batches_of_an_epoch_costs_no_row(wide_range, tmp_path):
     order = {"batch_size": 100, "shuffle": True}
-    whole = [batch["id"].tolist() for batch in LanceDataLoader(dataset, **order)]
-    options = {"multiprocessing_context": "fork", "persistent_workers": True}
-    loader = LanceDataLoader(dataset, num_workers=1, **order, **options)
-    loader.set_epoch(0)
-    got, batches = [], iter(loader)
-    got.append(next(batches)["id"].tolist())
-    for process in delegates():
-        process.kill()
-    with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
-        got.extend(batch["id"].tolist() for batch in batches)
+    whole = ids(LanceDataLoader(LanceTorchDataset(wide_range, format="torch"), **order))
+    loader = forked_epochs(wide_range, once(tmp_path / "killed", killed))
+    assert ids(loader) == whole
+    assert (tmp_path / "killed").exists()
+
+
+@pytest.mark.soak
+def test_one_that_hangs_in_mid_epoch_is_an_error_and_a_resume_is_exact(wide_range, tmp_path):
+    order = {"batch_size": 100, "shuffle": True}
+    whole = ids(LanceDataLoader(LanceTorchDataset(wide_range, format="torch"), **order))
+    hang = once(tmp_path / "hung", psutil.Process.suspend)
+    loader = forked_epochs(wide_range, hang, read_timeout=5)
+    got = []
+    with pytest.raises(RuntimeError, match="of table 'many', .*not read within 5 sec"):
+        got.extend(i for batch in loader for i in ids([batch]))
+    assert 0 < len(got) < len(whole)
     loader.load_state_dict(loader.state_dict())
-    assert got + [batch["id"].tolist() for batch in loader] == whole
+    assert got + ids(loader) == whole
 
 
 class TwoArguments(Exception):
