@@ -164,7 +164,7 @@ def beside_the_writing(folder: Path, iterable: Callable[..., LanceDataLoader]) -
             plain = seconds(iterable(True), consuming, most)
             filling = iterable(True, cache_dir=folder / f"{name} {number}")
             ratios.append(seconds(filling, consuming, most) / plain)
-            filling.dataset._disk.wait()
+            filling.dataset._rows.disk.wait()
         found[name] = statistics.median(ratios)
     return found
 

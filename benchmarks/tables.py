@@ -79,5 +79,5 @@ def open_table(folder: Path, kind: str, rows: int) -> lancedb.table.Table:
 def fill_cache(dataset: LanceTorchDataset) -> None:
     """Read a row, which begins to fill the cache on disk, and wait until all are there."""
     dataset[0]
-    if dataset._disk is not None:
-        dataset._disk.wait()
+    if dataset._rows.disk is not None:
+        dataset._rows.disk.wait()

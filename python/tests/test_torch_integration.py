@@ -387,7 +387,7 @@ def mapping_of(address):
 
 def mapping_of_the_rows(columns):
     """A transform that tells where this worker has the rows of its dataset."""
-    rows = get_worker_info().dataset._view.selection._offsets.array
+    rows = get_worker_info().dataset._rows.view.selection._offsets.array
     rows.sum()
     return torch.tensor([mapping_of(rows.ctypes.data)])
 
@@ -406,7 +406,7 @@ def test_four_workers_share_one_copy_of_the_rows_of_a_permutation(db):
         multiprocessing_context="forkserver",
     )
     mappings = torch.cat(list(loader))
-    inode, _ = mapping_of(dataset._view.selection._offsets.array.ctypes.data)
+    inode, _ = mapping_of(dataset._rows.view.selection._offsets.array.ctypes.data)
     assert mappings[:, 0].tolist() == [inode] * 4
     assert inode > 0
     assert mappings[:, 1].tolist() == [0] * 4
@@ -421,7 +421,7 @@ def test_chosen_rows_reach_a_spawned_worker(table, splits):
     loader = DataLoader(
         ConcatDataset(chosen), batch_size=64, num_workers=1, multiprocessing_context="spawn"
     )
-    rows = [each._view.selection.offsets(np.arange(len(each))).tolist() for each in chosen]
+    rows = [each._rows.view.selection.offsets(np.arange(len(each))).tolist() for each in chosen]
     assert ids(loader) == rows[0] + rows[1]
 
 
@@ -452,7 +452,7 @@ def test_without_torch_the_import_says_what_to_install():
 def test_worker_processes_that_fork_open_their_own_reader(table):
     dataset = LanceTorchDataset(table, columns=["id"], format="torch")
     dataset[0]
-    reader = dataset._reader()
+    reader = dataset._rows.reader()
     assert reader.is_open
     loader = DataLoader(
         dataset, batch_size=500, num_workers=2, multiprocessing_context="forkserver"

@@ -72,7 +72,7 @@ def test_it_is_read_in_each_epoch_otherwise(wide_range, rows_asked, otherwise):
 
 
 def test_a_table_that_is_too_large_is_not_kept(wide_range, rows_asked, monkeypatch):
-    monkeypatch.setattr("lancedb.integrations._torch.datasets.iterable.MOST_CACHED", 1000)
+    monkeypatch.setattr("lancedb.integrations._torch.cache.tables.MOST_BYTES", 1000)
     dataset = dataset_of(wide_range, shuffle="global")
     rows_asked.clear()
     next(iter(dataset))
@@ -86,7 +86,7 @@ def test_a_table_that_turns_out_to_be_too_large_is_read_from_then_on(
     # Where few rows were looked at, all were small.
     texts = ["x" * (5000 if 130 <= i < 190 else 1) for i in range(3000)]
     table = db.create_table("uneven", pa.table({"id": range(3000), "text": texts}))
-    monkeypatch.setattr("lancedb.integrations._torch.datasets.iterable.MOST_CACHED", 100_000)
+    monkeypatch.setattr("lancedb.integrations._torch.cache.tables.MOST_BYTES", 100_000)
     dataset, read = (dataset_of(table, cache, shuffle=shuffle) for cache in ("auto", False))
     rows_asked.clear()
     first = run(dataset)

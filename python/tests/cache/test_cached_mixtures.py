@@ -40,7 +40,7 @@ def ids(loader):
 
 def wait_until_filled(dataset):
     for source in dataset._sources.values():
-        source._disk.wait()
+        source._rows.disk.wait()
 
 
 @pytest.mark.parametrize("options", [{}, {"mix": "batches"}, {"source_column": "of"}], ids=str)

@@ -30,8 +30,8 @@ def columns_read(monkeypatch):
 @pytest.fixture
 def room_for_numbers(monkeypatch):
     """So little memory that text and vectors of 20,000 rows are too much."""
-    monkeypatch.setattr("lancedb.integrations._torch.cache.columns._KEPT_BYTES", 15 * ROWS)
-    monkeypatch.setattr("lancedb.integrations._torch.cache.columns._FEWER_BYTES", 15 * ROWS)
+    monkeypatch.setattr("lancedb.integrations._torch.cache.tables.MOST_BYTES", 15 * ROWS)
+    monkeypatch.setattr("lancedb.integrations._torch.cache.tables.FEWER_BYTES", 15 * ROWS)
 
 
 def dataset_of(table, cache="auto", **options):
@@ -52,7 +52,7 @@ def splits_of(table):
 def test_columns_that_turn_out_to_be_too_large_are_not_kept(db, monkeypatch, columns_read):
     texts = ["x" * (1 if i < 500 else 500) for i in range(5000)]
     table = db.create_table("sorted", pa.table({"text": texts}))
-    monkeypatch.setattr("lancedb.integrations._torch.cache.columns._KEPT_BYTES", 100_000)
+    monkeypatch.setattr("lancedb.integrations._torch.cache.tables.MOST_BYTES", 100_000)
     dataset = warm(dataset_of(table))
     columns_read.clear()
     assert dataset[ASKED[1:]]["text"].to_pylist() == [texts[i] for i in ASKED[1:]]

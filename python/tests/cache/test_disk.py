@@ -44,9 +44,9 @@ def iterable(table, **arguments):
 
 def filled(dataset):
     """The dataset, once all that it needs is on disk."""
-    dataset._disk.fill(again=True)
-    dataset._disk.wait()
-    assert dataset._disk.is_complete
+    dataset._rows.disk.fill(again=True)
+    dataset._rows.disk.wait()
+    assert dataset._rows.disk.is_complete
     return dataset
 
 
@@ -89,14 +89,14 @@ def test_rows_of_missing_parts_are_of_the_table(table, cache, gone, monkeypatch)
     for part in [parts[n] for n in gone] if not isinstance(gone, str) else parts[:-1]:
         part.unlink()
     other = iterable(table, shuffle=True, cache_dir=cache)
-    other._disk.fill = lambda again=False: None
+    other._rows.disk.fill = lambda again=False: None
     assert epoch(other) == epoch(iterable(table, shuffle=True))
     assert 0 < other.stats()["cached_rows"] < 1000
     mapped = LanceTorchDataset(table, cache_dir=cache, cache=False, format="arrow")
-    mapped._disk.fill = lambda again=False: None
+    mapped._rows.disk.fill = lambda again=False: None
     rows = [999, 5, 400, 5, 998]
     assert mapped[rows]["id"].to_pylist() == rows
-    assert dataset._disk.is_complete  # has mapped none: looks again in its next epoch
+    assert dataset._rows.disk.is_complete  # has mapped none: looks again in its next epoch
 
 
 @given(data=st.data())
@@ -165,7 +165,7 @@ def test_a_table_made_anew_in_its_place_has_another(db, cache):
     new = filled(iterable(db.create_table("t", rows_of(100, 500)), cache_dir=cache))
     assert epoch(new)[0]["id"][0] == 500
     assert len(cache_info(cache)["tables"]) == 2
-    assert old._disk._rows.key != new._disk._rows.key
+    assert old._rows.disk._rows.key != new._rows.disk._rows.key
 
 
 def test_blobs_are_cached_where_their_column_is_named(db, cache):
@@ -182,8 +182,8 @@ def test_memory_is_loaded_from_the_parts(table, cache, monkeypatch):
     filled(iterable(table, cache_dir=cache))
     dataset = iterable(table, shuffle=True, cache=True, cache_dir=cache)
     taken = []
-    find = dataset._disk.find
-    dataset._disk.find = lambda offsets: taken.append(len(offsets)) or find(offsets)
+    find = dataset._rows.disk.find
+    dataset._rows.disk.find = lambda offsets: taken.append(len(offsets)) or find(offsets)
     assert epoch(dataset) == epoch(iterable(table, shuffle=True))
     assert sum(taken) == 1000
 
@@ -218,7 +218,7 @@ def test_the_pickle_stays_small_and_holds_no_map(table, cache):
     epoch(dataset)
     sent = pickle.dumps(dataset)
     assert len(sent) < 8000
-    assert pickle.loads(sent)._disk._mapped.numbers == set()
+    assert pickle.loads(sent)._rows.disk._mapped.numbers == set()
 
 
 def test_only_the_owner_may_look_into_it(table, cache):
@@ -264,8 +264,8 @@ def test_the_first_parts_that_fit_are_kept(table, cache):
     clear_cache(cache)
     dataset = iterable(table, shuffle=True, cache_dir=cache, cache_bytes=room)
     first = epoch(dataset)
-    dataset._disk.wait()
-    dataset._disk._looked = -np.inf
+    dataset._rows.disk.wait()
+    dataset._rows.disk._looked = -np.inf
     assert [part.name[:6] for part in sorted(cache.glob("*/*.arrow"))] == [
         f"{number:06}" for number in range(len(list(cache.glob("*/*.arrow"))))
     ]
@@ -280,7 +280,7 @@ def test_what_was_used_longest_ago_goes_first_unless_it_is_in_use(db, cache):
     used = [filled(iterable(table, cache_dir=cache)) for table in tables]
     one = cache_info(cache)["bytes"] / 3
     for age, dataset in enumerate(used):
-        os.utime(cache / "locks" / f"{dataset._disk._rows.key}.reading", (age, age))
+        os.utime(cache / "locks" / f"{dataset._rows.disk._rows.key}.reading", (age, age))
     used[1] = None  # nobody uses the second and the third any more
     used[2] = None
     last = filled(

@@ -98,7 +98,7 @@ def test_who_asks_while_another_reads_waits_for_it(table, cache, monkeypatch):
     asleep = time.sleep
     monkeypatch.setattr(numbers.time, "sleep", lambda each: (waits.set(), asleep(each)))
     settings = cache_settings(cache, None)
-    reader = LanceIterableTorchDataset(table, columns=["n"])._new_reader()
+    reader = LanceIterableTorchDataset(table, columns=["n"])._rows.new_reader()
 
     def never():
         raise AssertionError("read twice")

@@ -38,8 +38,8 @@ def cached(table, cache, **arguments):
 
 
 def fill(dataset):
-    dataset._disk.fill(again=True)
-    dataset._disk.wait()
+    dataset._rows.disk.fill(again=True)
+    dataset._rows.disk.wait()
 
 
 def assert_right(dataset):
@@ -55,7 +55,7 @@ def assert_whole(table, cache):
     dataset = cached(table, cache)
     assert_right(dataset)
     fill(dataset)
-    assert dataset._disk.is_complete
+    assert dataset._rows.disk.is_complete
     assert_right(cached(table, cache))
     (info,) = cache_info(cache)["tables"]
     assert info["cached_rows"] == 1000
@@ -104,7 +104,7 @@ def killed_at(point, write):
 def test_a_writer_killed_at_any_point_leaves_nothing_that_is_believed(table, cache):
     rows = table.to_arrow().combine_chunks().to_batches()[0]
     dataset = cached(table, cache)
-    described = dataset._disk._rows
+    described = dataset._rows.disk._rows
 
     def write():
         place = CacheDirectory(cache)
@@ -128,7 +128,7 @@ def test_a_writer_killed_at_any_point_leaves_nothing_that_is_believed(table, cac
         if point % 12 == 0:
             later = cached(table, cache)
             assert later[ROWS]["id"].to_pylist() == ROWS
-            later._disk.wait()  # whoever writes meanwhile keeps the next one from it
+            later._rows.disk.wait()  # whoever writes meanwhile keeps the next one from it
         point += 1
     assert point > 20
     assert_whole(table, cache)
@@ -169,8 +169,8 @@ dataset = LanceTorchDataset(table, format="arrow", cache=False, cache_dir=sys.ar
 rows = list(range(999, -1, -7))
 for _ in range(3):
     assert dataset[rows]["id"].to_pylist() == rows
-dataset._disk.wait()
-assert dataset._disk.is_complete
+dataset._rows.disk.wait()
+assert dataset._rows.disk.is_complete
 assert dataset[rows]["id"].to_pylist() == rows
 assert dataset.stats()["cached_rows"] >= len(rows)
 """
@@ -208,7 +208,7 @@ def test_a_damaged_part_is_deleted_and_read_anew(table, cache, damage):
     dataset = cached(table, cache)
     with pytest.warns(UserWarning, match="a part is read from the table again"):
         assert_right(dataset)
-    dataset._disk.wait()
+    dataset._rows.disk.wait()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_whole(table, cache)
@@ -255,8 +255,8 @@ with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     for _ in range(3):
         assert dataset[:]["id"].to_pylist() == list(range(1000))
-        dataset._disk.fill(again=True)
-        dataset._disk.wait()
+        dataset._rows.disk.fill(again=True)
+        dataset._rows.disk.wait()
 print([str(each.message) for each in seen])
 """
 
@@ -333,7 +333,7 @@ def test_a_cache_deleted_in_use_leaves_right_rows(table, cache, delete):
     assert dataset[ROWS[:2]]["id"].to_pylist() == ROWS[:2]  # two parts are mapped
     delete(cache)
     assert_right(dataset)
-    dataset._disk._looked = -np.inf
+    dataset._rows.disk._looked = -np.inf
     assert_right(dataset)
     assert_whole(table, cache)
 
@@ -351,7 +351,7 @@ def test_clocks_may_say_what_they_like(table, cache, monkeypatch, now):
     del dataset
     small = cached(other, cache, cache_bytes=size)
     fill(small)
-    assert small._disk.is_complete
+    assert small._rows.disk.is_complete
     assert cache_info(cache)["bytes"] <= size
 
 
@@ -363,5 +363,5 @@ def test_what_is_in_use_is_not_deleted_for_others(table, cache):
     with pytest.warns(UserWarning, match="not one part"):
         fill(cached(other, cache, cache_bytes=size + 100))
     assert_right(dataset)
-    assert dataset._disk.is_complete
-    assert directory.CacheDirectory(cache).entry(dataset._disk._rows.key).is_used()
+    assert dataset._rows.disk.is_complete
+    assert directory.CacheDirectory(cache).entry(dataset._rows.disk._rows.key).is_used()

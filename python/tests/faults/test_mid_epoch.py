@@ -22,6 +22,7 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from limits import HANGS
+from loaders import torch_iterator, workers_of
 from soak import soaked
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -50,15 +51,6 @@ def ids(batch):
 
 def run(loader):
     return [ids(batch) for batch in loader]
-
-
-def workers_of(batches):
-    return torch_iterator(batches)._workers
-
-
-def torch_iterator(batches):
-    """torch's iterator over the workers that make a loader's batches."""
-    return getattr(batches._batches, "by_torch", batches._batches)
 
 
 # -- a worker is killed ------------------------------------------------------------------------

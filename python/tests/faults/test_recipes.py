@@ -70,7 +70,7 @@ class Executes:
 def test_a_recipe_is_loaded_by_who_loads_its_classes_alone_and_code_in_it_is_not(
     home, make, tmp_path
 ):
-    recipe = make(home)._view.recipe
+    recipe = make(home)._rows.view.recipe
     assert Listed(io.BytesIO(pickle.dumps(recipe))).load() == recipe
     for name in recipe.__getstate__():
         altered = dataclasses.replace(recipe, **{name: Executes(tmp_path / "run")})
@@ -110,7 +110,7 @@ def test_a_pickle_cut_off_anywhere_is_refused_by_pickle_itself(home, make):
     max_examples=150,
 )
 def test_whatever_its_fields_hold_a_recipe_opens_its_table_or_raises(home, make, data):
-    recipe = make(home)._view.recipe
+    recipe = make(home)._rows.view.recipe
     name = data.draw(st.sampled_from(["name", "branch", "version", "timeout"]))
     value = data.draw(st.sampled_from(ODD) | st.integers() | st.text(max_size=8))
     altered = dataclasses.replace(recipe, **{name: value})

@@ -272,7 +272,7 @@ def test_len_is_exact_and_the_steps_are_known_once_an_epoch_is_planned(table, ba
 
 @KINDS
 def test_real_ranks_make_equal_steps(table, tmp_path, starter, batching):
-    name, uri = type(batching).__name__, Path(dataset(table, batching)._view.recipe.source.uri)
+    name, uri = type(batching).__name__, Path(dataset(table, batching)._rows.view.recipe.source.uri)
     records = torchrun(SCRIPT, 2, uri, tmp_path / "out", name, starter=starter)
     whole = run(loader(table, batching))
     in_turn = [

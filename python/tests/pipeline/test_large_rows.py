@@ -236,7 +236,7 @@ def test_rows_of_several_sources_are_handed_on_in_the_sequence_that_was_asked_fo
 
 
 def test_a_table_far_larger_than_its_sample_has_large_rows(uneven, known_as_uneven):
-    reader = LanceIterableTorchDataset(uneven[0])._new_reader()
+    reader = LanceIterableTorchDataset(uneven[0])._rows.new_reader()
     assert sample._hides_large_rows(reader, 120)
 
 
@@ -247,13 +247,13 @@ def test_nobody_is_advised_to_cache_what_a_sample_says_nothing_of(uneven, known_
 def test_columns_that_are_not_read_may_be_what_makes_a_table_large(uneven, known_as_uneven):
     columns = {"text": "CAST(id AS STRING)", "value": "octet_length(CAST(id AS STRING))"}
     dataset = LanceIterableTorchDataset(uneven[0], columns=columns)
-    assert sample.row_sizes(dataset._new_reader()).average < 100
+    assert sample.row_sizes(dataset._rows.new_reader()).average < 100
 
 
 def test_where_no_column_varies_in_size_nothing_is_counted(uneven):
     dataset = LanceIterableTorchDataset(uneven[0], columns=["id"])
     assert dataset._large_rows() is None
-    assert not sample.row_sizes(dataset._new_reader()).are_skewed
+    assert not sample.row_sizes(dataset._rows.new_reader()).are_skewed
 
 
 @pytest.mark.parametrize(

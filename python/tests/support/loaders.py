@@ -72,3 +72,12 @@ def flat(lists):
 
 def through_json(state):
     return json.loads(json.dumps(state))
+
+
+def workers_of(batches):
+    return torch_iterator(batches)._workers
+
+
+def torch_iterator(batches):
+    """torch's iterator over the workers that make a loader's batches."""
+    return getattr(batches._batches, "by_torch", batches._batches)

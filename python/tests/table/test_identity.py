@@ -167,12 +167,12 @@ def test_a_state_goes_on_with_a_table_of_the_same_rows_elsewhere(tmp_path, table
 
 def test_manifest_names_of_both_kinds_are_found(db, table, tmp_path):
     dataset = LanceTorchDataset(table)
-    identity = dataset._view.recipe.identity
+    identity = dataset._rows.view.recipe.identity
     assert identity is not None
     assert identity.kind == "manifest"
     (new,) = (tmp_path / "db" / "t.lance" / "_versions").glob("1844*.manifest")
     new.rename(new.with_name("1.manifest"))
-    assert LanceTorchDataset(db.open_table("t"))._view.recipe.identity == identity
+    assert LanceTorchDataset(db.open_table("t"))._rows.view.recipe.identity == identity
 
 
 def test_a_namespace(tmp_path):

@@ -9,7 +9,7 @@ from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDatase
 
 
 def row_bytes(table):
-    return sample.average_row_bytes(LanceIterableTorchDataset(table)._new_reader())
+    return sample.average_row_bytes(LanceIterableTorchDataset(table)._rows.new_reader())
 
 
 @pytest.mark.parametrize("place", [0, -1])
@@ -29,7 +29,7 @@ def test_of_large_rows_sixteen_are_enough(db, monkeypatch):
     table = db.create_table("images", pa.table({"image": [bytes(100_000)] * 100}))
     dataset = LanceIterableTorchDataset(table)
     read = record_reads(monkeypatch, lambda reader, rows: len(rows))
-    assert sample.average_row_bytes(dataset._new_reader()) == pytest.approx(100_000, rel=0.01)
+    assert sample.average_row_bytes(dataset._rows.new_reader()) == pytest.approx(100_000, rel=0.01)
     assert read == [16]
 
 
@@ -57,7 +57,7 @@ def test_of_large_values_the_beginnings_tell_tables_apart(db, monkeypatch, kind,
         value = value_of([first, *range(100), *[3] * 1099])
         column = pa.array([value, None, value], kind)
         table = db.create_table(name, pa.table({"x": column}))
-        prints.append(LanceIterableTorchDataset(table)._describe_data()["fingerprint"])
+        prints.append(LanceIterableTorchDataset(table)._rows.describe()["fingerprint"])
     assert prints[0] == prints[1] != prints[2]
 
 

@@ -125,7 +125,7 @@ def run_whole_and_broken(kind, source, workers, seen):
         batches = iter(loader)
         next(batches)
         seen.add(loader.state_dict(), loader.stats(), loader.postfix(), loader.dataset.stats())
-        seen.add(loader.dataset, vars(loader.dataset), loader, loader.dataset._view)
+        seen.add(loader.dataset, vars(loader.dataset), loader, loader.dataset._rows.view)
         del batches
         source.spoil()
         for fails in (lambda: list(loader), lambda: pickle.loads(raw)[0]):

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A signal that the program handles, sent to all of its processes, ends none of its workers."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from lancedb.integrations._torch.workers.signals import handled_signals
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 from limits import HANGS
+from loaders import workers_of
 
 PROGRAM = """
 import os, signal, sys
@@ -15,9 +20,11 @@ from lancedb.integrations.torch import (
     LanceDataLoader, LanceIterableTorchDataset, LanceTorchDataset
 )
 
+NAMES = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGQUIT", "SIGTERM", "SIGINT")
+
 def main():
     heard = []
-    for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGQUIT"):
+    for name in NAMES:
         signal.signal(getattr(signal, name), lambda number, frame: heard.append(number))
     table = lancedb.connect("memory://").create_table("t", [{"id": n} for n in range(64)])
     if sys.argv[1] == "iterable":
@@ -26,9 +33,9 @@ def main():
         loader = LanceDataLoader(LanceTorchDataset(table), batch_size=4, num_workers=2)
     for number, batch in enumerate(loader):
         if number == 3:
-            for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGQUIT"):
+            for name in NAMES:
                 os.killpg(0, getattr(signal, name))
-    print(number + 1, len(set(heard)) == 5)
+    print(number + 1, len(set(heard)) == len(NAMES))
 
 if __name__ == "__main__":
     main()
@@ -49,3 +56,46 @@ def test_workers_and_their_server_outlive_a_warning_to_the_whole_job(tmp_path, k
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["16", "True"]
+
+
+@pytest.fixture
+def handled():
+    """SIGTERM, which this process handles meanwhile."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    yield signal.SIGTERM
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_an_interrupt_that_python_handles_itself_is_none_that_the_program_does(handled):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert handled_signals() == {handled}
+
+
+def starts_a_program(batch):
+    """How a program ends that a transform has started, and that is asked to."""
+    program = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    program.terminate()
+    return program.wait(HANGS)
+
+
+def end(worker):
+    worker.terminate()
+    worker.join(HANGS)
+
+
+def test_a_worker_that_outlives_a_signal_still_ends_what_it_started_and_is_ended(table, handled):
+    loader = LanceDataLoader(
+        LanceIterableTorchDataset(table, batch_size=250, transform=starts_a_program),
+        num_workers=1,
+        multiprocessing_context="fork",
+        persistent_workers=True,
+    )
+    batches = iter(loader)
+    ended = [next(batches)]
+    (worker,) = workers_of(batches)
+    os.kill(worker.pid, handled)
+    assert ended + list(batches) == [-handled] * 4
+    assert worker.is_alive()
+    with pytest.raises(RuntimeError, match="killed by signal"):  # as torch says of its children
+        end(worker)
+    assert worker.exitcode == -signal.SIGKILL

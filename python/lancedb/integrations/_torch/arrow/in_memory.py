@@ -43,6 +43,7 @@ class InMemoryRows:
         self._rows = rows
         self._most_bytes = most_bytes
         self.is_too_large = False
+        self.num_bytes = 0  # of what was read so far
         self._read_rows = max(1, _READ_BYTES // row_bytes)
         self._columns: list[take.Rows] | None = None
         self._loading = threading.Lock()
@@ -79,10 +80,10 @@ class InMemoryRows:
 
     def _loaded(self, batches: Iterable[pa.RecordBatch]) -> list[take.Rows]:
         columns: list[_Column] = []
-        size = 0
+        self.num_bytes = 0
         for batch in batches:
-            size += own_bytes(batch)
-            if self._most_bytes is not None and size > _SLACK * self._most_bytes:
+            self.num_bytes += own_bytes(batch)
+            if self._most_bytes is not None and self.num_bytes > _SLACK * self._most_bytes:
                 self.is_too_large = True
                 raise TooLarge
             if not columns:  # what comes is not always of the types that a table declares

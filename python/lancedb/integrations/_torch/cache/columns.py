@@ -10,30 +10,26 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from ..arrow.dictionaries import own_bytes
-from ..arrow.in_memory import InMemoryRows, TooLarge
 from ..arrow.large_rows import vary_in_size
 from ..common.checks import one_of
-from ..frameworks.torch_loader import in_worker
 from ..table.handle import LocalRows
 from ..table.reader import PendingRead, Reader
-from ..table.recipe import is_in_object_store
 from ..table.sample import average_row_bytes, row_sizes
-from ..table.selection import Selection, places_in
+from ..table.selection import Selection
+from .tables import CachedTable, most_kept
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
 Cache = bool | Literal["auto"]
 
-# Of all columns together; less in each of several workers, or where reading them takes long.
-_KEPT_BYTES = 192 << 20
-_FEWER_BYTES = 64 << 20
+_READS_AHEAD = 2
 # Reading a column as a whole takes a twentieth of the time, or less, of reading it row by row:
 # it is worth it once a process has read this share of the rows.
 _READ_FIRST = 1 / 32
@@ -59,7 +55,7 @@ class ColumnCache:
         self._seen = 0
         self._bytes: Counter[str] = Counter()
         self._decided = cache is False
-        self._held: _Held | None = None
+        self._held: _KeptColumns | None = None
         self._counts: Counter[str] = Counter()
 
     def __reduce__(self) -> tuple:
@@ -82,7 +78,7 @@ class ColumnCache:
 
     def _finish(
         self,
-        held: _Held | None,
+        held: _KeptColumns | None,
         local: LocalRows | None,
         finish: Callable[[], pa.RecordBatch],
     ) -> pa.RecordBatch:
@@ -118,11 +114,10 @@ class ColumnCache:
 
     def _decide(self, reader: Reader) -> None:
         try:
-            self._held = self._loaded(reader)
-            if self._held is not None:
-                self._counts.update(bytes=self._held.bytes_loaded)
-        except TooLarge:
-            _log.debug("no columns are kept: the rows read first were much smaller than the others")
+            kept = self._worth_keeping(reader)
+            if kept is not None and kept.load():
+                self._held = kept
+                self._counts.update(bytes=kept.num_bytes)
         except (RuntimeError, OSError, ValueError) as error:
             if self.cache is True:
                 raise
@@ -130,12 +125,12 @@ class ColumnCache:
             _log.debug("no columns are kept: %s", error)
         self._decided = True
 
-    def _loaded(self, reader: Reader) -> _Held | None:
-        """The columns to keep, read; None if none of them is worth it."""
+    def _worth_keeping(self, reader: Reader) -> _KeptColumns | None:
+        """The columns to keep; None if none of them is worth it."""
         selection = reader.selection
         stretch = selection.stretch()
         if self.cache is True:
-            return _Held(reader, list(reader.columns), stretch or selection, None)
+            return _KeptColumns(reader, reader.columns, stretch or selection, None)
         # Rows here and there would have to be read one by one, as they are in any case.
         if stretch is None or not reader.handle().is_read_in_bulk:
             return None
@@ -145,20 +140,19 @@ class ColumnCache:
         }
         if row_sizes(reader).are_skewed:  # an average says nothing of columns that vary
             widths = {name: widths[name] for name in widths if _has_one_size(reader, name)}
-        dear = in_worker() or is_in_object_store(reader.recipe.source)
-        budget = _FEWER_BYTES if dear else _KEPT_BYTES
+        budget = most_kept()
         names = narrowest(widths, budget / stretch.num_rows)
-        return _Held(reader, names, stretch, budget) if names else None
+        return _KeptColumns(reader, names, stretch, budget) if names else None
 
 
-class _Held:
-    """Some columns of a stretch of a table, or of a selection, and how to read the others.
+class _KeptColumns:
+    """Some columns in memory, and a reader of the others.
 
     Parameters
     ----------
     reader : Reader
         What reads every column.
-    names : list of str
+    names : collection of str
         Which columns to keep.
     held : Selection
         Whose rows to keep: a stretch of the table, or the reader's own selection.
@@ -166,44 +160,49 @@ class _Held:
         How many Arrow bytes may be kept.
     """
 
-    def __init__(self, reader: Reader, names: list[str], held: Selection, most_bytes: int | None):
+    def __init__(
+        self, reader: Reader, names: Collection[str], held: Selection, most_bytes: int | None
+    ):
         self._names = list(reader.columns)
-        self._kept = frozenset(names)
-        self.names = names
-        self._selection = reader.selection
-        self._held = held
-        kept = [name for name in self._names if name in self._kept]
-        others = [name for name in self._names if name not in self._kept]
+        self.names = [name for name in self._names if name in names]
+        others = [name for name in self._names if name not in names]
         self._rest = _only(reader, reader.selection, others).open() if others else None
-        self.bytes_loaded = 0
-        self._rows = self._in_memory(_only(reader, held, kept), most_bytes)
+        kept = _only(reader, held, self.names)
+        self._table = CachedTable(kept, reader.selection, average_row_bytes(kept), most_bytes)
 
-    def _in_memory(self, reader: Reader, most_bytes: int | None) -> InMemoryRows:
-        """All that a reader reads."""
-        rows = InMemoryRows(reader.selection.num_rows, average_row_bytes(reader), most_bytes)
-        rows.load(self._counted(reader, rows.parts()))
-        return rows
+    def load(self) -> bool:
+        """Read what is to be kept; False if it is too large."""
+        return self._table.load(_ByReader(self._table.reader), _READS_AHEAD)
 
-    def _counted(self, reader: Reader, parts: Iterator[np.ndarray]) -> Iterator[pa.RecordBatch]:
-        for part in parts:
-            batch = reader.read(part)
-            self.bytes_loaded += own_bytes(batch)
-            yield batch
+    @property
+    def num_bytes(self) -> int:
+        """What was read to be kept."""
+        return self._table.rows.num_bytes
 
     def begin(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
         reading = self._rest.open().begin(rows) if self._rest is not None else None
         return functools.partial(self._finish, reading, rows)
 
     def _finish(self, reading: PendingRead | None, rows: np.ndarray) -> pa.RecordBatch:
-        kept = self._rows.take(places_in(self._held, self._selection, rows))
+        kept = self._table.take(rows)
         if reading is None:
             return kept
         read = reading.in_order()
-        parts = [(kept if name in self._kept else read, name) for name in self._names]
+        parts = [(kept if name in self.names else read, name) for name in self._names]
         return pa.RecordBatch.from_arrays(
             [batch[name] for batch, name in parts],
             schema=pa.schema([batch.schema.field(name) for batch, name in parts]),
         )
+
+
+class _ByReader:
+    """Reads what is to be kept, of which nobody counts the seconds."""
+
+    def __init__(self, reader: Reader):
+        self.begin_rows = reader.open().begin
+
+    def finish(self, reading: PendingRead) -> None:
+        """Nothing more to do."""
 
 
 def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:

@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a whole table in memory, and the memory that a dataset keeps from epoch to epoch."""
+"""Rows in memory: who loads them, how many there may be, and what is kept from epoch to epoch."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from ..arrow.buffer_pool import SEGMENTS, WindowMemory, segment_size
 from ..arrow.in_memory import InMemoryRows, TooLarge
+from ..frameworks.torch_loader import in_worker
 from ..order.epoch_order import EpochOrder
 from ..table.reader import PendingRead, Reader
 from ..table.selection import Selection, places_in
 
-if TYPE_CHECKING:
-    from ..pipeline.sources import Reads
+# What one process keeps unasked: as much as its windows would have; less where there are several.
+MOST_BYTES = 256 << 20
+FEWER_BYTES = 64 << 20
+
+
+def most_kept() -> int:
+    """How many Arrow bytes of a table's rows this process may keep unasked."""
+    return FEWER_BYTES if in_worker() else MOST_BYTES
 
 
 class CachedTable:
-    """All rows of a selection, once they were read.
+    """All that a reader reads, once it was read, for who asks for rows of another selection.
 
     Parameters
     ----------
@@ -48,37 +55,50 @@ class CachedTable:
         """Whether the rows are in memory."""
         return self.rows.is_loaded
 
-    def load(self, reads: Reads, ahead: int) -> bool:
+    def load(self, reads: Loading, ahead: int) -> bool:
         """Read all rows, unless that was done; False if they are too large to be kept.
 
         Parameters
         ----------
-        reads : Reads
+        reads : Loading
             What reads them.
         ahead : int
             How many more reads are under way meanwhile.
         """
         try:
-            self.rows.load(self._read(reads, ahead))
+            self.rows.load(_read(reads, self.rows.parts(), ahead))
         except TooLarge:
             return False
         return True
-
-    def _read(self, reads: Reads, ahead: int) -> Iterator[pa.RecordBatch]:
-        under_way: deque[PendingRead] = deque()
-        for rows in self.rows.parts():
-            under_way.append(reads.begin_rows(rows))
-            if len(under_way) > ahead:
-                yield _finished(reads, under_way.popleft())
-        while under_way:
-            yield _finished(reads, under_way.popleft())
 
     def take(self, rows: np.ndarray) -> pa.RecordBatch:
         """Some rows of the selection, in that order; they must be loaded."""
         return self.rows.take(places_in(self.reader.selection, self._selection, rows))
 
 
-def _finished(reads: Reads, reading: PendingRead) -> pa.RecordBatch:
+class Loading(Protocol):
+    """What reads rows that are to be kept."""
+
+    def begin_rows(self, rows: np.ndarray) -> PendingRead:
+        """Begin to read some rows."""
+        ...
+
+    def finish(self, reading: PendingRead) -> None:
+        """Take note of a read that is done."""
+        ...
+
+
+def _read(reads: Loading, parts: Iterator[np.ndarray], ahead: int) -> Iterator[pa.RecordBatch]:
+    under_way: deque[PendingRead] = deque()
+    for rows in parts:
+        under_way.append(reads.begin_rows(rows))
+        if len(under_way) > ahead:
+            yield _finished(reads, under_way.popleft())
+    while under_way:
+        yield _finished(reads, under_way.popleft())
+
+
+def _finished(reads: Loading, reading: PendingRead) -> pa.RecordBatch:
     batch = reading.in_order()
     reads.finish(reading)
     return batch

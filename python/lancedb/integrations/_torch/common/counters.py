@@ -10,35 +10,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-from .shared_memory import shared
+from .per_process import PerProcess
+from .shared_records import SharedRecords
 
 COUNTS = ("rows", "cached_rows", "bytes", "cached_bytes", "skipped")
 SECONDS = ("reading", "converting", "transforming")
 FIELDS = (*COUNTS, *SECONDS, "waiting")
+_RECORD = [*((name, "i8") for name in COUNTS), *((name, "f8") for name in (*SECONDS, "waiting"))]
 
 
 class Stats:
-    """Running totals of one process, one row of a board that processes may share.
+    """Running totals of one process, in one of the records that processes may share."""
 
-    Each worker writes to a row of its own, so that no lock crosses processes.
-    """
-
-    def __init__(self, board: torch.Tensor | None = None, row: int = 0):
-        self._board = (
-            torch.zeros(1, len(FIELDS), dtype=torch.float64, device="cpu")
-            if board is None
-            else board
-        )
-        self._totals = self._board[min(row, len(self._board) - 1)].numpy()
+    def __init__(self, records: SharedRecords | None = None, process: int = 0):
+        self._records = SharedRecords(_RECORD) if records is None else records
+        self._totals = self._records.of(process)
         self._lock = threading.Lock()
 
     def add(self, **amounts: float) -> None:
         """Add to the totals named in `FIELDS`; seconds for all but `COUNTS`."""
         with self._lock:
             for name, amount in amounts.items():
-                self._totals[FIELDS.index(name)] += amount
+                self._totals[name] += amount
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -50,9 +43,61 @@ class Stats:
             self.add(**{name: time.perf_counter() - started})
 
     def summary(self) -> dict[str, Any]:
-        """Totals over every process that shares the board."""
-        totals = dict(zip(FIELDS, self._board.sum(0).tolist(), strict=True))
-        return {**totals, **{name: int(totals[name]) for name in COUNTS}}
+        """Totals over every process that shares the records."""
+        return {name: self._records[name].sum().item() for name in FIELDS}
+
+
+class Counts:
+    """What was counted of a dataset by this process, and by the workers of its loaders.
+
+    A copy in another process counts for itself, unless it is one of those workers.
+    """
+
+    def __init__(self) -> None:
+        self.records: SharedRecords | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._here: PerProcess[Stats] = PerProcess()
+        self._earlier: list[Stats] = []
+        self._ledger = Ledger()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"records": self.records}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def here(self, process: int) -> Stats:
+        """The totals that this process adds to, as one of several."""
+        return self._here.get(lambda: Stats(self.records, process))
+
+    def share(self, processes: int) -> bool:
+        """Count in shared memory from now on, if there is none yet for so many processes."""
+        if self.records is not None and len(self.records) >= processes:
+            return False
+        # Workers of another loader may still add to the records there were.
+        self._earlier.append(self._known())
+        self.records = SharedRecords(_RECORD, processes).share()
+        self._here = PerProcess()
+        return True
+
+    def totals(self) -> dict[str, Any]:
+        """What was counted in all."""
+        summaries = [each.summary() for each in (*self._earlier, self._known())]
+        return {name: sum(summary[name] for summary in summaries) for name in FIELDS}
+
+    def _known(self) -> Stats:
+        return self._here.known or Stats(self.records)
+
+    def begin_for(self, owner: Any) -> None:
+        """Count for `owner` from now on."""
+        self._ledger.turn_to(owner, self.totals())
+
+    def of(self, owner: Any) -> dict[str, Any]:
+        """What was counted for `owner`."""
+        return self._ledger.share_of(owner, self.totals())
 
 
 class Ledger:
@@ -76,14 +121,3 @@ class Ledger:
         if self._last is None or self._last() is not owner:
             return dict(share)
         return {name: share[name] + totals[name] - self._since[name] for name in totals}
-
-
-def summed(counted: list[Stats]) -> dict[str, Any]:
-    """The totals of several boards."""
-    summaries = [each.summary() for each in counted]
-    return {name: sum(summary[name] for summary in summaries) for name in FIELDS}
-
-
-def shared_board(processes: int) -> torch.Tensor:
-    """A board of zeros in shared memory with a row for each process."""
-    return shared(torch.zeros(processes, len(FIELDS), dtype=torch.float64, device="cpu"))

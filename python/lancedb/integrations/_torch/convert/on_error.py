@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ..arrow import take
 from ..common.checks import one_of
-from ..common.shared_memory import shared
+from ..common.shared_records import SharedRecords
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
@@ -21,6 +20,7 @@ OnError = str | Callable[[Exception, int], Any]
 
 LISTED = 1000
 HOPELESS = 1000
+_LIST = [("count", "i8"), ("offsets", "i8", LISTED)]
 
 
 class Partial(NamedTuple):
@@ -108,33 +108,31 @@ def _failing_rows(
 class SkippedRows:
     """Offsets of the rows that were left out, each once, in memory that processes may share.
 
-    Each process writes to a row of its own, and lists its first `LISTED`.
+    Each process lists its first `LISTED`.
     """
 
     def __init__(self) -> None:
-        self._board = _empty_board(1)
+        self._lists = SharedRecords(_LIST)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers that share the board write to it; a copy anywhere else begins anew.
-        return {"_board": self._board if self._board.is_shared() else None}
+        # Workers that share the lists add to them; a copy anywhere else begins anew.
+        return {"_lists": self._lists if self._lists.is_shared else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        board = state["_board"]
-        self._board = _empty_board(1) if board is None else board
+        lists = state["_lists"]
+        self._lists = SharedRecords(_LIST) if lists is None else lists
 
     def share(self, processes: int) -> None:
-        """From now on count for so many processes, more than before; what is listed stays."""
-        board = shared(_empty_board(processes))
-        board[: len(self._board)] = self._board
-        self._board = board
+        """From now on list for so many processes, more than before; what is listed stays."""
+        self._lists = self._lists.copy(processes)
 
     def add(self, offset: int, process: int) -> None:
         """List a row, unless this process has listed it already or its list is full."""
-        row = self._board[min(process, len(self._board) - 1)].numpy()
-        count = int(row[0])
-        if count < LISTED and offset not in row[1 : count + 1]:
-            row[count + 1] = offset
-            row[0] = count + 1
+        mine = self._lists.of(process)
+        count = int(mine["count"])
+        if count < LISTED and offset not in mine["offsets"][:count]:
+            mine["offsets"][count] = offset
+            mine["count"] = count + 1
 
     def report(
         self, partial: Partial, offsets: np.ndarray, on_error: OnError, process: int
@@ -150,9 +148,5 @@ class SkippedRows:
 
     def offsets(self) -> list[int]:
         """The offsets of all processes, ascending."""
-        listed = (row[1 : int(row[0]) + 1].tolist() for row in self._board)
-        return sorted(set().union(*listed))
-
-
-def _empty_board(processes: int) -> torch.Tensor:
-    return torch.zeros(processes, 1 + LISTED, dtype=torch.int64, device="cpu")
+        lists = zip(self._lists["offsets"], self._lists["count"], strict=True)
+        return sorted(set().union(*(offsets[:count].tolist() for offsets, count in lists)))

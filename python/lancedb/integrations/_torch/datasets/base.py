@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import reprlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,34 +11,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
+from ..cache.columns import Cache, check_cache
 from ..cache.directory import cache_settings
-from ..cache.disk import DiskCache, disk_cache
 from ..common.checks import one_of, whole_number
-from ..common.counters import Ledger, Stats, shared_board, summed
-from ..common.error_notes import add_note
-from ..common.per_process import PerProcess
-from ..common.pickling import check_sendable
+from ..common.counters import Counts, Stats
 from ..convert.blob_files import BlobSource
 from ..convert.on_error import OnError, Partial, SkippedRows
 from ..convert.packed import PackedRows
 from ..convert.transform import Output
-from ..frameworks.torch_loader import in_worker, process_number
+from ..frameworks.torch_loader import process_number
 from ..order.steps import Steps
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
-from ..table.handle import LocalRows, empty_batch, opened
-from ..table.pylance import expected_reader
+from ..table.handle import empty_batch
 from ..table.reader import Reader
-from ..table.recipe import FactorySource
-from ..table.sample import fingerprint
 from ..table.selection import AllRows
-from ..workers.ipc import send_small_tensors_whole
-from ..workers.parent import follow_parent
 from ..workers.start import preload_workers
 from .cursor import StepOrder
+from .joined import JoinedRows
 from .keywords import refuse_to_change
+from .pinned_rows import PinnedRows
 
 # How long a dataset waits by default. Longer than what lancedb sits out by itself, and well below
 # the ten minutes after which the other ranks of a distributed run give up.
@@ -93,23 +85,17 @@ class BatchDataset:
 
     def _begin_use(self) -> None:
         """Begin with nothing opened, read or counted."""
-        self._board: torch.Tensor | None = None
-        self._counts: PerProcess[Stats] = PerProcess()
-        self._counted: list[Stats] = []
-        self._ledger = Ledger()
+        self._counts = Counts()
         self._skipped = SkippedRows()
         forking.note_use()
 
     def __getstate__(self) -> dict[str, Any]:
         preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
-        state = {**self.__dict__, "_counted": []}
-        del state["_ledger"], state["_counts"]
-        return state
+        return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._ledger, self._counts = Ledger(), PerProcess()
         forking.note_use()
 
     def __getattr__(self, name: str) -> Any:
@@ -136,12 +122,8 @@ class BatchDataset:
         }
 
     def _share_counts(self, processes: int) -> None:
-        """Count in shared memory, worker w in row w + 1, so that all can be summed."""
-        if self._board is None or len(self._board) < processes:
-            # Workers of another loader may still count on the board that was.
-            self._counted.append(self._stats())
-            self._board = shared_board(processes)
-            self._counts = PerProcess()
+        """Count in shared memory, worker w as process w + 1, so that all can be summed."""
+        if self._counts.share(processes):
             self._skipped.share(processes)
 
     def skipped_rows(self) -> list[int]:
@@ -170,29 +152,22 @@ class BatchDataset:
             consumer stood still until a batch was ready. Of one table ``reader`` names what finds
             single rows and short runs in this process: ``"pylance"`` or ``"lancedb"``.
         """
-        return {**self._totals(), **self._reading()}
-
-    def _totals(self) -> dict[str, Any]:
-        return summed([*self._counted, self._stats()])
+        return {**self._counts.totals(), **self._reading()}
 
     def _reading(self) -> dict[str, str]:
         """What finds rows, where that is known."""
         return {}
 
-    def _count_for(self, loader: Any) -> None:
-        """Add what is counted from now on to what `_stats_for` says of a loader."""
-        self._ledger.turn_to(loader, self._totals())
-
     def _stats_for(self, loader: Any) -> dict[str, Any]:
         """As `stats`, but only what was counted for one of the loaders over this dataset."""
-        return {**self._ledger.share_of(loader, self._totals()), **self._reading()}
+        return {**self._counts.of(loader), **self._reading()}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._described())})"
 
     def _stats(self) -> Stats:
         """The totals that this process adds to; a forked worker has others than its parent."""
-        return self._counts.get(lambda: Stats(self._board, process_number()))
+        return self._counts.here(process_number())
 
     def _without_bad(self, batch: Any, rows: np.ndarray) -> Any:
         """The batch, once what was left out of it is counted, listed and reported."""
@@ -221,13 +196,10 @@ class BatchDataset:
 
 
 class TableDataset(BatchDataset):
-    """A pinned view of a LanceDB table that reopens itself in every process.
+    """Batches of the rows of a pinned table."""
 
-    What is pickled is the recipe: where the table is, its version, the rows, columns and format.
-    The open reader, ``_perm``, is made at the first read in each process.
-    """
-
-    _caches_blobs = True
+    _rows: PinnedRows | JoinedRows
+    _reads_by_index = False  # or ahead
 
     def __init__(
         self,
@@ -243,72 +215,66 @@ class TableDataset(BatchDataset):
         batch_size: int | None,
         on_error: OnError,
         read_timeout: float | None,
+        cache: Cache,
         cache_dir: Any,
         cache_bytes: Any,
         packed: PackedRows | None = None,
     ):
         forking.refuse_while_importing_main()
-        self._cache_settings = settings = cache_settings(cache_dir, cache_bytes)
-        self._view: View = resolve(given, seconds("read_timeout", read_timeout))
+        settings = cache_settings(cache_dir, cache_bytes)
+        view = resolve(given, seconds("read_timeout", read_timeout))
         if format is None and transform is None:
-            format, transform = self._view.format, self._view.transform
+            format, transform = view.format, view.transform
         # What is not used need not be pickled, nor can it always be.
-        self._view = dataclasses.replace(self._view, transform=None)
-        files = _files_of(self._view)
+        view = dataclasses.replace(view, transform=None)
+        files = _files_of(view)
         output = Output(
             format, transform, fill_null, ragged, pad_value, pad_to, on_error, files, packed
         )
         if output.makes_tensors:
-            output.check(empty_batch(self._view.schema))
+            output.check(empty_batch(view.schema))
         if batch_size is None:
-            batch_size = self._view.batch_size or self._default_batch_size
+            batch_size = view.batch_size or self._default_batch_size
         super().__init__(output, batch_size, unwrap)
-        if settings is not None:
-            names_blobs = self._caches_blobs and given.columns is not None
-            self._disk = disk_cache(settings, TableDataset._new_reader(self), names_blobs)
+        by_index, kept = self._reads_by_index, check_cache(cache)
+        self._rows = PinnedRows(
+            view,
+            settings,
+            cache=kept if by_index else False,
+            blobs_are_late=not by_index and kept is not True,
+            names_blobs=by_index and given.columns is not None,
+        )
         if self.num_rows == 0:
-            rows = f"{self._view.selection.describe()} of {self._view.recipe.describe()}"
+            rows = f"{view.selection.describe()} of {view.recipe.describe()}"
             warnings.warn(f"this dataset is empty: {rows}", stacklevel=4)
-
-    def _begin_use(self) -> None:
-        super()._begin_use()
-        self._perm: Reader | None = None
-        self._disk: DiskCache | None = None
-        self._data: dict[str, Any] | None = None
-        self._categories: dict[str, list[Any]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        mine = {"_view": self._sent_view(), "_perm": None, "_categories": None}
-        return {**super().__getstate__(), **mine}
-
-    def _sent_view(self) -> View:
-        return sent_view(self._view)
 
     @property
     def table_name(self) -> str:
         """The table's name."""
-        return self._view.recipe.name
+        return self._rows.table_name
 
     @property
-    def version(self) -> int | None:
-        """The table version that every process reads; None for a ``memory://`` table."""
-        return self._view.recipe.version
+    def version(self) -> Any:
+        """The table version that every process reads; None for a ``memory://`` table.
+
+        Of datasets that were joined by ``+`` a tuple.
+        """
+        return self._rows.version
 
     @property
     def num_rows(self) -> int:
         """How many rows the dataset has, over all ranks and workers, after `filter` and `split`."""
-        return self._view.selection.num_rows
+        return self._rows.num_rows
 
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the rows, before `format` and `transform`."""
-        read = self._view.schema if self._view.schema is not None else self._reader().schema
-        return self._output.schema_of(read)
+        return self._output.schema_of(self._rows.schema)
 
     @property
     def column_names(self) -> list[str]:
         """The names of the columns, as the batches have them."""
-        return list(self._view.columns)
+        return self._rows.column_names
 
     @property
     def categories(self) -> dict[str, list[Any]]:
@@ -341,86 +307,33 @@ class TableDataset(BatchDataset):
         >>> dataset.categories
         {'label': ['cat', 'dog']}
         """
-        recipe = self._view.recipe
-        known = recipe.categories
+        known = self._rows.categories
         if known is None:
             raise AttributeError("categories")  # what to do about it is said by __getattr__
-        if self._categories is None:
-            values = recipe.in_time(lambda: known.of(opened(recipe).table))
-            self._categories = {
-                name: values[column].to_pylist()
-                for name, column in self._view.columns.items()
-                if column in values
-            }
-        return self._categories
+        return known
 
-    def _describe_data(self) -> dict[str, Any]:
-        """Which rows of which table version these are, for a state; found out once."""
-        if self._data is None:
-            recipe, selection = self._view.recipe, self._view.selection
-            self._data = {
-                "table": recipe.name,
-                "branch": recipe.branch,
-                "version": recipe.version,
-                "selection": selection.describe(),
-                "fingerprint": fingerprint(recipe, selection),
-            }
-        return self._data
+    @property
+    def _perm(self) -> Reader | None:
+        """This process's open reader; None until its first read."""
+        return self._rows.here
 
     def _reading(self) -> dict[str, str]:
-        return {"reader": self._reads_by()}
-
-    def _reads_by(self) -> str:
-        """What finds rows, or is expected to until a reader is open."""
-        if self._perm is not None and self._perm.is_open:
-            return self._perm.handle().reads_by
-        return expected_reader(self._view.recipe)
-
-    def _reader(self) -> Reader:
-        if in_worker():  # a forked one has its parent's reader
-            follow_parent()
-            send_small_tensors_whole()
-        if self._perm is None:
-            self._perm = self._new_reader(self._disk)
-        return self._perm.open()
-
-    def _new_reader(self, local: LocalRows | None = None) -> Reader:
-        view = self._view
-        return Reader(view.recipe, view.selection, view.columns, local)
+        return {"reader": self._rows.reads_by}
 
     def _offsets(self, rows: np.ndarray) -> np.ndarray:
-        """Where some rows stand in the table version that is read."""
-        return self._view.selection.offsets(rows)
+        return self._rows.offsets(rows)
 
     def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
-        """Have an error's traceback say which rows of which table it came from."""
-        offsets = self._offsets(rows[:8]).tolist()
-        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        add_note(error, f"{doing}: rows {offsets}{more} of {self._view.recipe.describe()}")
+        self._rows.note(error, doing, rows)
 
     def _described(self) -> list[str]:
+        disk = self._rows.disk
         return [
-            self._view.recipe.describe(),
-            f"rows={self.num_rows} ({self._view.selection.describe()})",
-            f"columns={reprlib.repr(self.column_names)}",
+            *self._rows.described(),
             f"format={self.format!r}" + (" + transform" if self._output.transform else ""),
-            f"reader={self._reads_by()!r}",
-            *([f"cache_dir={self._disk.directory!r}"] if self._disk is not None else []),
+            f"reader={self._rows.reads_by!r}",
+            *([f"cache_dir={disk.directory!r}"] if disk is not None else []),
         ]
-
-
-def sent_view(view: View) -> View:
-    """A view as it travels to another process: without the schema, which is read there.
-
-    Raises
-    ------
-    TypeError
-        If its table cannot be opened there.
-    """
-    if isinstance(view.recipe.source, FactorySource):
-        check_sendable("connection_factory", view.recipe.source.factory)
-    # A reader of blobs may read row ids, and says nothing of what they become.
-    return view if view.blobs else dataclasses.replace(view, schema=None)
 
 
 def _files_of(view: View) -> dict[str, BlobSource]:

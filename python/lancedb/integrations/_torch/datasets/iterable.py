@@ -18,9 +18,9 @@ from lancedb.table import Table
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, vary_in_size
 from ..arrow.origins import Origins
-from ..cache.columns import Cache, check_cache
+from ..cache.columns import Cache
 from ..cache.disk import MappedTable
-from ..cache.tables import CachedTable, EpochCache
+from ..cache.tables import CachedTable, EpochCache, most_kept
 from ..common.checks import whole_number
 from ..common.machine import memory_bytes
 from ..convert.on_error import OnError
@@ -40,10 +40,7 @@ from ..order.steps import Steps
 from ..pipeline.groups import rows_plan_of
 from ..pipeline.prefetch import Prefetcher, ReadAhead
 from ..pipeline.table_input import TableInput
-from ..table.arguments import Given
-from ..table.blobs import LATE
-from ..table.handle import LocalRows
-from ..table.reader import Reader
+from ..table.arguments import Given, View
 from ..table.recipe import is_in_object_store
 from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
@@ -53,6 +50,7 @@ from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder
 from .keywords import explain_unknown
 from .origins import RandomSeed, origins_of
+from .pinned_rows import PinnedRows
 from .planned_batches import (
     NOMINAL_BATCH,
     Counted,
@@ -74,10 +72,6 @@ Auto = int | Literal["auto"]
 
 # Reads of an object store that are under way for each one of a disk.
 FAR_READS = 4
-
-# Bytes of a table that is kept in memory. Of a disk they are read in a fraction of a second.
-MOST_CACHED = 192 << 20
-MOST_CACHED_FROM_AFAR = 32 << 20
 
 
 class LanceIterableTorchDataset(ShardedDataset, TableDataset):
@@ -130,9 +124,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     cache : bool or "auto", default "auto"
         Whether to read all rows at the first batch, and keep them in this process's memory for
         all epochs. ``"auto"`` does so for a shuffled table, or a stretch of it of which a quarter
-        of the rows or more are chosen, with an automatic layout, that takes up to 192 MB (32 MB
-        in an object store), has no tiny fragments, and is read by one process alone. The order
-        is the same in either case.
+        of the rows or more are chosen, with an automatic layout, that takes up to 256 MB, has no
+        tiny fragments, and is read by one process alone. The order is the same in either case.
     cache_dir : str or path, optional
         As for `LanceTorchDataset`. Rows that `cache` keeps in memory unasked are not written to it;
         ``cache=True`` loads them from it.
@@ -196,8 +189,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     torch.Size([64])
     """
 
+    _rows: PinnedRows
     _is_advised = False
-    _caches_blobs = False  # they are fetched with their batch, by row ids
 
     @explain_unknown
     def __init__(
@@ -271,6 +264,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             on_error=on_error,
             read_timeout=read_timeout,
             packed=None if batching is None else batching._packed,
+            cache=cache,
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
         )
@@ -280,8 +274,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             )
         self.readahead = whole_number("readahead", readahead, 1)
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
-        self.cache = check_cache(cache)
-        self._sizes = row_sizes(self._new_reader())
+        self.cache: Cache = cache
+        self._sizes = row_sizes(self._rows.new_reader())
         self._order = ShuffleSpec(
             rows=self.num_rows,
             row_bytes=self._sizes.average,
@@ -291,14 +285,14 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         )
         if self._order.shuffle == "block":
             # A random split has no neighbours to read together, and its order is lost anyway.
-            self._view = dataclasses.replace(
+            self._rows.view = dataclasses.replace(
                 self._view, selection=in_stored_order(self._view.selection)
             )
         self._order = self._weighted(sample_weights, balance_by, epoch_rows)
         if batching is not None:
             self._batching = batching
             check_lanes(self._order)
-            counted = Counted(self._view, self._order.row_bytes, self._cache_settings)
+            counted = Counted(self._view, self._order.row_bytes, self._rows.settings)
             self._planned = PlannedBatches(
                 batching,
                 {"": counted},
@@ -306,7 +300,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 self._output.ragged,
                 self._output.nulls,
             )
-        self._describe_data()
+        self._rows.describe()  # while the table is there
         self._epoch_cache = EpochCache()
         self._begin_epochs(drop_last, rank, world_size, mesh)
 
@@ -333,6 +327,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return self._order  # which has no batch
         draws = RowWeights(weights, points)
         return dataclasses.replace(self._order, rows=points, draws=draws, drawn_by=drawn_by)
+
+    @property
+    def _view(self) -> View:
+        return self._rows.view
 
     @property
     def shuffle(self) -> str:
@@ -365,7 +363,8 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         ahead, stats = self._read_ahead(), self._stats()
         held_in = stack.enter_context(self._kept_in(plan))
         large = self._large_rows()
-        rows = TableInput(plan, self._reader(), stats, ahead.reads, ahead.read_rows, held_in, large)
+        reader = self._rows.reader()
+        rows = TableInput(plan, reader, stats, ahead.reads, ahead.read_rows, held_in, large)
         groups = schedule(plan, spans, ahead.read_rows)
         return Prefetcher(rows, groups, output, stats, ahead, self._limits_here(), origins)
 
@@ -396,7 +395,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     def _epoch_order(self, layout: Any = None) -> StepOrder:
         """What cursors ask, for this rank."""
         rank, world_size = self.rank_and_world_size()
-        data = self._describe_data()
+        data = self._rows.describe()
         if self._planned is not None:
             data = {**data, **self._planned.describe()}
             described = partial(_described, data, self._order, NOMINAL_BATCH)
@@ -442,16 +441,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 stacklevel=2,
             )
 
-    def _new_reader(self, local: LocalRows | None = None) -> Reader:
-        reader = super()._new_reader(local)
-        if self.cache is True or reader.recipe.blobs != "bytes":
-            return reader
-        # Blobs are fetched for the batches that come next.
-        return reader.of(dataclasses.replace(reader.recipe, blobs=LATE))
-
     def _large_rows(self) -> LargeRows | None:
         """What to do about rows that are far larger than others."""
-        if not vary_in_size(self._reader().schema):
+        if not vary_in_size(self._rows.reader().schema):
             return None
         return LargeRows(self._order.row_bytes, self._sizes.are_skewed, self._limits_here())
 
@@ -463,33 +455,29 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         alone = not in_worker() and self.rank_and_world_size()[1] == 1
         asked = self.cache == "auto" and alone and self._order.is_automatic
         asked = asked and not self._sizes.are_skewed and not self._epoch_cache.is_too_small
-        if not asked or selection.num_rows * bytes_each > self._most:
+        most = most_kept()
+        if not asked or selection.num_rows * bytes_each > most:
             return None
         stretch = selection.stretch()
-        if stretch is None or stretch.num_rows * bytes_each > self._most:
+        if stretch is None or stretch.num_rows * bytes_each > most:
             return None
-        return stretch if self._reader().handle().scans else None
-
-    @property
-    def _most(self) -> int:
-        """Bytes that are kept unasked."""
-        far = is_in_object_store(self._view.recipe.source)
-        return MOST_CACHED_FROM_AFAR if far else MOST_CACHED
+        return stretch if self._rows.reader().handle().scans else None
 
     def _kept_in(
         self, plan: RowOrder
     ) -> contextlib.AbstractContextManager[WindowMemory | CachedTable | MappedTable]:
         """Memory for the rows of one stream."""
         held = self._held()
-        if self._disk is not None and (held is None or self.cache is True):
-            self._disk.fill(again=True)
-            if held is None and self._disk.is_complete and not self._sizes.are_skewed:
-                return contextlib.nullcontext(MappedTable(self._disk, self._reader()))
+        disk = self._rows.disk
+        if disk is not None and (held is None or self.cache is True):
+            disk.fill(again=True)
+            if held is None and disk.is_complete and not self._sizes.are_skewed:
+                return contextlib.nullcontext(MappedTable(disk, self._rows.reader()))
         if held is not None:
-            most = None if self.cache is True else self._most
+            most = None if self.cache is True else most_kept()
             row_bytes = self._order.row_bytes
             row_bytes += self._sizes.late if self.cache is True else 0
-            return self._epoch_cache.for_everything(self._reader(), held, row_bytes, most)
+            return self._epoch_cache.for_everything(self._rows.reader(), held, row_bytes, most)
         return self._epoch_cache.for_windows(rows_plan_of(plan))
 
     def _bytes_to_cache(self) -> int | None:

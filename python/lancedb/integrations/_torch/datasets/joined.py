@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ..arrow.origins import Origins
 from ..arrow.take import take
+from ..cache.columns import Cache
+from .origins import RandomSeed, joined
+from .pinned_rows import PinnedRows
 
 
 def by_part(rows: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -88,9 +94,102 @@ def refuse_files(names: Sequence[str]) -> None:
         )
 
 
-def described(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Which data all parts are, as `_describe_data` says it of one."""
-    names = ("table", "branch", "version", "selection")
-    fingerprints = "".join(str(part["fingerprint"]) for part in parts)
-    digest = hashlib.sha256(fingerprints.encode()).hexdigest()[:32]
-    return {name: [part[name] for part in parts] for name in names} | {"fingerprint": digest}
+class JoinedRows:
+    """Rows of several pinned tables, one after the other; as `PinnedRows` of one.
+
+    Parameters
+    ----------
+    parts : list of PinnedRows
+        With the same columns. Each keeps its own version, cache and reader.
+    """
+
+    disk = here = None
+
+    def __init__(self, parts: list[PinnedRows]):
+        self.parts = parts
+        first = parts[0]
+        self.column_names = first.column_names
+        self.cache: Cache = first.cache
+
+    @property
+    def table_name(self) -> str:
+        """The tables' names."""
+        return " + ".join(part.table_name for part in self.parts)
+
+    @property
+    def version(self) -> tuple[int | None, ...]:
+        """That of each table."""
+        return tuple(part.version for part in self.parts)
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are in all parts."""
+        return sum(self._lengths)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """That of the first part, with whose names all are read."""
+        return self.parts[0].schema
+
+    @property
+    def categories(self) -> dict[str, list[Any]] | None:
+        """The same in all parts."""
+        return self.parts[0].categories
+
+    @property
+    def reads_by(self) -> str:
+        """What finds rows of the first part."""
+        return self.parts[0].reads_by
+
+    def describe(self) -> dict[str, Any]:
+        """Which rows of which table versions these are, for a state."""
+        parts = [part.describe() for part in self.parts]
+        names = ("table", "branch", "version", "selection")
+        fingerprints = "".join(str(part["fingerprint"]) for part in parts)
+        digest = hashlib.sha256(fingerprints.encode()).hexdigest()[:32]
+        return {name: [part[name] for part in parts] for name in names} | {"fingerprint": digest}
+
+    def begin(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
+        """Begin to read some by their place; what is returned waits for them.
+
+        The parts are read side by side, as the first of them is waited for.
+        """
+        return functools.partial(
+            read_joined, rows, self._lengths, lambda part, own: self.parts[part].begin(own)
+        )
+
+    def counts(self) -> Counter[str]:
+        """As of all parts."""
+        return sum((part.counts() for part in self.parts), Counter())
+
+    def offsets(self, rows: np.ndarray) -> np.ndarray:
+        """Their places: there is no one table in which they stand."""
+        return rows
+
+    def origins(self, rows: np.ndarray, random: RandomSeed | None, source: str = "") -> Origins:
+        """Where some come from."""
+        parts = [
+            (number, at, self.parts[number].origins(own, random, str(number)))
+            for number, at, own in self._by_part(rows)
+        ]
+        return joined(parts, len(rows))
+
+    def note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
+        """Have an error's traceback say which of them it came from."""
+        for number, _, own in self._by_part(rows):
+            self.parts[number].note(error, doing, own)
+
+    def described(self) -> list[str]:
+        """Which these are, in words."""
+        tables = [f"{each.described()[0]}, {each.described()[1]}" for each in self.parts]
+        return [" + ".join(f"({each})" for each in tables), f"rows={self.num_rows}"]
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [part.num_rows for part in self.parts]
+
+    def _by_part(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """As `by_part`, with the places of the rows in their part."""
+        starts = np.cumsum([0, *self._lengths])
+        for number, at in by_part(rows, self._lengths):
+            yield number, at, rows[at] - starts[number]

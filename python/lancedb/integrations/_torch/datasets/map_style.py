@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Literal, cast
@@ -17,9 +15,9 @@ from lancedb.permutation import Permutation
 from lancedb.table import Table
 from torch.utils.data import Dataset, default_collate
 
-from ..arrow.origins import Origins, with_origins
+from ..arrow.origins import with_origins
 from ..arrow.take import take
-from ..cache.columns import Cache, ColumnCache, check_cache
+from ..cache.columns import Cache
 from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch
 from ..convert.on_error import OnError
 from ..convert.transform import count_rows, first_row
@@ -33,12 +31,12 @@ from ..frameworks.row_requests import (
 from ..order.state import start_of
 from ..table.arguments import Given
 from ..table.indices import normalize_indices
-from .base import READ_TIMEOUT, TableDataset
+from .base import READ_TIMEOUT, BatchDataset, TableDataset
 from .default_collate import may_be_collated, refuse_what_has_no_tensor
 from .epoch_seed import EpochRows, EpochSeed
-from .joined import by_part, check_alike, described, read_joined, refuse_files
+from .joined import JoinedRows, check_alike, refuse_files
 from .keywords import explain_unknown
-from .origins import RandomSeed, joined, origins_of
+from .origins import RandomSeed
 from .rows_ahead import RowsAhead
 
 
@@ -106,10 +104,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         longer one is a ValueError where the batch is made. Default: the longest of the batch.
     cache : bool or "auto", default "auto"
         Whether to keep columns in the memory of each process that reads. ``"auto"`` keeps the
-        narrowest, up to 192 MB (64 MB in a worker process or of an object store), once the process
-        has read 3 % of the rows, as each column costs a read of its own for every row. It keeps
-        none where under a quarter of a stretch of the table is wanted. True keeps all columns
-        from the first read on.
+        narrowest, up to 256 MB (64 MB in a worker process), once the process has read 3 % of the
+        rows, as each column costs a read of its own for every row. It keeps none where under a
+        quarter of a stretch of the table is wanted. True keeps all columns from the first read on.
     cache_dir : str or path, optional
         A directory on a disk of this machine, made if it is not there. What is read is written
         there in the background, decoded, and taken from there from then on, by every process of
@@ -190,6 +187,8 @@ class LanceTorchDataset(TableDataset, Dataset):
     100
     """
 
+    _reads_by_index = True
+
     @explain_unknown
     def __init__(
         self,
@@ -246,10 +245,10 @@ class LanceTorchDataset(TableDataset, Dataset):
             batch_size=batch_size,
             on_error=on_error,
             read_timeout=read_timeout,
+            cache=cache,
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
         )
-        self._kept = ColumnCache(check_cache(cache))
         self._ahead = RowsAhead()
         self._seed = EpochSeed(seed, is_used=self._output.takes_context)
 
@@ -259,8 +258,8 @@ class LanceTorchDataset(TableDataset, Dataset):
 
     @property
     def cache(self) -> Cache:
-        """Whether columns are kept in memory."""
-        return self._kept.cache
+        """Whether columns are kept in memory; of datasets that were joined, those of the first."""
+        return self._rows.cache
 
     def __getitem__(self, index: Any) -> Any:
         """A batch of one row, or that row itself with ``unwrap``; a slice or list gives a batch.
@@ -344,11 +343,14 @@ class LanceTorchDataset(TableDataset, Dataset):
         """The rows of both as one dataset, which reads whole batches; see `Notes`."""
         if not isinstance(other, LanceTorchDataset):
             return super().__add__(other)
-        return JoinedTorchDataset([*self._parts, *other._parts])
-
-    @property
-    def _parts(self) -> list[LanceTorchDataset]:
-        return [self]
+        refuse_files([*self._output.files, *other._output.files])
+        check_alike("columns", _types_of(self), _types_of(other))
+        check_alike("arguments", _arguments_of(self), _arguments_of(other))
+        both: LanceTorchDataset = LanceTorchDataset.__new__(LanceTorchDataset)
+        BatchDataset.__init__(both, self._output, self.batch_size, self.unwrap)
+        both._rows = JoinedRows([*self._rows.parts, *other._rows.parts])
+        both._ahead, both._seed = RowsAhead(), self._seed
+        return both
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
         """The batch, or what `default_collate` makes it of if it would take it for no rows."""
@@ -359,17 +361,9 @@ class LanceTorchDataset(TableDataset, Dataset):
     def _read(self, rows: np.ndarray) -> pa.RecordBatch:
         stats = self._stats()
         with stats.timed("reading"):
-            batch = self._begin_read(rows)()
-        stats.add(rows=batch.num_rows, **self._bytes_counted())
+            batch = self._rows.begin(rows)()
+        stats.add(rows=batch.num_rows, **self._rows.counts())
         return batch
-
-    def _begin_read(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
-        if self._disk is not None:
-            self._disk.fill()
-        return self._kept.begin(self._reader(), rows)
-
-    def _bytes_counted(self) -> Counter[str]:
-        return self._kept.counts()
 
     def _rows_of(self, batch: pa.RecordBatch) -> Sequence[Any]:
         """The rows of a batch; none if they cannot all be made, so that each says what is wrong."""
@@ -384,7 +378,7 @@ class LanceTorchDataset(TableDataset, Dataset):
     def _made(self, read: pa.RecordBatch, rows: np.ndarray, random: RandomSeed | None) -> Any:
         """What was read in its format, after the transform."""
         if self._output.takes_context:
-            read = with_origins(read, self._origins(rows, random))
+            read = with_origins(read, self._rows.origins(rows, random))
         try:
             batch = self._without_bad(self._output(read, self._stats()), rows)
         except Exception as error:
@@ -396,10 +390,6 @@ class LanceTorchDataset(TableDataset, Dataset):
         if changed == 0 and len(rows):
             return NoRows(batch, 0)
         return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
-
-    def _origins(self, rows: np.ndarray, random: RandomSeed | None, source: str = "") -> Origins:
-        """Where some rows come from."""
-        return origins_of(self._view.selection, rows, random, source)
 
     def set_epoch(self, epoch: int) -> None:
         """Let a `transform` with a context have the random numbers of this epoch from now on.
@@ -451,129 +441,17 @@ class LanceTorchDataset(TableDataset, Dataset):
         return row.value if isinstance(row, OpaqueRow) else row
 
 
-class JoinedTorchDataset(LanceTorchDataset):
-    """Datasets one after the other, as ``a + b`` makes of them.
-
-    It is a `LanceTorchDataset` in every respect. Rows of all parts are read side by side, and one
-    batch is made of them: it is padded to one length, and given to `transform` once.
-
-    Parameters
-    ----------
-    parts : list of LanceTorchDataset
-        With the same columns, format, transform and other arguments of the output.
-
-    Raises
-    ------
-    ValueError
-        If they differ; the message names in what.
-    """
-
-    def __init__(self, parts: list[LanceTorchDataset]):
-        first = parts[0]
-        refuse_files([name for part in parts for name in part._output.files])
-        for other in parts[1:]:
-            check_alike("columns", _types_of(first), _types_of(other))
-            check_alike("arguments", _arguments_of(first), _arguments_of(other))
-        self._joined = parts
-        self._seed = first._seed
-        self._output, self.unwrap, self.batch_size = first._output, first.unwrap, first.batch_size
-        self._ahead = RowsAhead()
-        self._begin_use()
-
-    @property
-    def _parts(self) -> list[LanceTorchDataset]:
-        return self._joined
-
-    @property
-    def table_name(self) -> str:
-        """The tables' names."""
-        return " + ".join(part.table_name for part in self._joined)
-
-    @property
-    def version(self) -> Any:
-        """The version of each table, as a tuple."""
-        return tuple(part.version for part in self._joined)
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows there are in all parts."""
-        return sum(part.num_rows for part in self._joined)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema of the rows, before `format` and `transform`."""
-        return self._joined[0].schema
-
-    @property
-    def column_names(self) -> list[str]:
-        """The names of the columns, as the batches have them."""
-        return self._joined[0].column_names
-
-    @property
-    def categories(self) -> dict[str, list[Any]]:
-        """The values of each dictionary column in the order of their codes, the same in all."""
-        return self._joined[0].categories
-
-    @property
-    def cache(self) -> Cache:
-        """Whether columns are kept in memory; that of the first part."""
-        return self._joined[0].cache
-
-    def _reads_by(self) -> str:
-        return self._joined[0]._reads_by()
-
-    def _describe_data(self) -> dict[str, Any]:
-        """Which rows of which table versions these are, for a state."""
-        return described([part._describe_data() for part in self._joined])
-
-    def _described(self) -> list[str]:
-        return [*map(repr, self._joined), f"rows={self.num_rows}"]
-
-    def _sent_view(self) -> Any:
-        return None  # each part sends its own
-
-    def _begin_read(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
-        lengths = [part.num_rows for part in self._joined]
-
-        def begin(part: int, own: np.ndarray) -> Callable[[], pa.RecordBatch]:
-            return self._joined[part]._begin_read(own)
-
-        return functools.partial(read_joined, rows, lengths, begin)
-
-    def _bytes_counted(self) -> Counter[str]:
-        return sum((part._bytes_counted() for part in self._joined), Counter())
-
-    def _origins(self, rows: np.ndarray, random: RandomSeed | None, source: str = "") -> Origins:
-        lengths = [part.num_rows for part in self._joined]
-        starts = np.cumsum([0, *lengths])
-
-        def of(number: int, at: np.ndarray) -> Origins:
-            return self._joined[number]._origins(rows[at] - starts[number], random, str(number))
-
-        parts = [(number, at, of(number, at)) for number, at in by_part(rows, lengths)]
-        return joined(parts, len(rows))
-
-    def _offsets(self, rows: np.ndarray) -> np.ndarray:
-        return rows  # there is no one table in which they stand
-
-    def _note(self, error: Exception, doing: str, rows: np.ndarray) -> None:
-        lengths = [part.num_rows for part in self._joined]
-        for number, at in by_part(rows, lengths):
-            self._joined[number]._note(error, doing, rows[at] - sum(lengths[:number]))
-
-
 def _types_of(dataset: LanceTorchDataset) -> dict[str, Any]:
     return {field.name: field.type for field in dataset.schema}
 
 
 def _arguments_of(dataset: LanceTorchDataset) -> dict[str, Any]:
-    has_codes = dataset._parts[0]._view.recipe.categories is not None
-    categories = {"categories": dataset.categories} if has_codes else {}
+    known = dataset._rows.categories
     return {
         **dataset._output.described(),
         "unwrap": dataset.unwrap,
         "seed": dataset._seed.seed,
-        **categories,
+        **({} if known is None else {"categories": known}),
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
+from ..cache.tables import most_kept
 from ..common.checks import one_of, whole_number
 from ..common.error_notes import add_note
 from ..convert.on_error import OnError
@@ -37,7 +38,7 @@ from ..table.recipe import is_in_object_store
 from ..workers.shared_epoch import LayoutCodec
 from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder
-from .iterable import FAR_READS, MOST_CACHED, MOST_CACHED_FROM_AFAR
+from .iterable import FAR_READS
 from .keywords import explain_unknown
 from .mixing import MixedBatchesKind, MixedRowsKind
 from .mixture_arguments import (
@@ -107,7 +108,7 @@ transform_threads : optional
     cache : bool or "auto", default "auto"
         Whether the sources' rows are kept in this process's memory. ``"auto"`` keeps those of
         small sources, and of all of them if one process alone reads them and they are up to
-        192 MB together.
+        256 MB together.
     drop_last : bool, default True
         As for `LanceIterableTorchDataset`.
     batching : TokenBudget or Packing, optional
@@ -265,12 +266,6 @@ transform_threads : optional
             through all epochs, and how often that is the whole of it, its ``epoch``.
         """
         return {**super().stats(), **self._progress(self._cursor.place, self._cursor.layout)}
-
-    def _count_for(self, loader: Any) -> None:
-        self._ledger.turn_to(loader, super().stats())
-
-    def _stats_for(self, loader: Any) -> dict[str, Any]:
-        return self._ledger.share_of(loader, super().stats())
 
     # -- the order -----------------------------------------------------------------------------
 
@@ -501,7 +496,7 @@ transform_threads : optional
         if in_worker() or self.rank_and_world_size()[1] > 1:
             return False
         total = sum(source.kept_bytes for source in self._sources.values())
-        return total <= (MOST_CACHED_FROM_AFAR if self._is_far else MOST_CACHED)
+        return total <= most_kept()
 
     # -- errors and descriptions ---------------------------------------------------------------
 

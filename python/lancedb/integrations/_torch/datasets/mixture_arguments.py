@@ -72,11 +72,11 @@ def _source(dataset: LanceIterableTorchDataset, has_output: bool) -> MixtureSour
     return MixtureSource(
         dataset._view,
         SourceSize(order.rows, order.row_bytes, order.shuffle),
-        dataset._describe_data(),
+        dataset._rows.describe(),
         dataset._sizes.are_skewed,
         order.draws,
         order.drawn_by,
-        dataset._cache_settings,
+        dataset._rows.settings,
         dataset._output if has_output else None,
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,6 @@ import pyarrow as pa
 
 from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..cache.directory import CacheSettings
-from ..cache.disk import DiskCache, disk_cache
 from ..cache.tables import CachedTable
 from ..convert.transform import Output
 from ..order.epoch_order import Draws
@@ -20,7 +20,7 @@ from ..pipeline.mixed_sources import SourceRows
 from ..table.arguments import View
 from ..table.reader import Reader
 from ..table.selection import Selection
-from .base import sent_view
+from .pinned_rows import PinnedRows, sent_view
 from .planned_batches import Counted
 
 
@@ -66,8 +66,7 @@ class MixtureSource:
         self._drawn_by = drawn_by
         self._cache = cache
         self._are_skewed = are_skewed
-        self._reader: Reader | None = None
-        self._disk: DiskCache | None = None
+        self._rows: PinnedRows | None = None
         self._everything: CachedTable | None = None
 
     @property
@@ -81,24 +80,21 @@ class MixtureSource:
         return self.described, self.view.recipe.source, self.view.columns
 
     def __getstate__(self) -> dict[str, Any]:
-        of_this_process = dict.fromkeys(("_reader", "_disk", "_everything"))
+        of_this_process = dict.fromkeys(("_rows", "_everything"))
         return {**self.__dict__, "view": sent_view(self.view), **of_this_process}
 
     def reader(self, names: list[str]) -> Reader:
         """This process's reader of columns in a certain sequence, opened."""
-        if self._reader is None:
+        if self._rows is None:
             columns = {name: self.view.columns[name] for name in names}
-            reader = Reader(self.view.recipe, self.view.selection, columns)
-            if self._cache is not None:
-                self._disk = disk_cache(self._cache, reader, False)
-                reader = Reader(self.view.recipe, self.view.selection, columns, self._disk)
-            self._reader = reader
-        return self._reader.open()
+            view = dataclasses.replace(self.view, columns=columns)
+            self._rows = PinnedRows(view, self._cache)
+        return self._rows.reader()
 
     def fill_cache(self) -> None:
         """Begin to write what its cache on disk lacks, once there is a reader."""
-        if self._disk is not None:
-            self._disk.fill(again=True)
+        if self._rows is not None and self._rows.disk is not None:
+            self._rows.disk.fill(again=True)
 
     @property
     def kept_bytes(self) -> int:

@@ -310,7 +310,8 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self, slots: BatchSlots, collate: Callable[[Any], Any] | None
     ) -> WorkerDataset:
         """What a loader's workers have in place of this dataset."""
-        return WorkerDataset(self._output, collate, self.unwrap, self._board, self._skipped, slots)
+        counts = self._counts.records
+        return WorkerDataset(self._output, collate, self.unwrap, counts, self._skipped, slots)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration of this process stands, as a JSON-serialisable dict.

@@ -156,7 +156,7 @@ class MappedAdapter:
             seed=seed,
         )
         self._dataset = dataset
-        dataset._describe_data()  # while the table is there: a state must not need it any more
+        dataset._rows.describe()  # while the table is there: a state must not need it any more
         self.sampler = OrderedBatchSampler(order, size, drop_last)
         self.cursor = EpochCursor()
 
@@ -176,7 +176,7 @@ class MappedAdapter:
         return self.sampler.steps()
 
     def order(self, layout: Any = None) -> RankOrder:
-        order = {**self._dataset._describe_data(), **self.sampler.order.describe(self.batch_size)}
+        order = {**self._dataset._rows.describe(), **self.sampler.order.describe(self.batch_size)}
         return RankOrder(self.steps(), self.rank_and_world_size()[0], lambda layout: order)
 
     def hear(self) -> bool:

@@ -551,7 +551,7 @@ class LanceDataLoader(DataLoader):
         begins = self._cursor.begins.settled()
         self._agreement.check(world_size, lambda: dataset._arguments(order, layout), begins)
         tracker = self._cursor.begin(order)
-        dataset._count_for(self)
+        dataset._counts.begin_for(self)
         self._meters = Meters(dataset._stats_for(self))
         return tracker, self._meters
 

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from ..datasets.cursor import EpochTracker
 from ..frameworks.private import part_of
 from ..workers.processes import WorkerProcesses, as_it_is
-from ..workers.start import spared_from_handled_signals, without_a_main_that_is_no_file
+from ..workers.signals import end_by_killing, spared_from_handled_signals
+from ..workers.start import without_a_main_that_is_no_file
 from ..workers.watchdog import describe_worker, first_ended, kill_workers
 from .adapters import Adapter, IterableAdapter, MappedAdapter
 from .in_process import InProcess, draw_seed, on_the_cpu
@@ -70,7 +71,9 @@ class WorkerPool:
     def start(self, tracker: EpochTracker) -> Iterator[Any]:
         """The batches of an epoch from where a tracker begins."""
         with spared_from_handled_signals(), without_a_main_that_is_no_file(), on_the_cpu():
-            return self._start(tracker)
+            batches = self._start(tracker)
+        end_by_killing(batches)
+        return batches
 
     def _start(self, tracker: EpochTracker) -> Iterator[Any]:
         if not tracker.has_more():

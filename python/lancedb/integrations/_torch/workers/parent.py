@@ -12,16 +12,12 @@ import os
 import threading
 from multiprocessing.connection import wait
 
-_follows_in: int | None = None
-
 
 def follow_parent() -> None:
-    """Have this process end when the one that started it does; only the first call counts."""
-    global _follows_in
+    """Have this process end when the one that started it does."""
     parent = multiprocessing.parent_process()
-    if parent is None or _follows_in == os.getpid():
+    if parent is None:
         return
-    _follows_in = os.getpid()
     threading.Thread(
         target=_end_after, args=(parent.sentinel,), name="lance-parent", daemon=True
     ).start()

@@ -16,15 +16,22 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 
-from ..common.shared_memory import shared
+from ..common.shared_records import SharedRecords
 from ..frameworks.torch_loader import in_worker, process_number, this_worker
 from ..order.layout import Layout
 from ..order.state import Position
 
-_EPOCH, _POSITION, _LAYOUT, _WORKERS, _LATEST, _COUNTS = 0, 1, 2, 6, 7, 8
 MAX_WORKERS = 64
+_FIELDS = [
+    ("epoch", "i8"),
+    ("position", "i8"),
+    ("layout", "i8", 4),
+    ("workers", "i8"),
+    ("latest", "i8"),
+    ("begun", "i8", 1 + MAX_WORKERS),
+]
 _LOOKED_EVERY = 0.001
 _REFUSED = 1 << 40
 # Longer than a worker takes to start, shorter than anybody's patience with one that has hung.
@@ -41,10 +48,10 @@ class LayoutCodec(NamedTuple):
 class SharedEpoch:
     """Hands out where each ``iter()`` begins.
 
-    The row of numbers in shared memory is: the epoch and the position to begin at; the layout of
-    the order if a state brought one, as workers that stay were made before; the worker that began
-    last, as the number of workers that it is one of and its process; then, from the second one on,
-    how many times each worker has begun since that was set.
+    What processes share is: the ``epoch`` and ``position`` to begin at; the ``layout`` of the order
+    if a state brought one, as workers that stay were made before, or the size of its ``text``; the
+    worker that began last, as the number of ``workers`` that it is one of and as the process,
+    ``latest``; how many times each process has ``begun`` since that was set.
 
     Parameters
     ----------
@@ -54,28 +61,24 @@ class SharedEpoch:
 
     def __init__(self, codec: LayoutCodec | None = None) -> None:
         self._codec = codec
-        self._text = None
-        if codec is not None:
-            self._text = shared(torch.zeros(codec.most_bytes, dtype=torch.uint8, device="cpu"))
-        size = _COUNTS + 1 + MAX_WORKERS
-        self._numbers = shared(torch.zeros(size, dtype=torch.int64, device="cpu"))
+        text = [] if codec is None else [("text", "u1", codec.most_bytes)]
+        self._records = SharedRecords([*_FIELDS, *text]).share()
         self._process = os.getpid()
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._numbers = shared(self._numbers)
-        self._text = None if self._text is None else shared(self._text)
+        self._records.share()
 
     @property
-    def _shared(self) -> torch.Tensor:
+    def _shared(self) -> Any:
         """The numbers, shared with the workers of this process, and with no other process.
 
         A rank that was started with a pickled dataset, or forked, counts for itself.
         """
         if self._process != os.getpid() and not in_worker():
-            self._numbers = shared(self._numbers.clone())
+            self._records = self._records.copy()
             self._process = os.getpid()
-        return self._numbers
+        return self._records.of(0)
 
     def set(self, at: Position, layout: Any) -> None:
         """Let the next ``iter()`` of every worker begin here, with this layout or its own.
@@ -83,10 +86,11 @@ class SharedEpoch:
         A worker says so for itself alone: the others are set to the same place.
         """
         if in_worker():
-            self._shared[_WORKERS] = this_worker()[1]
-            self._shared[_COUNTS + process_number()] = 0
+            self._shared["workers"] = this_worker()[1]
+            self._shared["begun"][process_number()] = 0
         else:
-            self._shared[_WORKERS:] = 0
+            for name in ("workers", "latest", "begun"):
+                self._shared[name] = 0
         self._put(at, layout)
 
     def begin(self, process: int, workers: int) -> Position:
@@ -102,7 +106,7 @@ class SharedEpoch:
         """
         at = self.peek(process)
         self._sign_in(process, workers)
-        self._shared[_COUNTS + process] += 1
+        self._shared["begun"][process] += 1
         return at
 
     def wait_for_late(self, seconds: float = _LATE_FOR) -> None:
@@ -111,8 +115,8 @@ class SharedEpoch:
         One that looks where to begin after that was set anew would begin the wrong epoch.
         """
         until = time.monotonic() + seconds
-        while not self._agree(int(self._shared[_WORKERS])) and time.monotonic() < until:
-            latest = int(self._shared[_LATEST])
+        while not self._agree(int(self._shared["workers"])) and time.monotonic() < until:
+            latest = int(self._shared["latest"])
             if latest not in {child.pid for child in multiprocessing.active_children()}:
                 break  # the workers have ended, also those that never began
             time.sleep(_LOOKED_EVERY)
@@ -121,54 +125,53 @@ class SharedEpoch:
         """Where the next ``iter()`` of a process will begin."""
         if process > MAX_WORKERS:
             raise ValueError(f"at most {MAX_WORKERS} workers a DataLoader are supported")
-        begun = int(self._shared[_COUNTS + process])
-        epoch, position = int(self._shared[_EPOCH]), int(self._shared[_POSITION])
+        begun = int(self._shared["begun"][process])
+        epoch, position = int(self._shared["epoch"]), int(self._shared["position"])
         return Position(epoch + begun, 0 if begun else position)
 
     @property
     def layout(self) -> Any:
         """That of a state which was loaded; None if there was none."""
-        if self._codec is not None and self._text is not None:
-            size, text = int(self._shared[_LAYOUT]), self._text.numpy().tobytes()
-            return self._codec.decode(json.loads(zlib.decompress(text[:size]))) if size else None
-        numbers = self._shared[_LAYOUT:_WORKERS].tolist()
+        numbers = self._shared["layout"].tolist()
+        if self._codec is not None:
+            text = self._shared["text"][: numbers[0]].tobytes()
+            return self._codec.decode(json.loads(zlib.decompress(text))) if text else None
         return Layout(*numbers) if all(numbers) else None
 
     @property
     def ran_in_workers(self) -> bool:
         """Whether a worker has begun an epoch since the clock was set."""
-        return bool(self._shared[_COUNTS + 1 :].any())
+        return bool(self._shared["begun"][1:].any())
 
     def _put(self, at: Position, layout: Any) -> None:
-        if self._text is not None:
-            numbers = (self._put_text(layout), 0, 0, 0)
+        if self._codec is not None:
+            numbers = (self._put_text(layout, self._codec.most_bytes), 0, 0, 0)
         else:
             numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
-        self._shared[_EPOCH] = at.epoch
-        self._shared[_POSITION] = at.position
-        self._shared[_LAYOUT:_WORKERS] = torch.tensor(numbers, device="cpu")
+        self._shared["epoch"] = at.epoch
+        self._shared["position"] = at.position
+        self._shared["layout"] = numbers
 
-    def _put_text(self, layout: Any) -> int:
+    def _put_text(self, layout: Any, most_bytes: int) -> int:
         """Write a layout down; how many bytes that takes."""
-        assert self._text is not None
         if layout is None:
             return 0
         text = zlib.compress(json.dumps(layout.as_json()).encode(), 9)
-        if len(text) > len(self._text):
+        if len(text) > most_bytes:
             raise ValueError(
                 f"the state's weights were changed so often that they take {len(text)} bytes, and "
-                f"at most {len(self._text)} can be shared with workers: begin a new run"
+                f"at most {most_bytes} can be shared with workers: begin a new run"
             )
-        self._text[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        self._shared["text"][: len(text)] = np.frombuffer(text, np.uint8)
         return len(text)
 
     def _sign_in(self, process: int, workers: int) -> None:
-        others = int(self._shared[_WORKERS]) not in (0, workers)
-        refused = (others and not self._agree(workers)) or (self._shared == _REFUSED).any()
-        self._shared[_WORKERS] = workers
-        self._shared[_LATEST] = os.getpid()
+        others = int(self._shared["workers"]) not in (0, workers)
+        refused = (others and not self._agree(workers)) or (self._shared["begun"] == _REFUSED).any()
+        self._shared["workers"] = workers
+        self._shared["latest"] = os.getpid()
         if refused:
-            self._shared[_COUNTS + process] = _REFUSED  # and so the others of these workers are
+            self._shared["begun"][process] = _REFUSED  # and so the others of these workers are
             raise RuntimeError(
                 f"{workers} workers cannot go on where more or fewer have iterated this dataset: "
                 "they would begin different epochs. Call dataset.set_epoch(...) before another "
@@ -177,5 +180,5 @@ class SharedEpoch:
 
     def _agree(self, workers: int) -> bool:
         """Whether so many workers have all begun equally often."""
-        counts = self._shared[_COUNTS + 1 : _COUNTS + 1 + workers]
+        counts = self._shared["begun"][1 : 1 + workers]
         return workers == 0 or bool((counts == counts[0]).all())

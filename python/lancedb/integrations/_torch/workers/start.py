@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How worker processes are started, and what the fork server imports for them."""
+"""How worker processes start: by which method, with what imported, and what they do first."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
@@ -14,11 +13,13 @@ from types import ModuleType
 from typing import Any
 
 from ..common.pickling import check_sendable, name_of
+from .ipc import send_small_tensors_whole
+from .parent import follow_parent
+from .signals import outlive_spared_signals
 
 _READS = "lancedb.integrations._torch.loader.worker_preload"
 _CONVERTS = "lancedb_torch_worker.preload"
-# What schedulers send to all processes of a job as a warning; torch uses none of them.
-_WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGQUIT")
+_begun_in: int | None = None
 
 
 def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str, Any]:
@@ -39,25 +40,6 @@ def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str
 
 
 @contextlib.contextmanager
-def spared_from_handled_signals() -> Iterator[None]:
-    """Have processes that are started meanwhile not die of signals that this process handles.
-
-    A forked process has the handlers of its parent, and any other would end: what is blocked where
-    a process is started is blocked in it, and in all that a fork server forks off.
-    """
-    there = [getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)]
-    handled = {each for each in there if callable(signal.getsignal(each))}
-    if not handled:
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
 def without_a_main_that_is_no_file() -> Iterator[None]:
     """Have processes that are started meanwhile not look for a program that came on stdin.
 
@@ -73,6 +55,17 @@ def without_a_main_that_is_no_file() -> Iterator[None]:
         yield
     finally:
         main["__file__"] = path
+
+
+def begin_worker() -> None:
+    """Make this process a worker of ours: how it ends, and how it sends tensors; done once."""
+    global _begun_in
+    if _begun_in == os.getpid():
+        return
+    _begun_in = os.getpid()
+    follow_parent()
+    outlive_spared_signals()
+    send_small_tensors_whole()
 
 
 def default_start_method() -> str:

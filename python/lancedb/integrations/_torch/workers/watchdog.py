@@ -24,6 +24,16 @@ import torch.utils.data
 from ..frameworks.private import part_of
 
 _NOTICED_WITHIN = 2.0
+_CRASHED = "A library crashed in it: the last lines that it printed may say which."
+_ADVICE = {
+    "SIGKILL": "If memory ran out, the system's log says so.",
+    "SIGBUS": "If shared memory ran out, df /dev/shm says so.",
+    **dict.fromkeys(("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL"), _CRASHED),
+}
+_SENT = (
+    "Somebody sent it. Workers outlive the signals to a whole job that the program handled, by "
+    "signal.signal, before the first of them started."
+)
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -201,7 +211,7 @@ def _pids_in(error: BaseException) -> list[int]:
 def _ended(code: int | None) -> tuple[str, str]:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"was killed by {name}", "If memory ran out, the system's log says so."
+        return f"was killed by {name}", _ADVICE.get(name, _SENT)
     return f"ended with exit code {code}", (
         "What it printed stands above. If it ended as it started, put what starts workers under "
         "if __name__ == '__main__'. A signal to all processes of the job, which the fork server "

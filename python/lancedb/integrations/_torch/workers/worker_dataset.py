@@ -8,17 +8,16 @@ from typing import Any
 
 import lancedb_torch_worker
 import pyarrow as pa
-import torch
 from torch.utils.data import Dataset
 
 from ..arrow.origins import without_origins
 from ..common.counters import Stats
+from ..common.shared_records import SharedRecords
 from ..convert.on_error import Partial, SkippedRows
 from ..convert.transform import Output, only_row
 from ..frameworks.torch_loader import process_number
 from .batch_slots import BatchSlots, Kept
-from .ipc import send_small_tensors_whole
-from .parent import follow_parent
+from .start import begin_worker
 
 
 class Unread:
@@ -36,7 +35,7 @@ class WorkerDataset(Dataset):
         The loader's ``collate_fn``; None for batches that are whole already.
     unwrap : bool
         Whether a batch of one row is that row.
-    board : torch.Tensor
+    counts : SharedRecords
         Where workers count, see `Stats`.
     skipped : SkippedRows
         Where they list the rows that were left out.
@@ -49,14 +48,14 @@ class WorkerDataset(Dataset):
         output: Output,
         collate: Callable[[Any], Any] | None,
         unwrap: bool,
-        board: torch.Tensor | None,
+        counts: SharedRecords | None,
         skipped: SkippedRows,
         slots: BatchSlots,
     ):
         self._output = output
         self._collate = collate
         self._unwrap = unwrap
-        self._board = board
+        self._counts = counts
         self._skipped = skipped
         self._slots = slots
         self._stats: Stats | None = None
@@ -94,7 +93,6 @@ class WorkerDataset(Dataset):
     def _begun(self) -> Stats:
         """What this process counts with; at its first batch it is made a worker of ours."""
         if self._stats is None:
-            follow_parent()
-            send_small_tensors_whole()
-            self._stats = Stats(self._board, process_number())
+            begin_worker()
+            self._stats = Stats(self._counts, process_number())
         return self._stats
