@@ -3,7 +3,7 @@
 
     python benchmarks/disk_cache.py [--rows 1000000] [--rounds 3] [--folder DIR] [--out FILE]
 
-Speeds are of interleaved rounds, medians; compare the ratios only. Then how much longer the first
+Speeds are of interleaved rounds, the best; compare the ratios only. Then how much longer the first
 epoch takes, beside which the cache is written.
 """
 
@@ -148,8 +148,8 @@ def run(folder: Path, rows: int, rounds: int) -> dict[str, dict[str, float]]:
             most = MOST_SLOW if name.endswith("from the table") and "True" not in name else None
             most = most and min(most, rows // BATCH)
             speeds[name].append((most * BATCH if most else rows) / seconds(way(), most=most))
-    medians = {name: statistics.median(found[1:]) for name, found in speeds.items()}
-    return {"rows_per_second": medians, "beside_the_writing": writing}
+    best = {name: max(found[1:]) for name, found in speeds.items()}
+    return {"rows_per_second": best, "beside_the_writing": writing}
 
 
 def beside_the_writing(folder: Path, iterable: Callable[..., LanceDataLoader]) -> dict[str, float]:

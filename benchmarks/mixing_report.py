@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ def table(found: dict[str, Any], shown: Callable[[float | None], str] = cell) ->
     """Rows a second, how many rows a source is off its share at most, and what a state does."""
     lines = [f"| four tables | {' | '.join(HEADS)} |", "|---|---:|---:|---:|---|---|---|"]
     for name, way in found["ways"].items():
-        speed = statistics.median(way["speeds"]) if way["speeds"] else None
+        speed = max(way["speeds"], default=None)
         cells = [shown(speed), *(off(way.get(key)) for key in ("after_batches", "after_rows"))]
         cells += [in_short(way.get(key)) for key in RESUMED]
         lines.append(f"| {named(name)} | {' | '.join(cells)} |")

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lancedb.integrations._torch.arrow.pieces import SlicesOfRows
 from lancedb.integrations._torch.arrow.variable_width import (
     ViewRows,
     _byte_rows,
@@ -74,6 +75,23 @@ def test_held_rows_are_the_columns_own_in_the_order_asked_for(column, data):
     taken.validate(full=True)
     assert taken.type == column.type
     assert taken.to_pylist() == [column[index].as_py() for index in indices.tolist()]
+
+
+@given(columns(), st.data())
+def test_any_rows_come_out_of_a_column_in_pieces(column, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(column) - 1)))) if len(column) > 1 else []
+    starts = np.array([0, *cuts])
+    ends = [*cuts, len(column)]
+    parts = [column.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
+    pieces = [rows_of(part) for part in parts]
+    if None in pieces:
+        assert pa.types.is_nested(column.type)
+        return
+    places = np.array(data.draw(st.lists(st.integers(0, len(column) - 1), max_size=40)), np.int64)
+    taken = SlicesOfRows(column.type, pieces, starts).take(places)
+    taken.validate(full=True)
+    assert taken.type == column.type
+    assert taken.to_pylist() == [column[place].as_py() for place in places.tolist()]
 
 
 @given(columns(), st.data())

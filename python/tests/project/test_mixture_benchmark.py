@@ -97,8 +97,8 @@ def test_the_table_has_a_line_for_each_way(root):
     table = mixing_report.dated(found).splitlines()
     assert "2026-01-02" in table[0]
     assert table[-2:] == [
-        "| **ours** | 2 | - | 2 | exact | - | - |",
-        "| other | 2 | - | 2 | error | - | - |",
+        "| **ours** | 3 | - | 2 | exact | - | - |",
+        "| other | 3 | - | 2 | error | - | - |",
     ]
     mixtures.save(root / "out" / "mixtures", found)
     assert "Left out: third" in (root / "out" / "mixtures.md").read_text()

@@ -15,6 +15,7 @@ import pyarrow as pa
 from .copying import copy_by_two
 from .fixed_width import buffer_for, from_raw, row_bytes
 from .take import FixedRows, Rows, take_column
+from .variable_width import ViewRows, copied, held_of_several
 
 # Of a row, that numpy is to copy one by one.
 _MOST_UNITS = 8
@@ -85,6 +86,8 @@ class SlicesOfRows:
         self._starts = starts
         fixed = [piece.bytes for piece in pieces if isinstance(piece, FixedRows)]
         self._fixed = fixed if len(fixed) == len(pieces) else None
+        views = [piece for piece in pieces if isinstance(piece, ViewRows)]
+        self._views = views if len(views) == len(pieces) else None
         self._grid = None if self._fixed is None else grid_of(fixed, starts)
 
     def __len__(self) -> int:
@@ -103,6 +106,9 @@ class SlicesOfRows:
             else:
                 _copy_in_groups(self._fixed, wanted, out)
             return from_raw(self._kind, len(wanted), data)
+        if self._views is not None and len(wanted):
+            taken = [(self._views[number], rows) for number, rows in wanted.groups]
+            return copied(self._kind, held_of_several(taken, wanted.back))
         parts = [pa.nulls(0, self._kind)]
         parts += [self._pieces[number].take(rows) for number, rows in wanted.groups]
         return take_column(pa.concat_arrays(parts), wanted.back)

@@ -8,6 +8,7 @@ length and its place, so that rows are put in order, and windows together, befor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,15 +58,38 @@ class ViewRows:
 
     def held(self, indices: np.ndarray) -> pa.Array:
         """As `take`, but as views, which hold the memory that was read."""
-        starts = self._edges[indices]
-        lengths = self._edges[1:][indices] - starts
-        valid = None if self._valid is None else self._valid[indices]
-        if valid is not None:
-            lengths[~valid] = 0
-        views = pa.py_buffer(_views(self._data, starts, lengths))
-        known = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-        data = pa.py_buffer(self._data)
-        return pa.Array.from_buffers(pa.binary_view(), len(starts), [known, views, data])
+        return held_of_several([(self, indices)])
+
+
+def held_of_several(
+    taken: Sequence[tuple[ViewRows, np.ndarray]], order: np.ndarray | None = None
+) -> pa.Array:
+    """Rows of several columns as views, one after the other, or in an order."""
+    counts = [len(indices) for _, indices in taken]
+    ends = np.cumsum(counts).tolist()
+    places = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
+    starts, lengths = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.int64)
+    valid = np.ones(ends[-1], bool)
+    for (rows, indices), here in zip(taken, places, strict=True):
+        starts[here] = rows._edges[indices]
+        lengths[here] = rows._edges[1:][indices]
+        if rows._valid is not None:
+            valid[here] = rows._valid[indices]
+    lengths -= starts
+    lengths[~valid] = 0
+    # A longer row's first four bytes would be there, too, to compare by: to fetch them from all
+    # over the memory takes as long as all else, and nobody compares here.
+    views = np.zeros((ends[-1], 4), "<i4")
+    views[:, 0], views[:, 3] = lengths, starts
+    views[:, 2] = np.repeat(np.arange(len(taken)), counts)
+    if len(lengths) and lengths.min() <= _SHORT:
+        for (rows, _), here in zip(taken, places, strict=True):
+            _put_short(views[here], rows._data, starts[here], lengths[here])
+    if order is not None:
+        views, valid = views[order], valid[order]
+    known = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    data = [pa.py_buffer(rows._data) for rows, _ in taken]
+    return pa.Array.from_buffers(pa.binary_view(), len(views), [known, pa.py_buffer(views), *data])
 
 
 def view_rows(column: pa.Array) -> ViewRows | None:
@@ -152,16 +176,13 @@ def _byte_rows(column: pa.Array) -> _ByteRows | None:
     return _ByteRows(edges - edges[0], data[edges[0] : edges[-1]])
 
 
-def _views(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Arrow's views of rows: the length, and all of a short row or the place of a longer one."""
-    # A longer row's first four bytes would be there, too, to compare by: to fetch them from all
-    # over the memory takes as long as all else, and nobody compares here.
-    views = np.zeros((len(starts), 4), "<i4")
-    views[:, 0], views[:, 3] = lengths, starts
+def _put_short(
+    views: np.ndarray, data: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> None:
+    """Put all of each short row into its view, where longer ones have their place."""
     short = np.flatnonzero(lengths <= _SHORT)
     if len(short):
         views[short, 1:] = _first_twelve(data, starts[short]) & _KEPT[lengths[short]]
-    return views
 
 
 def _first_twelve(data: np.ndarray, starts: np.ndarray) -> np.ndarray:
