@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.convert import nested_tensor
 from lancedb.integrations._torch.convert.collate import Row, RowBatch, same
-from lancedb.integrations._torch.convert.formats import torch_columns
+from lancedb.integrations._torch.convert.torch_columns import torch_columns
 from lancedb.integrations.torch import LanceDataLoader, LanceTorchDataset
 from torch.nested import nested_tensor_from_jagged
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate

@@ -20,9 +20,10 @@ from arrow_strategies import (
 from conversions import example_of, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.convert.formats import make_converter, torch_columns
+from lancedb.integrations._torch.convert.formats import make_converter
 from lancedb.integrations._torch.convert.nulls import NullPolicy
 from lancedb.integrations._torch.convert.tensors import is_ragged
+from lancedb.integrations._torch.convert.torch_columns import torch_columns
 
 HALVES = [bfloat16_bytes(value) for value in (1.5, -2.0, 0.5)]
 SIX = np.arange(18).reshape(3, 6).tolist()

@@ -12,14 +12,10 @@ from arrow_strategies import (
     NUMBER_TYPES,
 )
 from conversions import DTYPES, column, example_of
-from lancedb.integrations._torch.convert.formats import (
-    FORMATS,
-    make_converter,
-    torch_batches,
-    torch_columns,
-)
+from lancedb.integrations._torch.convert.formats import FORMATS, make_converter
 from lancedb.integrations._torch.convert.nulls import NullPolicy
 from lancedb.integrations._torch.convert.padding import RaggedPolicy
+from lancedb.integrations._torch.convert.torch_columns import torch_batches, torch_columns
 
 # -- batches ---------------------------------------------------------------------------------
 

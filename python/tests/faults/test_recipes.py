@@ -19,9 +19,11 @@ from soak import soaked
 
 ROWS = 20
 OF_A_RECIPE = {
-    ("lancedb.integrations._torch.table.recipe", name)
-    for name in ("Recipe", "UriSource", "ConnectionSource")
-} | {("lancedb.integrations._torch.table.identity", "Identity")}
+    ("lancedb.integrations._torch.table.recipe", "Recipe"),
+    ("lancedb.integrations._torch.table.sources", "UriSource"),
+    ("lancedb.integrations._torch.table.sources", "ConnectionSource"),
+    ("lancedb.integrations._torch.table.identity", "Identity"),
+}
 ODD = [
     *[None, True, -1, 0, 1.5, float("nan"), 2**70, 10**5000, [], {}, b"\xff", np.int64(3)],
     *["", "\0", "../points", "/", "a'; DROP TABLE points; --", "x" * 10**5, "日本"],

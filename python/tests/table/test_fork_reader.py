@@ -19,8 +19,9 @@ from lancedb.integrations._torch.table import fork_guard as forking
 from lancedb.integrations._torch.table.fork_reader import ForkReader, packed, unpacked
 from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations._torch.table.reader import Reader
-from lancedb.integrations._torch.table.recipe import Recipe, UriSource
+from lancedb.integrations._torch.table.recipe import Recipe
 from lancedb.integrations._torch.table.selection import all_rows
+from lancedb.integrations._torch.table.sources import UriSource
 from lancedb.integrations._torch.workers.watchdog import kill_workers
 from lancedb.integrations.torch import (
     LanceDataLoader,

@@ -11,7 +11,7 @@ import lancedb
 import numpy as np
 import pytest
 from conftest import rows_of
-from lancedb.integrations._torch.table.recipe import is_local, normalize_uri, redact_uri
+from lancedb.integrations._torch.table.uris import is_local, normalize_uri, redact_uri
 from lancedb.integrations.torch import LanceIterableTorchDataset, LanceTorchDataset
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import DataLoader

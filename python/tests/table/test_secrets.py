@@ -16,7 +16,7 @@ import s3_server
 from cloud_server import CloudServer
 from conftest import rows_of
 from faulty_proxy import Proxy, forbid
-from lancedb.integrations._torch.table.recipe import redact_uri
+from lancedb.integrations._torch.table.uris import redact_uri
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,

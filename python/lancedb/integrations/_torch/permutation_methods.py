@@ -15,7 +15,7 @@ from lancedb.background_loop import LOOP
 
 from .arrow import take
 from .common.error_notes import add_note
-from .convert import formats as convert
+from .convert import torch_columns as convert
 from .table import fork_guard as forking
 from .table.blobs import BlobColumns, is_descriptor
 from .table.indices import distinct, normalize_indices

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from ..arrow.large_rows import vary_in_size
 from ..table.reader import Reader
-from ..table.recipe import HandleSource, MemorySource, Recipe
+from ..table.recipe import Recipe
 from ..table.sample import average_row_bytes, fingerprint
 from ..table.selection import AllRows, ChosenRows, Selection
+from ..table.sources import HandleSource, MemorySource
 from .directory import CacheSettings
 
 # What is written in another way belongs into another directory.

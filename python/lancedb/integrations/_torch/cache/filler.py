@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from ..arrow.buffer_pool import release_freed
 from ..table.reader import Reader
-from ..table.recipe import is_in_object_store
+from ..table.sources import is_in_object_store
 from .cached_rows import CachedRows
 from .directory import CacheDirectory, Entry
 from .parts import MappedParts, write_part

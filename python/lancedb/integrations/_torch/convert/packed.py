@@ -26,11 +26,11 @@ from ..arrow.documents import Planned, planned_of
 from ..arrow.take import slices
 from ..common.checks import did_you_mean
 from ..order.window_slices import runs
-from .formats import torch_columns
 from .nulls import NullPolicy
 from .padding import RaggedPolicy
 from .ragged import flattened
 from .tensors import has_dense_elements, is_ragged
+from .torch_columns import torch_columns
 
 FORMATS = ("torch", "numpy")
 ADDED = ("position_ids", "document_ids", "cu_seqlens", "max_seqlen")

@@ -28,6 +28,7 @@ from .packed import PackedRows, make_packed_converter
 from .padding import RaggedPolicy
 from .ragged import join_lists
 from .tensors import is_ragged
+from .torch_columns import holds_lists, nests_lists
 
 
 @dataclass
@@ -184,7 +185,7 @@ class Output:
         """
         if self.transform is not None or self.format not in ("python", "torch") or self.pads:
             return False
-        return not any(map(convert.nests_lists, schema.types))
+        return not any(map(nests_lists, schema.types))
 
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:
         """The batch in its format, after the transform; a `Partial` if rows were left out."""
@@ -210,7 +211,7 @@ class Output:
         """Whether a batch may be converted part by part: where each value is one of its row."""
         plain = self.format in ("python", "python_col", "torch") and not self._is_packed
         alone = not self.takes_context and self.on_error == "raise" and not self.files
-        return plain and alone and not any(map(convert.holds_lists, schema.types))
+        return plain and alone and not any(map(holds_lists, schema.types))
 
     def convert_parts(self, parts: Iterator[pa.RecordBatch], stats: Stats) -> Any:
         """As `convert`, of one batch in parts, of which each is dropped as soon as it was used."""

@@ -41,10 +41,10 @@ from ..pipeline.groups import rows_plan_of
 from ..pipeline.prefetch import Prefetcher, ReadAhead
 from ..pipeline.table_input import TableInput
 from ..table.arguments import Given, View
-from ..table.recipe import is_in_object_store
 from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
 from ..table.selection import Selection, in_stored_order
+from ..table.sources import is_in_object_store
 from .base import READ_TIMEOUT, TableDataset
 from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder

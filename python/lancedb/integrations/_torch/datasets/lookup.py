@@ -23,12 +23,13 @@ from ..common.timeout import within
 from ..convert.transform import Output
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
+from ..table.columns import check_column
 from ..table.handle import empty_batch, opened
 from ..table.indices import distinct
 from ..table.key_index import KeyIndex, as_keys, key_type, read_keys
 from ..table.nearest import NONE_FOUND, Nearest, check_vectors, vector_columns
-from ..table.reader import Reader, check_column
-from ..table.recipe import FactorySource
+from ..table.reader import Reader
+from ..table.sources import FactorySource
 from .base import READ_TIMEOUT, seconds
 from .keywords import explain_unknown
 from .neighbours import chosen, nested, refuse_jagged

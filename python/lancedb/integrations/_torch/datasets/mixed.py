@@ -34,7 +34,7 @@ from ..order.step_mixture import StepMixture
 from ..order.steps import Steps
 from ..pipeline.mixed_sources import MixedInput, mixed_memory
 from ..pipeline.prefetch import Prefetcher, ReadAhead
-from ..table.recipe import is_in_object_store
+from ..table.sources import is_in_object_store
 from ..workers.shared_epoch import LayoutCodec
 from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder

@@ -24,8 +24,8 @@ from ..table.blobs import LATE
 from ..table.handle import LocalRows, opened
 from ..table.pylance import expected_reader
 from ..table.reader import Reader
-from ..table.recipe import FactorySource
 from ..table.sample import fingerprint
+from ..table.sources import FactorySource
 from ..workers.start import begin_worker
 from .origins import RandomSeed, origins_of
 

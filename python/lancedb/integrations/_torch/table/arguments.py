@@ -17,12 +17,14 @@ from lancedb.table import AsyncTable, LanceTable, Table
 from . import recipe as recipes
 from . import selection as selections
 from .blobs import BlobColumns, check_blobs
+from .columns import check_column, resolve_columns
 from .dictionaries import categories_of, check_dictionary, coded
 from .handle import keep_open, open_rows, read_schema
-from .reader import check_column, resolve_columns
-from .recipe import Recipe, Source
+from .recipe import Recipe
 from .selection import Selection
+from .sources import FactorySource, Source, UriSource, check_open, current_branch, source_of
 from .sql import reason
+from .uris import normalize_uri
 
 Columns = Sequence[str] | Mapping[str, str] | None
 
@@ -214,7 +216,7 @@ def _pinned(
 ) -> tuple[Recipe, Table]:
     """The version and branch that the permutation's row ids are of, else those of the handle."""
     if base is not None:
-        recipes.check_open(base)
+        check_open(base)
     recorded = None if permutation_table is None else selections.recorded_base(permutation_table)
     version, branch = recorded or _version_and_branch(given, base)
     is_main = branch is None and (recorded is not None or base is not None)
@@ -230,7 +232,7 @@ def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | N
     if base is None:
         return given.version, None
     version = base.version if given.version is None else given.version
-    return version, recipes.current_branch(base)
+    return version, current_branch(base)
 
 
 def _check_version(version: Any, recorded: Recipe) -> None:
@@ -250,11 +252,11 @@ def _source(
 ) -> Source:
     factory = given.connection_factory or (permutation.connection_factory if permutation else None)
     if factory is not None:
-        return recipes.FactorySource(factory, is_main)
+        return FactorySource(factory, is_main)
     if base is not None:
-        return recipes.source_of(base)
-    uri = recipes.normalize_uri(given.uri)
-    return recipes.UriSource(uri, dict(given.connect_kwargs or {}))
+        return source_of(base)
+    uri = normalize_uri(given.uri)
+    return UriSource(uri, dict(given.connect_kwargs or {}))
 
 
 def _selection(

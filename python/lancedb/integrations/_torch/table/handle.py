@@ -34,7 +34,8 @@ from .call_threads import in_thread
 from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
 from .pylance import PylanceRows
-from .recipe import Recipe, is_in_object_store
+from .recipe import Recipe
+from .sources import is_in_object_store
 from .sql import as_one_expression
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its

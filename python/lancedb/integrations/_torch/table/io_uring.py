@@ -21,7 +21,9 @@ import lancedb
 from lancedb.table import LanceTable, Table
 
 from . import fork_guard as forking
-from .recipe import ConnectionSource, Recipe, UriSource, is_local, on_branch
+from .recipe import Recipe
+from .sources import ConnectionSource, UriSource, on_branch
+from .uris import is_local
 
 SWITCH = "LANCEDB_TORCH_IO_URING"
 

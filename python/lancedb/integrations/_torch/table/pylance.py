@@ -22,7 +22,8 @@ import pyarrow as pa
 from lancedb.table import LanceTable, Table
 
 from .call_threads import in_thread
-from .recipe import HandleSource, MemorySource, Recipe
+from .recipe import Recipe
+from .sources import HandleSource, MemorySource
 
 SWITCH = "LANCEDB_TORCH_PYLANCE"
 
