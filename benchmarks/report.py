@@ -121,11 +121,12 @@ def described(found: dict[str, Any]) -> str:
     most = found["slow_writers_rows"]
     return (
         f"{words}; page cache warm. Batches of 256 rows of a table sorted by label. Speed is that "
-        "of the fastest round, after a warm-up. `to ours` is the ratio to ours, `shuffle=True`, with "
-        "as many workers. Mixing is the variance of label counts in a batch, and in 16 batches in "
-        "a row, over that of a true shuffle: 1 is perfect. Memory is that of all processes "
-        f"without page cache. Peers that store row by row were given at most {most:,} rows. A star "
-        "marks a state that was not reached in mid-epoch in the time there was, but before."
+        "of the fastest round, after a warm-up. `to ours` is the ratio to ours, `shuffle=True`, "
+        "with as many workers. Mixing is the variance of label counts in a batch, and in 16 "
+        "batches in a row, over that of a true shuffle: 1 is perfect. Memory is that of all "
+        f"processes without page cache. Peers that store row by row were given at most {most:,} "
+        "rows. A star marks a state that was not reached in mid-epoch in the time there was, but "
+        "before."
     )
 
 
