@@ -4,13 +4,18 @@
 import copy
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from lancedb.integrations._torch.table.handle import OwnHandle
-from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from lancedb.integrations.torch import (
+    LanceDataLoader,
+    LanceIterableTorchDataset,
+    LanceMixedTorchDataset,
+)
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import DataLoader
 
@@ -207,6 +212,27 @@ def test_fewer_rows_than_ranks_are_refused_and_fewer_than_a_step_warned_of(db):
         torch_ids(table, drop_last=False, rank=0, world_size=4)
     with pytest.warns(UserWarning, match="3 rows are fewer than one step of 1 x 64"):
         assert batches(torch_ids(table)) == []
+
+
+def test_few_rows_without_a_batch_size_are_warned_of_where_batches_are_made(db):
+    table = db.create_table("few", [{"id": id} for id in range(30)])
+
+    def said(make):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make()
+        return [(str(each.message).partition(":")[0], each.filename) for each in caught]
+
+    dataset = LanceIterableTorchDataset(table)
+    warning = [("30 rows are fewer than one step of 1 x 100", __file__)]
+    assert said(lambda: LanceIterableTorchDataset(table)) == []
+    assert said(lambda: [list(dataset) for _ in range(2)]) == warning
+    dataset = LanceIterableTorchDataset(table)
+    assert said(lambda: [list(LanceDataLoader(dataset)) for _ in range(2)]) == warning
+    sources = {"few": LanceIterableTorchDataset(table)}
+    mixture = partial(LanceMixedTorchDataset, sources, {"few": 1})
+    assert said(lambda: list(LanceDataLoader(mixture(batch_size=2)))) == []
+    assert said(mixture) == [("28 rows are fewer than one step of 1 x 100", __file__)]
 
 
 def test_a_table_without_rows_makes_no_batch(db, table):

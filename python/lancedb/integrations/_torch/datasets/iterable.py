@@ -117,10 +117,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         Threads in which `transform` runs ahead of the training step. 0: none; it is called in the
         thread that iterates when its batch is asked for, as torch's own loader does, while reading,
         shuffling and conversion go ahead. More are for a `transform` that may run in several
-        threads at once. Each batch is given the modes of the thread that iterates (grad,
-        inference, autocast, default device, CUDA stream) and its context variables, as they were
-        at the epoch's first batch. A transform that draws from a global random state for that
-        batch stays in the thread that iterates for all of the epoch.
+        threads at once; without a `transform` they change nothing. Each batch is given the modes of
+        the thread that iterates (grad, inference, autocast, default device, CUDA stream) and its
+        context variables, as they were at the epoch's first batch. A transform that draws from a
+        global random state for that batch stays in the thread that iterates for all of the epoch.
     cache : bool or "auto", default "auto"
         Whether to read all rows at the first batch, and keep them in this process's memory for
         all epochs. ``"auto"`` does so for a shuffled table, or a stretch of it of which a quarter
@@ -173,9 +173,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     -----
     UserWarning
         If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
-        one step has. At ``iter()``: if a plain ``DataLoader`` would make batches of batches. At an
-        epoch's first batch: if `transform` draws from a global random state, and so stays in the
-        thread that iterates in spite of `transform_threads`.
+        one step has; without `batch_size` that is said by ``iter()`` or `LanceDataLoader`, as a
+        source of a mixture has no steps. At ``iter()``: if a plain ``DataLoader`` would make
+        batches of batches. At an epoch's first batch: if `transform` draws from a global random
+        state, and so stays in the thread that iterates in spite of `transform_threads`.
 
     Examples
     --------
@@ -302,6 +303,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             )
         self._rows.describe()  # while the table is there
         self._epoch_cache = EpochCache()
+        self._may_be_source = batch_size is None
         self._begin_epochs(drop_last, rank, world_size, mesh)
 
     def _weighted(

@@ -47,6 +47,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
     """
 
     _has_warned = False  # of rows that no epoch delivers
+    _may_be_source = False  # of a mixture, and then has no batches of its own
     _batching: Any = None  # what asks for batches of other than so many rows
     _planned: Any = None  # what plans those
     _limits = Limits()
@@ -71,7 +72,9 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
         self._agreement = Agreement()
         if self._batching is None:
-            warn_if_no_step(self._steps(), stacklevel=5)
+            steps = self._steps()  # which refuses fewer rows than ranks
+            if not self._may_be_source:
+                warn_if_no_step(steps, stacklevel=5)
 
     # -- what kinds of datasets differ in ------------------------------------------------------
 
@@ -219,6 +222,8 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._refuse_foreign_loader()
         if not self.unwrap:
             warn_of_batches_of_batches()
+        if self._may_be_source and this_worker()[0] == 0:
+            self._is_no_source(stacklevel=4)
         if not in_worker():
             return self._begin_late(self._cursor)
         # Whoever set this worker off waits until it has looked where to begin.
@@ -229,6 +234,12 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._cursor.join(at, self._shared_epoch.layout)
         self._begins_in_worker(*this_worker())
         return self._begin(self._cursor)
+
+    def _is_no_source(self, stacklevel: int) -> None:
+        """Note that batches of its own are made, and warn if there is none."""
+        if self._may_be_source and self._batching is None:
+            self._may_be_source = False
+            warn_if_no_step(self._steps(), stacklevel)
 
     def _begin_late(self, cursor: EpochCursor) -> Iterator[Any]:
         """The batches of the next epoch by a cursor, which begins when the first one is asked for.

@@ -137,6 +137,7 @@ class LanceDataLoader(DataLoader):
             if makes_masks(options["collate_fn"]) and not isinstance(dataset.schema, dict):
                 dataset._output.refuse_padding_twice(options["collate_fn"], dataset.schema)
             self._adapter: Adapter = IterableAdapter(dataset)
+            dataset._is_no_source(stacklevel=4)
             if not dataset._has_warned and dataset._batching is None:
                 dataset._has_warned = True
                 warn_if_rows_are_left_out(self._adapter.steps(), self._adapter.order_name)
