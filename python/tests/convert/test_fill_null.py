@@ -158,6 +158,30 @@ def test_a_fill_for_one_column_is_tried_before_there_is_a_null(kind, path, wrong
     check({"c": kind, "d": pa.int8()}, fill_null={path: None})
 
 
+LISTS = pa.list_(pa.list_(pa.int16()))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wrong", "right"),
+    [
+        ([pa.int32()], "zero", 0),
+        ([pa.int32(), pa.string()], 0.5, 5),
+        ([pa.bool_(), pa.date32()], "none", True),
+        ([LISTS, pa.list_(pa.int8(), 2)], "zero", -1),
+        ([pa.struct([("a", pa.int32())])], b"", 1),
+        ([pa.int32(), pa.float32()], "zero", 0.5),  # which the second one takes
+    ],
+    ids=str,
+)
+def test_a_fill_for_all_columns_has_to_fit_one_of_them(kinds, wrong, right):
+    schema = pa.schema([(f"c{number}", kind) for number, kind in enumerate(kinds)])
+    with pytest.raises(ValueError, match=f"fill_null={wrong!r} does not fit column 'c0"):
+        Output("torch", None, fill_null=wrong).check(empty_batch(schema))
+    Output("torch", None, fill_null=right).check(empty_batch(schema))
+    Output("torch", None, fill_null={}).check(empty_batch(schema))
+    Output("torch", None, fill_null=wrong).check(empty_batch(pa.schema([("s", pa.string())])))
+
+
 def test_a_fill_for_a_struct_is_refused_with_its_fields():
     kind = pa.struct([("a", pa.int32()), ("b", pa.int32())])
     with pytest.raises(ValueError, match=r"names 'c', a struct.*\['c\.a', 'c\.b'\]"):

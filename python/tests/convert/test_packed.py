@@ -140,6 +140,8 @@ def table(db):
         ({"pad_to": 8}, r"pad_to=8 is for lists that stay apart, and .* rows of 16"),
         ({"pad_value": 0.5}, "pad_value=0.5 does not fit column 'tokens'"),
         ({"pad_value": {"x": 1}}, "pad_value names an unknown column 'x'"),
+        ({"fill_null": "zero"}, "fill_null='zero' does not fit column 'id'"),
+        ({"fill_null": {"tokens": "zero"}}, "fill_null='zero' does not fit column 'tokens'"),
         ({"columns": {"tokens": "tokens", "max_seqlen": "n"}}, "adds 'max_seqlen', and there is"),
         ({"on_error": "skip", "transform": len}, "on_error='skip' leaves rows out"),
         ({"batch_size": 4}, r"batch_size=4 and batching=Packing\(...\) both say"),

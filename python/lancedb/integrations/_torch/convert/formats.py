@@ -44,15 +44,8 @@ class Converter:
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Raise if the format cannot carry the columns of an empty batch, or one's `fill_null`."""
-        from .tensors import is_list
-
         self._check_padding(self(batch), batch.schema)
-        for path, of in self.nulls.named(batch.schema).items():
-            value = self.nulls.value_for(path)
-            # A null list becomes an empty one: any other value is for nulls in lists.
-            is_empty_list = isinstance(value, (list, tuple)) and not value and is_list(of.type)
-            if value is not None and not is_empty_list:
-                try_null(of.with_name(path), self.nulls, self.ragged)
+        check_fill_null(batch.schema, self.nulls, self.ragged)
 
     def _check_padding(self, made: Any, schema: pa.Schema) -> None:
         from .tensors import is_ragged
@@ -70,6 +63,33 @@ class Converter:
         if convert is not None:
             return convert(batch, counts, self.nulls, self.ragged)
         return [self._convert(part) for part in slices(batch, counts)]
+
+
+def check_fill_null(schema: pa.Schema, nulls: NullPolicy, ragged: RaggedPolicy) -> None:
+    """Raise if a value for a column does not fit it, or one for all columns fits none."""
+    from .tensors import is_list
+
+    for path, of in nulls.named(schema).items():
+        value = nulls.value_for(path)
+        # A null list becomes an empty one: any other value is for nulls in lists.
+        is_empty_list = isinstance(value, (list, tuple)) and not value and is_list(of.type)
+        if value is not None and not is_empty_list:
+            try_null(of.with_name(path), nulls, ragged)
+    if nulls.fill_null is None or isinstance(nulls.fill_null, Mapping):
+        return
+    leaves = [of.with_name(path) for each in schema for path, of in field_paths(each)]
+    filled = [of for of in leaves if _error_of_null(of, NullPolicy(), ragged) is not None]
+    errors = [_error_of_null(of, nulls, ragged) for of in filled]
+    if errors and None not in errors:
+        raise errors[0]  # type: ignore[misc]
+
+
+def _error_of_null(of: pa.Field, nulls: NullPolicy, ragged: RaggedPolicy) -> ValueError | None:
+    try:
+        try_null(of, nulls, ragged)
+    except ValueError as error:
+        return error
+    return None
 
 
 def make_converter(

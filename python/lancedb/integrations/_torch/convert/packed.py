@@ -26,6 +26,7 @@ from ..arrow.documents import Planned, planned_of
 from ..arrow.take import slices
 from ..common.checks import did_you_mean
 from ..order.window_slices import runs
+from .formats import check_fill_null
 from .nulls import NullPolicy
 from .padding import RaggedPolicy
 from .ragged import flattened
@@ -116,9 +117,7 @@ class PackedConverter:
         packed = {name: made[name] for name in schema.names if self._is_packed(schema, name)}
         tensors = {name: torch.as_tensor(values).dtype for name, values in packed.items()}
         self.padding.check(tensors, schema)
-        for path, of in self.nulls.named(schema).items():
-            if path not in packed:
-                torch_columns(pa.record_batch([pa.nulls(1, of.type)], [path]), self.nulls)
+        check_fill_null(schema, self.nulls, self.ragged)
 
     def _is_packed(self, schema: pa.Schema, name: str) -> bool:
         return name == self.rows.column or is_ragged(schema.field(name).type)

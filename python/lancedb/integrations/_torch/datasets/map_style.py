@@ -87,8 +87,9 @@ class LanceTorchDataset(TableDataset, Dataset):
         `DataLoader` brings its own.
     fill_null : scalar or dict of str to scalar, optional
         What stands in for nulls in tensors: for every column, or by column name (fields of structs
-        as ``"struct.field"``). Default: a null among numbers is a ValueError. In strings and other
-        Python values a null is None, unless their column is named.
+        as ``"struct.field"``). It must fit its column, and one for every column at least one of
+        them. Default: a null among numbers is a ValueError. In strings and other Python values a
+        null is None, unless their column is named.
     ragged : {"jagged", "pad", "mask", "list"}, default "jagged"
         What a column of variable-length lists of numbers becomes in ``"torch"``: a nested tensor;
         a tensor ``(rows, longest)`` padded with `pad_value`, and with ``"pad"`` the lengths as
