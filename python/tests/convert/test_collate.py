@@ -72,6 +72,9 @@ def test_rows_are_dicts_of_their_values():
         rows[4]
     with pytest.raises(TypeError, match=r"rows.columns\['x'\] the batched column"):
         rows["x"]
+    for wrong in (1.5, None):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            rows[wrong]
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8))

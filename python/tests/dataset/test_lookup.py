@@ -89,6 +89,7 @@ def test_keys_may_come_in_any_form(lookup, kind):
         (np.array([True]), "must be of type int64"),
         ([5, "5"], "must all be of one type"),
         (np.zeros((2, 2), int), "one dimension"),
+        ({5, 6}, r"not a set, whose order is any: pass sorted\(keys\)"),
     ],
 )
 def test_what_is_no_sequence_of_keys_is_refused(lookup, keys, message):
@@ -154,6 +155,8 @@ def test_a_key_in_two_rows_is_named_where_the_lookup_is_made(db):
         ({"missing": "skip"}, ValueError, "missing must be 'raise' or 'null'"),
         ({"columns": ["nope"]}, ValueError, "unknown column 'nope'"),
         ({"cache_bytes": -1}, ValueError, "cache_bytes"),
+        ({"blobs": "file"}, ValueError, "blobs must be one of 'bytes', 'descriptor'"),
+        ({"columns": ["id"], "fill_null": "zero"}, ValueError, "'zero' does not fit column 'id'"),
         ({"version": 99}, ValueError, "does not exist"),
     ],
 )
@@ -385,10 +388,13 @@ def test_formats_of_the_nearest(scattered):
         ({"column": "tokens"}, "column='tokens' is no column of vectors.*'vec'"),
         ({"exclude": [1, 2]}, "exclude must have a key, or a sequence of keys, for each of 1"),
         ({"metric": "l3"}, "metric must be"),
+        ({"filter": 3}, "filter must be an SQL condition, not 3"),
+        ({"vectors": "abcd"}, r"vectors must be numbers of the shape \(n, 4\).*not 'abcd'"),
+        ({"vectors": [[1.0], [1.0, 2.0]]}, r"vectors must be numbers of the shape \(n, 4\)"),
     ],
 )
 def test_wrong_questions_are_refused(lookup, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         lookup.nearest(**{"vectors": np.zeros((1, 4)), "k": 2, **change})
 
 

@@ -269,8 +269,12 @@ def test_a_run_goes_on_with_other_weights_only_where_they_are_allowed(tables, sm
     state = loader.state_dict()
     changed = {"web": 0.1, "code": 0.8, "books": 0.1}
     resumed = LanceDataLoader(mixed(tables, weights=changed))
-    with pytest.raises(ValueError, match=r"weights were .* and are .*allow=\{\"weights\"\}"):
+    said = r"weights were \{.*\} from row 192 of the mixture on, and are .*allow=\{\"weights\"\}"
+    with pytest.raises(ValueError, match=said):
         resumed.load_state_dict(state)
+    for allow in ("weights", None):
+        with pytest.raises(TypeError, match="allow must be a set"):
+            resumed.load_state_dict(state, allow=allow)
     resumed.load_state_dict(state, allow={"weights"})
     after = ids(resumed)
     names = Counter(source_of(id) for batch in after for id in batch)

@@ -406,9 +406,13 @@ def test_shapes_and_ranges(table):
         assert (several.max(axis=1) == highs - 1).all()
         assert context.integers(torch.zeros(4, dtype=torch.int64), 5).dtype == np.int64
         assert context.numpy_generator(-1) is context.numpy_generator(3)
+        assert (context.integers(2**63 - 1, 2**63) == 2**63 - 1).all()
         for wrong, error in [
             (lambda: context.integers(3, 3), ValueError),
             (lambda: context.integers(0, 1.5), TypeError),
+            (lambda: context.integers(0, 2**63 + 1), ValueError),
+            (lambda: context.integers(0, 2**64), ValueError),
+            (lambda: context.integers(np.uint64(2**63), 2**63), ValueError),
             (lambda: context.integers(0, [1, 2]), ValueError),
             (lambda: context.random(-1), ValueError),
             (lambda: context.random(2.0), ValueError),

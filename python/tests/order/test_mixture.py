@@ -174,7 +174,7 @@ def test_a_source_of_weight_0_never_exhausts():
 
 
 def test_an_epoch_without_rows_is_refused():
-    with pytest.raises(ValueError, match="would have no rows: 8 shards"):
+    with pytest.raises(ValueError, match="would have no rows: it is divided into 8 shards"):
         Mixture((3, 10), (Change(0, (1, 1)),), 8, FIRST)
 
 

@@ -8,6 +8,7 @@ registered there: a whole `RowBatch` collates to its columns at no cost, and loo
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -103,7 +104,7 @@ class RowBatch(Sequence):
         IndexError
             If there is no such row.
         TypeError
-            If `index` is a column's name.
+            If `index` is a column's name, or no whole number.
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
@@ -112,6 +113,7 @@ class RowBatch(Sequence):
                 f"these are {len(self)} rows, and {index!r} is no row number: rows[0][{index!r}] "
                 f"is a value of the first, rows.columns[{index!r}] the batched column"
             )
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} is out of range for a batch of {len(self)} rows")
         kind = Row if isinstance(self.columns, dict) else OpaqueRow

@@ -32,6 +32,10 @@ class TransformContext:
     workers, ranks and threads, after any resume, and however batches are cut. No global random
     state is read or changed.
 
+    A row occurs several times in an epoch if a permutation table has it several times, if it is
+    drawn by weight, or if a mixture goes through its source again. An index of a map-style dataset
+    that is asked for twice is the same occurrence, and has the same values.
+
     Parameters
     ----------
     origins : Origins
@@ -114,8 +118,10 @@ class TransformContext:
 
         Raises
         ------
+        TypeError
+            If `low` or `high` is no whole number.
         ValueError
-            If a range is empty.
+            If a range is empty, or beyond int64.
         RuntimeError
             As for `random`.
         """
@@ -173,7 +179,10 @@ class TransformContext:
         RuntimeError
             As for `random`.
         """
-        place = range(len(self))[row]
+        try:
+            place = range(len(self))[row]
+        except IndexError:
+            raise IndexError(f"row {row} is out of range for a batch of {len(self)} rows") from None
         if place not in self._generators:
             seed = row_random.digest(self._keys[place : place + 1])
             self._generators[place] = np.random.Generator(np.random.PCG64(seed))
@@ -215,9 +224,12 @@ class TransformContext:
 
     def _end(self, name: str, value: Any, dimensions: int) -> np.ndarray:
         """One end of a range, so that it is broadcast over the rows."""
-        end = np.asarray(value)
+        is_far = isinstance(value, int) and not -(2**63) <= value <= 2**63
+        end = np.asarray(0 if is_far else value)
         if end.dtype.kind not in "iu" and end.size:
             raise TypeError(f"{name} must be a whole number, or one for each row, not {value!r}")
+        if is_far or (end > 2**63 - (name == "low")).any():  # `high` itself is not drawn
+            raise ValueError(f"{name} must be within the range of int64, not {value!r}")
         if end.ndim and end.shape != (len(self),):
             raise ValueError(
                 f"{name} must be one number, or one for each of {len(self)} rows, and has shape "

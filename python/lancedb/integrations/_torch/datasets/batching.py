@@ -41,7 +41,10 @@ class TokenBudget:
     Raises
     ------
     TypeError, ValueError
-        If an argument is no such number or name.
+        If an argument is no such number or name. The dataset that it is given to raises a
+        ValueError where it is made, if `lengths` cannot be evaluated, are no whole numbers or
+        lists, or are not given where there is not just one column of lists; and, where the first
+        batch is planned, if a row is longer than the budget, empty or null, which it names.
 
     Examples
     --------
@@ -95,8 +98,9 @@ class Packing:
       the last one ends; what is left of a row counts as one;
     - ``max_seqlen``, int: the longest of these.
 
-    Other columns of lists, as long as those of `column`, are packed in the same places; all other
-    columns have one value for each document, in sequence.
+    Other columns of lists of numbers, as long as those of `column`, are packed in the same places.
+    All other columns, vectors of a fixed size among them, have one value for each document, in
+    sequence: a document in several pieces has one for each piece.
 
     Parameters
     ----------
@@ -120,7 +124,16 @@ class Packing:
     Raises
     ------
     TypeError, ValueError
-        If an argument is no such number or name.
+        If an argument is no such number or name. The dataset that it is given to raises a
+        ValueError where it is made, if `column` has no lists of numbers, or a column has a name
+        that is added; where the first batch is planned, if a document is empty or null, or is too
+        long and ``too_long="error"``, which names its row; and where a batch is made, if lists
+        beside a document's are not as long, or `lengths` are wrong.
+
+    Notes
+    -----
+    The documents of a group are packed by best fit, the longest first, over a histogram of their
+    lengths: Krell et al., "Efficient Sequence Packing without Cross-contamination", 2021.
 
     Examples
     --------

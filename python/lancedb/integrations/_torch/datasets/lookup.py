@@ -15,7 +15,7 @@ from lancedb.table import Table
 
 from ..arrow import take
 from ..cache.recent_rows import RecentRows
-from ..common.checks import whole_number
+from ..common.checks import one_of, shown, whole_number
 from ..common.counters import Stats
 from ..common.per_process import PerProcess
 from ..common.pickling import check_sendable
@@ -124,6 +124,7 @@ class LanceLookup:
             raise TypeError("table must be a table, not a Permutation: pass its base table")
         if missing not in ("raise", "null"):
             raise ValueError(f"missing must be 'raise' or 'null', not {missing!r}")
+        one_of("blobs", blobs, ("bytes", "descriptor"))
         given = Given(
             table=table,
             uri=uri,
@@ -275,6 +276,8 @@ class LanceLookup:
             If there are fewer than `k` rows for a vector, unless ``missing="null"``: then the rest
             are nulls, and their distance is infinite. If `vectors` have another shape, or a column
             in ``"torch"`` has lists of different lengths, which need ``ragged="pad"``.
+        TypeError
+            If `exclude` or `filter` is of a wrong type.
         RuntimeError
             If the search fails; the message names the table.
         """
@@ -283,6 +286,8 @@ class LanceLookup:
         wanted = _as_vectors(vectors, name, self._vectors[name])
         if metric not in _METRICS:
             raise ValueError(f"metric must be 'l2', 'cosine' or 'dot', not {metric!r}")
+        if filter is not None and not isinstance(filter, str):
+            raise TypeError(f"filter must be an SQL condition, not {filter!r}")
         refuse_jagged(self.format, self._output, self.schema)
         if "_distance" in self.schema.names:
             raise ValueError(
@@ -440,7 +445,13 @@ def _as_vectors(vectors: Any, name: str, size: int) -> np.ndarray:
     """Vectors as float32 of shape (n, dimensions)."""
     if hasattr(vectors, "detach"):
         vectors = vectors.detach().cpu().float().numpy()
-    found = np.asarray(vectors, np.float32)
+    try:
+        found = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"vectors must be numbers of the shape (n, {size}), as column {name!r} has, not "
+            f"{shown(vectors)}"
+        ) from error
     if found.shape == (0,):
         return found.reshape(0, size)
     if found.ndim != 2 or found.shape[1] != size:

@@ -29,7 +29,7 @@ from ..order.mixed_shards import MixedShards
 from ..order.mixture import Mixture
 from ..order.read_schedule import Span, schedule
 from ..order.shuffle import read_rows
-from ..order.state import Position
+from ..order.state import Position, allowances
 from ..order.step_mixture import StepMixture
 from ..order.steps import Steps
 from ..pipeline.mixed_sources import MixedInput, mixed_memory
@@ -74,8 +74,8 @@ class LanceMixedTorchDataset(ShardedDataset):
     It goes wherever `LanceIterableTorchDataset` goes, with the same guarantees: the same batches
     on any number of workers and ranks, equal steps, and exact resume at any batch. Each source is
     within two rows of its share, over any stretch of any of the shards into which an epoch is cut,
-    and is gone through as a whole before a row of it comes again, from one epoch of the mixture
-    into the next.
+    and is gone through as a whole before a row of it comes again, but for a row or two of each
+    shard, from one epoch of the mixture into the next.
 
     Parameters
     ----------
@@ -388,9 +388,7 @@ transform_threads : optional
     def _read_state(
         self, state: Mapping[str, Any], layout: Any, allow: Iterable[str] = ()
     ) -> tuple[Position, MixedLayout]:
-        allowed = set(allow)
-        if not allowed <= {"weights"}:
-            raise ValueError(f'allow may hold "weights" alone, not {sorted(allowed)}')
+        allowed = allowances(allow)
         described = {name: source.described for name, source in self._sources.items()}
         at, theirs = read_mixed_state(state, described, self._also, allowed)
         own = self._own_layout(theirs)

@@ -68,6 +68,12 @@ class MixedLayout:
         layouts = (Layout(*numbers) for numbers in data["layouts"])
         return cls(data["shards"], tuple(data["names"]), tuple(changes), tuple(layouts))
 
+    def weights_in_words(self) -> str:
+        """The weights, and from which row of the mixture on they apply."""
+        return "; ".join(
+            f"{by_name} from row {row} of the mixture on" for row, by_name in self.weights_as_json()
+        )
+
     def weights_as_json(self) -> list[Any]:
         """The weights by row and name, without those of 0."""
         return [
@@ -253,9 +259,9 @@ def merged(loaded: MixedLayout, own: MixedLayout, row: int, allow: set[str]) -> 
     if _from(theirs, row) == ours:
         return dataclasses.replace(own, changes=theirs)
     if WEIGHTS not in allow:
-        was = dataclasses.replace(own, changes=_from(theirs, row)).weights_as_json()
-        now = dataclasses.replace(own, changes=ours).weights_as_json()
-        refuse([f"weights were {was} and are {now}, {_ALLOW}"])
+        was = dataclasses.replace(own, changes=_from(theirs, row)).weights_in_words()
+        now = dataclasses.replace(own, changes=ours).weights_in_words()
+        refuse([f"weights were {was}, and are {now}, {_ALLOW}"])
     past = [change for change in theirs if change.row < row]
     if past and past[-1].weights == ours[0].weights:
         ours = ours[1:]

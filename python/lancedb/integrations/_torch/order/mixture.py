@@ -165,8 +165,9 @@ class Mixture:
             rows = self._epoch_rows(segments, start)
             if rows < 1:
                 raise ValueError(
-                    f"an epoch of this mixture would have no rows: {self.shards} shards, and "
-                    f"stop={self.stop!r} with sources of {', '.join(map(str, self.sizes))} rows"
+                    "an epoch of this mixture would have no rows: it is divided into "
+                    f"{self.shards} shards, too many for stop={self.stop!r} with sources of "
+                    f"{', '.join(map(str, self.sizes))} rows; give it more rows, or another stop"
                 )
             next_change = min((c.row for c in self.changes if c.row > start), default=None)
             if next_change is None:

@@ -123,8 +123,26 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
 
 def refuse_allowances(allow: Iterable[str]) -> None:
     """Raise where one table's state is to be loaded in spite of something."""
-    if set(allow):
+    if allowances(allow):
         raise ValueError(f"allow={allow!r} is for mixtures: one table has no weights")
+
+
+def allowances(allow: Any) -> set[str]:
+    """What a state may differ in, checked.
+
+    Raises
+    ------
+    TypeError
+        If it is no collection of names.
+    ValueError
+        If it has another name than ``"weights"``.
+    """
+    if isinstance(allow, str) or not isinstance(allow, Iterable):
+        raise TypeError(f'allow must be a set, as {{"weights"}}, not {allow!r}')
+    allowed = set(allow)
+    if not allowed <= {"weights"}:
+        raise ValueError(f'allow may hold "weights" alone, not {sorted(map(str, allowed))}')
+    return allowed
 
 
 def open_state(state: Any) -> Mapping[str, Any]:

@@ -124,6 +124,8 @@ def as_keys(keys: Any, kind: pa.DataType) -> pa.Array:
     is_one = type(keys) in (str, bytes) or not hasattr(keys, "__iter__")
     if is_one or getattr(keys, "ndim", 1) == 0:
         raise TypeError(f"keys must be a sequence, not {keys!r}: for one key write [{keys!r}]")
+    if isinstance(keys, (set, frozenset)):
+        raise TypeError("keys must be a sequence, not a set, whose order is any: pass sorted(keys)")
     if hasattr(keys, "detach"):
         keys = keys.detach().cpu().numpy()
     if isinstance(keys, pa.ChunkedArray):
