@@ -7,6 +7,7 @@ import pickle
 import re
 import threading
 from collections import Counter
+from pathlib import Path
 
 import lancedb
 import numpy as np
@@ -288,6 +289,45 @@ def test_a_run_goes_on_with_other_weights_only_where_they_are_allowed(tables, sm
     assert ids(again) == ids(resumed)
 
 
+@pytest.mark.parametrize("sources", [{}, {"balance_by": "id % 7 = 0"}], ids=["all", "balanced"])
+def test_allowed_weights_make_the_same_steps_on_any_ranks(tables, small_windows, sources):
+    old = {name: tables[name] for name in ("web", "code")}
+    before, after = {"web": 0.7, "code": 0.3}, {"web": 0.2, "code": 0.5, "books": 0.3}
+
+    def made(tables, weights, rank=0, ranks=1):
+        place = {"rank": rank, "world_size": ranks, "batch_size": 48 // ranks}
+        return of_sources(datasets(tables), weights, source_column="source", **place)
+
+    def datasets(tables):
+        return {
+            name: LanceIterableTorchDataset(each, shuffle=SHUFFLES.get(name, True), **sources)
+            for name, each in tables.items()
+        }
+
+    def resumed(state, ranks, workers=0):
+        shares = []
+        for rank in range(ranks):
+            loader = LanceDataLoader(made(tables, after, rank, ranks), num_workers=workers)
+            loader.load_state_dict(state, allow={"weights"})
+            shares.append(ids(loader) + ids(loader))
+        return [flat(step) for step in zip(*shares, strict=True)], loader.state_dict()
+
+    loader = LanceDataLoader(made(old, before, 0, 2))
+    for _ in zip(range(3), loader, strict=False):
+        pass
+    state = loader.state_dict()
+    whole = resumed(state, 1)
+    # As if these weights had been there from that row on, but for windows, which are the state's.
+    weights = [(0, before), (144, after)]
+    planned = LanceDataLoader(of_sources(datasets({**old, "books": tables["books"]}), weights))
+    steps = (ids(planned) + ids(planned))[3:]
+    assert [[*map(source_of, step)] for step in steps] == [
+        [*map(source_of, step)] for step in whole[0]
+    ]
+    for ranks, workers in ((2, 1), (4, 0)):
+        assert resumed(state, ranks, workers) == whole
+
+
 def test_a_source_is_added_where_that_is_allowed(tables, small_windows):
     old = {name: tables[name] for name in ("web", "code")}
     loader = LanceDataLoader(mixed(old, weights={"web": 1, "code": 1}))
@@ -364,6 +404,9 @@ def test_sources_that_cannot_be_are_refused(tables, db):
     with pytest.raises(ValueError, match="source 'b' is the dataset of 'a': give it once"):
         LanceMixedTorchDataset({"a": one, "b": one}, {"a": 1})
     again = LanceIterableTorchDataset(tables["web"])
+    elsewhere = LanceIterableTorchDataset(uri=Path(tables["web"].uri).parent, table_name="web")
+    with pytest.raises(ValueError, match="source 'b' has the rows and columns of 'a'"):
+        LanceMixedTorchDataset({"a": one, "b": elsewhere}, {"a": 1})
     with pytest.raises(ValueError, match="source 'b' has the rows and columns of 'a'"):
         LanceMixedTorchDataset({"a": one, "b": again}, {"a": 1})
     with pytest.raises(TypeError, match="source 'a' must be a LanceIterableTorchDataset, not int"):

@@ -10,9 +10,12 @@ from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceMixedTorchDataset,
+    Packing,
     TokenBudget,
 )
 from torch.distributed.device_mesh import init_device_mesh
+
+KINDS = ("budget", "packing", "of one source")
 
 
 def refusal(**arguments):
@@ -25,22 +28,33 @@ def refusal(**arguments):
 
 
 def rows(**options):
-    return LanceIterableTorchDataset(
-        uri=sys.argv[1], table_name="many", columns=["id"], shuffle=True, **options
-    )
+    options = {"columns": ["id"], "shuffle": True, **options}
+    return LanceIterableTorchDataset(uri=sys.argv[1], table_name="many", **options)
 
 
-def delivered(**options):
-    """The state after some steps, and the steps of the rest, of a budget over a mixture."""
-    halves = {name: rows(filter=f"id % 2 = {rest}") for rest, name in enumerate(("even", "odd"))}
-    batching = TokenBudget(4000, lengths="id % 7 + 1")
-    mixture = LanceMixedTorchDataset(
-        halves, {"even": 1, "odd": 1}, format="torch", batching=batching, **options
-    )
-    loader = LanceDataLoader(mixture)
-    first = [batch["id"].tolist() for batch, _ in zip(loader, range(2), strict=False)]
+def mixture(kind, **options):
+    """Even and odd ids, in batches of some kind."""
+    columns = {"columns": {"id": "id", "tokens": "make_array(id, id)"}} if kind == "packing" else {}
+    own = {"format": "torch"} if kind == "of one source" else {}
+    halves = {
+        name: rows(filter=f"id % 2 = {rest}", **columns, **own)
+        for rest, name in enumerate(("even", "odd"))
+    }
+    made = {
+        "budget": {"batching": TokenBudget(4000, lengths="id % 7 + 1"), "format": "torch"},
+        "packing": {"batching": Packing(10, rows=100), "format": "torch"},
+        "of one source": {"mix": "batches", "batch_size": 500},
+    }
+    return LanceMixedTorchDataset(halves, {"even": 1, "odd": 1}, **made[kind], **options)
+
+
+def delivered(kind, **options):
+    """The state after some steps, and the steps of the rest, of a mixture."""
+    dataset = mixture(kind, **options)
+    loader = LanceDataLoader(dataset)
+    first = [batch["id"].tolist() for _, batch in zip(range(2), loader, strict=False)]
     state = loader.state_dict()
-    resumed = LanceDataLoader(mixture)
+    resumed = LanceDataLoader(dataset)
     resumed.load_state_dict(state)
     return {"state": state, "steps": first + [batch["id"].tolist() for batch in resumed]}
 
@@ -61,7 +75,7 @@ def main() -> None:
     record = {
         "steps": [batch["id"].tolist() for batch in loader],
         "state": loader.state_dict(),
-        "mixture": delivered(mesh=mesh["dp"]),
+        "mixtures": {kind: delivered(kind, mesh=mesh["dp"]) for kind in KINDS},
         "coordinate": mesh.get_coordinate(),
         "refused": [refusal(mesh=mesh), refusal(mesh=mesh["dp"], rank=0, world_size=2)],
     }

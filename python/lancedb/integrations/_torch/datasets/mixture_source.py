@@ -76,8 +76,9 @@ class MixtureSource:
 
     @property
     def rows_and_columns(self) -> tuple[Any, ...]:
-        """What no other source has."""
-        return self.described, self.view.recipe.source, self.view.columns
+        """What no other source has: the same table may be reached in several ways."""
+        recipe = self.view.recipe
+        return self.described, recipe.identity or recipe.source, self.view.columns
 
     def __getstate__(self) -> dict[str, Any]:
         of_this_process = dict.fromkeys(("_rows", "_everything"))
