@@ -2,12 +2,13 @@
 """What `TokenBudget` is given: lengths of rows, bounds, and what it refuses."""
 
 import pickle
+import warnings
 
 import pyarrow as pa
 import pytest
 from conftest import record_reads
-from documents import documents
-from lancedb.integrations.torch import LanceIterableTorchDataset, TokenBudget
+from documents import BUDGET, PACKING, dataset, documents
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset, TokenBudget
 
 
 @pytest.fixture
@@ -192,3 +193,16 @@ def test_rows_that_are_drawn_several_times_have_numbers_of_their_own_each_time(t
     assert sorted(drawn(90)) == sorted(pairs)
     ranks = [drawn(40, rank=rank, world_size=2) for rank in range(2)]
     assert sorted(ranks[0] + ranks[1]) == sorted(pairs)
+
+
+@pytest.mark.parametrize("batching", [PACKING, BUDGET], ids=["packing", "budget"])
+@pytest.mark.parametrize("load", [LanceDataLoader, iter], ids=["loader", "alone"])
+def test_documents_that_fill_no_step_are_warned_of(db, batching, load):
+    table = db.create_table("few", documents(6))
+    said = r"\d documents fill fewer batches than one step of 4 has: drop_last=True leaves all of"
+    with pytest.warns(UserWarning, match=said):
+        assert list(load(dataset(table, batching, "none", rank=0, world_size=4))) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader = LanceDataLoader(dataset(table, batching, "none", drop_last=False))
+        assert [len(list(loader)) > 0 for _ in range(2)] == [True, True]

@@ -109,8 +109,8 @@ class Packing:
     column : str, default "tokens"
         The lists of numbers to pack.
     rows : int, default 8
-        Rows of a batch. At the end of an epoch it may have fewer; on several ranks, with
-        ``drop_last=False``, also one more, where too few are left for a step of their own.
+        Rows of a batch. With ``drop_last=False`` the last of an epoch may have fewer, and on
+        several ranks also one more, where too few are left for a step of their own.
     too_long : {"split", "truncate", "error"}, default "split"
         What happens to a document of more than `length` tokens: it becomes several documents, or
         loses its end, or is an error that names its row.

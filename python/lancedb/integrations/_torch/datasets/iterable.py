@@ -175,8 +175,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
         one step has; without `batch_size` that is said by ``iter()`` or `LanceDataLoader`, as a
         source of a mixture has no steps. At ``iter()``: if a plain ``DataLoader`` would make
-        batches of batches. At an epoch's first batch: if `transform` draws from a global random
-        state, and so stays in the thread that iterates in spite of `transform_threads`.
+        batches of batches. At an epoch's first batch: if `batching` makes no full step of all
+        documents, which ``drop_last=True`` leaves out; and if `transform` draws from a global
+        random state, and so stays in the thread that iterates in spite of `transform_threads`.
 
     Examples
     --------

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -274,8 +275,15 @@ class BatchOrder:
         return self.steps_of(self.epoch, self.layout)
 
     def has_step(self, position: int) -> bool:
-        """Whether there is one more step from this position on."""
-        return self._steps.has_step(position)
+        """Whether there is one more step from this position on; warns if an epoch has none."""
+        found = self._steps.has_step(position)
+        if not found and not position and (documents := self._steps.left_out()):
+            warnings.warn(
+                f"{documents} documents fill fewer batches than one step of "
+                f"{self._steps.world_size} has: drop_last=True leaves all of them out",
+                stacklevel=2,
+            )
+        return found
 
     def after(self, position: int) -> int:
         """The position after the step that begins at this one."""

@@ -49,6 +49,12 @@ class BatchSteps:
             return True
         return not self.drop_last and position < self._last
 
+    def left_out(self) -> int:
+        """How many documents there are, if `drop_last` leaves all of them out; else 0."""
+        if not self.drop_last or self.has_step(0):
+            return 0
+        return self._documents(0, self._last)
+
     def after(self, position: int) -> int:
         """The position after the step that begins at this one."""
         end = position + self.world_size
