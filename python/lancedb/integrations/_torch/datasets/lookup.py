@@ -68,7 +68,7 @@ class LanceLookup:
         of nulls, which tensors need `fill_null` for; `contains` says which rows those are. In
         `nearest` it is what becomes of places for which there are too few rows.
     fill_null, ragged, pad_value, pad_to, blobs : optional
-        As for `LanceTorchDataset`.
+        As for `LanceTorchDataset`, but that a blob is no file.
     cache_bytes : int, default 67_108_864
         Arrow bytes of rows that each process keeps of those it read last, so that popular keys are
         not read anew. 0 keeps none.
