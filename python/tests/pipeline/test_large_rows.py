@@ -14,6 +14,7 @@ from lancedb.integrations._torch.arrow import large_rows
 from lancedb.integrations._torch.arrow.large_rows import LargeRows, Limits
 from lancedb.integrations._torch.common.counters import Stats
 from lancedb.integrations._torch.convert.transform import Output
+from lancedb.integrations._torch.datasets import map_style
 from lancedb.integrations._torch.datasets.sharded import ShardedDataset
 from lancedb.integrations._torch.order.state import Position
 from lancedb.integrations._torch.pipeline.mixed_sources import in_turn
@@ -22,6 +23,7 @@ from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceMixedTorchDataset,
+    LanceTorchDataset,
 )
 from peak import Peak
 from soak import soaked
@@ -233,6 +235,36 @@ def test_rows_of_several_sources_are_handed_on_in_the_sequence_that_was_asked_fo
         brought[source] = deque(pa.record_batch({"row": rows[a:b]}) for a, b in ends)
     parts = in_turn(brought, np.array(sources))
     assert [row for part in parts for row in part["row"].to_pylist()] == [*range(len(sources))]
+
+
+@pytest.mark.parametrize("uneven", ["here and there"], indirect=True)
+def test_a_worker_that_reads_by_index_gives_back_what_large_rows_have_used(uneven, monkeypatch):
+    done = []
+    monkeypatch.setattr(map_style, "in_worker", lambda: True)
+    monkeypatch.setattr(map_style, "release_freed", lambda: done.append("released"))
+    dataset = LanceTorchDataset(
+        uneven[0], format="arrow", transform=lambda batch: done.append("made") or batch
+    )
+    for rows in (range(60), range(5), range(60, 120), range(60, 120)):
+        dataset.__getitems__(rows)
+    assert done == ["made", "released", "made", "made", "released", "made"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "are_large"),
+    [
+        ([10_000_000, 100, 100], True),
+        ([10_000_000, 9_000_000, 8_000_000], False),
+        ([7_000_000, 100, 100], False),
+        ([500_000] * 20 + [100] * 21, False),
+        ([], False),
+    ],
+)
+def test_large_rows_are_far_larger_than_most_of_their_batch(sizes, are_large):
+    values = pa.array([bytes(size) for size in sizes], pa.binary())
+    batch = pa.record_batch({"value": values})
+    assert large_rows.has_large_rows(batch) == are_large
+    assert not large_rows.has_large_rows(pa.record_batch({"value": np.zeros(2_000_000)}))
 
 
 def test_a_table_far_larger_than_its_sample_has_large_rows(uneven, known_as_uneven):

@@ -35,6 +35,9 @@ _MOST_UNSEEN = 8
 _SLACK_BYTES = 1 << 20
 # From so many bytes of a call on it pays to have the allocators look for what is free.
 _MUCH_BYTES = 8 << 20
+# What makes a row large by itself, and how much larger than half of those with it.
+_LARGE_ROW = 1 << 20
+_FAR_LARGER = 8
 
 
 class Limits(NamedTuple):
@@ -239,6 +242,14 @@ def sizes_of_rows(batch: pa.RecordBatch) -> np.ndarray:
                 known = np.fromiter(rows, np.int64, len(column))
             sizes += known
     return sizes
+
+
+def has_large_rows(batch: pa.RecordBatch) -> bool:
+    """Whether a batch takes megabytes because of rows far larger than most of it."""
+    if own_bytes(batch) < _MUCH_BYTES or not vary_in_size(batch.schema):
+        return False
+    sizes = sizes_of_rows(batch)
+    return bool(sizes.max() >= max(_LARGE_ROW, _FAR_LARGER * np.median(sizes)))
 
 
 def may_lack(batch: pa.RecordBatch) -> bool:

@@ -15,6 +15,8 @@ from lancedb.permutation import Permutation
 from lancedb.table import Table
 from torch.utils.data import Dataset, default_collate
 
+from ..arrow.buffer_pool import release_freed
+from ..arrow.large_rows import has_large_rows
 from ..arrow.origins import with_origins
 from ..arrow.take import take
 from ..cache.columns import Cache
@@ -28,6 +30,7 @@ from ..frameworks.row_requests import (
     is_row_of_another,
     rows_to_come,
 )
+from ..frameworks.torch_loader import in_worker
 from ..order.state import start_of
 from ..table.arguments import Given
 from ..table.indices import normalize_indices
@@ -251,6 +254,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             cache_bytes=cache_bytes,
         )
         self._ahead = RowsAhead()
+        self._read_large_rows = False
         self._seed = EpochSeed(seed, is_used=self._output.takes_context)
 
     def __len__(self) -> int:
@@ -350,7 +354,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         both: LanceTorchDataset = LanceTorchDataset.__new__(LanceTorchDataset)
         BatchDataset.__init__(both, self._output, self.batch_size, self.unwrap)
         both._rows = JoinedRows([*self._rows.parts, *other._rows.parts])
-        both._ahead, both._seed = RowsAhead(), self._seed
+        both._ahead, both._seed, both._read_large_rows = RowsAhead(), self._seed, False
         return both
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
@@ -361,8 +365,12 @@ class LanceTorchDataset(TableDataset, Dataset):
 
     def _read(self, rows: np.ndarray) -> pa.RecordBatch:
         stats = self._stats()
+        if self._read_large_rows:
+            # What was made and sent of them, too, would be kept by the allocators of every worker.
+            release_freed()
         with stats.timed("reading"):
             batch = self._rows.begin(rows)()
+        self._read_large_rows = in_worker() and has_large_rows(batch)
         stats.add(rows=batch.num_rows, **self._rows.counts())
         return batch
 
