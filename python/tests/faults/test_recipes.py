@@ -109,7 +109,7 @@ def test_a_pickle_cut_off_anywhere_is_refused_by_pickle_itself(home, make):
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     deadline=None,
-    max_examples=150,
+    max_examples=60,
 )
 def test_whatever_its_fields_hold_a_recipe_opens_its_table_or_raises(home, make, data):
     recipe = make(home)._rows.view.recipe
