@@ -192,6 +192,7 @@ class LanceTorchDataset(TableDataset, Dataset):
     """
 
     _reads_by_index = True
+    _read_large_rows = False  # the time before
 
     @explain_unknown
     def __init__(
@@ -254,7 +255,6 @@ class LanceTorchDataset(TableDataset, Dataset):
             cache_bytes=cache_bytes,
         )
         self._ahead = RowsAhead()
-        self._read_large_rows = False
         self._seed = EpochSeed(seed, is_used=self._output.takes_context)
 
     def __len__(self) -> int:
@@ -354,7 +354,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         both: LanceTorchDataset = LanceTorchDataset.__new__(LanceTorchDataset)
         BatchDataset.__init__(both, self._output, self.batch_size, self.unwrap)
         both._rows = JoinedRows([*self._rows.parts, *other._rows.parts])
-        both._ahead, both._seed, both._read_large_rows = RowsAhead(), self._seed, False
+        both._ahead, both._seed = RowsAhead(), self._seed
         return both
 
     def _whole(self, batch: Any, count: int, caller: FrameType) -> Any:
