@@ -261,7 +261,7 @@ def open_in_another_process(proxy):
     ("prepare", "does"),
     [
         (make_a_dataset, {"opening", "reading"}),
-        (describe_the_data, {"reading"}),  # off the table that was opened to be pinned
+        soaked(describe_the_data, {"reading"}),  # off the table that was opened to be pinned
         soaked(open_in_another_process, {"opening", "reading"}),
     ],
 )

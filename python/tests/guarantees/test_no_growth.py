@@ -228,9 +228,10 @@ def test_epochs_broken_off_of_both_datasets_in_turn(small):
     assert [loader.state_dict()["epoch"] for loader in loaders] == [rounds - 1] * 2
 
 
+@pytest.mark.soak
 @KINDS
-@pytest.mark.parametrize("rounds", [36, soaked(240)])  # a soak finds what leaks a little
-def test_epochs_broken_off_and_resumed(small, make, rounds):
+def test_epochs_broken_off_and_resumed(small, make):
+    rounds = 240  # to find what leaks a little
     assert_levels_off(rounds, Resumed(make(small)), alone)
 
 

@@ -200,6 +200,7 @@ def test_images_are_decoded_and_told_apart(tmp_path, run_warm):
     assert 350 < crops < 550
 
 
+@pytest.mark.soak
 def test_clips_of_videos_are_told_apart_from_a_part_of_their_bytes(tmp_path, run_warm):
     printed = run_warm("video.py", "--out", tmp_path, "--videos", 128, "--epochs", 3)
     last = re.findall(r"(\d+)% of the directions right; .* \((.*)%\)", printed)[-1]

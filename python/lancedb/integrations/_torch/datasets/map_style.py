@@ -370,7 +370,8 @@ class LanceTorchDataset(TableDataset, Dataset):
             release_freed()
         with stats.timed("reading"):
             batch = self._rows.begin(rows)()
-        self._read_large_rows = in_worker() and has_large_rows(batch)
+        if in_worker():  # which sends it to nobody
+            self._read_large_rows = has_large_rows(batch)
         stats.add(rows=batch.num_rows, **self._rows.counts())
         return batch
 
