@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -18,7 +17,6 @@ from ..cache.recent_rows import RecentRows
 from ..common.checks import one_of, shown, whole_number
 from ..common.counters import Stats
 from ..common.per_process import PerProcess
-from ..common.pickling import check_sendable
 from ..common.timeout import within
 from ..convert.transform import Output
 from ..table import fork_guard as forking
@@ -29,10 +27,10 @@ from ..table.indices import distinct
 from ..table.key_index import KeyIndex, as_keys, key_type, read_keys
 from ..table.nearest import NONE_FOUND, Nearest, check_vectors, vector_columns
 from ..table.reader import Reader
-from ..table.sources import FactorySource
 from .base import READ_TIMEOUT, seconds
 from .keywords import explain_unknown
 from .neighbours import chosen, nested, refuse_jagged
+from .pinned_rows import sent_view
 
 _METRICS = (None, "l2", "cosine", "dot")
 
@@ -152,10 +150,7 @@ class LanceLookup:
             self._index = read_keys(stored, key)
 
     def __getstate__(self) -> dict[str, Any]:
-        if isinstance(self._view.recipe.source, FactorySource):
-            check_sendable("connection_factory", self._view.recipe.source.factory)
-        view = dataclasses.replace(self._view, schema=None)
-        return {**self.__dict__, "_view": view}
+        return {**self.__dict__, "_view": sent_view(self._view)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -48,6 +48,11 @@ class PinnedRows:
         Whether row ids are read of blobs, whose bytes are fetched for the batches that come next.
     names_blobs : bool, default False
         Whether columns of blobs were asked for by name, so that they are kept on disk, too.
+
+    Attributes
+    ----------
+    here : Reader or None
+        This process's, once it has made one.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class PinnedRows:
         self.disk: DiskCache | None = None
         self._kept = ColumnCache(cache)
         self._blobs_are_late = blobs_are_late
-        self._reader: Reader | None = None
+        self.here: Reader | None = None
         self._data: dict[str, Any] | None = None
         self._categories: dict[str, list[Any]] | None = None
         if settings is not None:
@@ -72,7 +77,7 @@ class PinnedRows:
             self.disk = disk_cache(settings, whole, names_blobs)
 
     def __getstate__(self) -> dict[str, Any]:
-        of_this_process = dict.fromkeys(("_reader", "_categories"))
+        of_this_process = dict.fromkeys(("here", "_categories"))
         return {**self.__dict__, "view": sent_view(self.view), **of_this_process}
 
     @property
@@ -142,22 +147,17 @@ class PinnedRows:
     @property
     def reads_by(self) -> str:
         """What finds rows, or is expected to until a reader is open."""
-        if self._reader is not None and self._reader.is_open:
-            return self._reader.handle().reads_by
+        if self.here is not None and self.here.is_open:
+            return self.here.handle().reads_by
         return expected_reader(self.view.recipe)
-
-    @property
-    def here(self) -> Reader | None:
-        """This process's reader, if it has made one."""
-        return self._reader
 
     def reader(self) -> Reader:
         """This process's reader, opened."""
         if in_worker():  # a forked one has its parent's reader
             begin_worker()
-        if self._reader is None:
-            self._reader = self.new_reader(self.disk)
-        return self._reader.open()
+        if self.here is None:
+            self.here = self.new_reader(self.disk)
+        return self.here.open()
 
     def new_reader(self, local: LocalRows | None = None) -> Reader:
         """A reader, not opened yet, that finds some rows without the table."""
