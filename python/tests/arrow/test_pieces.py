@@ -6,8 +6,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.integrations._torch.arrow import copying
-from lancedb.integrations._torch.arrow.copying import copy_by_two
 from lancedb.integrations._torch.arrow.pieces import SlicesOfRows, grid_of
 from lancedb.integrations._torch.arrow.take import FixedRows
 
@@ -61,27 +59,3 @@ def test_pieces_at_the_same_place_of_a_page_are_one_array_but_for_the_last(width
 def test_rows_that_have_little_in_common_with_a_page_are_copied_piece_by_piece(width):
     pieces, starts, _ = pieces_in_memory(width, [PAGE, PAGE], [0, 8])
     assert grid_of(pieces, starts) is None
-
-
-def copied(places):
-    rows = np.arange(8 * 4096, dtype=np.int64).view("V64")
-    out = np.empty(len(places), "V64")
-    copy_by_two(rows, places, out)
-    return out.view(np.int64).reshape(-1, 8)[:, 0]
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, (1 << 20) // 64, 50_001])
-def test_two_threads_copy_what_one_does(count, monkeypatch):
-    monkeypatch.setattr(copying, "_has_a_core_to_spare", lambda: True)
-    places = np.random.default_rng(count).integers(0, 4096, count)
-    np.testing.assert_array_equal(copied(places), 8 * places)
-
-
-def test_one_thread_copies_all_where_no_other_can_be_started(monkeypatch):
-    def refuse(*call):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(copying, "_has_a_core_to_spare", lambda: True)
-    monkeypatch.setattr(copying._thread, "start_new_thread", refuse)
-    places = np.arange(50_000) % 4096
-    np.testing.assert_array_equal(copied(places), 8 * places)

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from . import take
 from .buffer_pool import new_rows
-from .copying import copy_by_two
 from .dictionaries import own_bytes
 from .fixed_width import from_raw, raw_rows, row_bytes
 from .pieces import SlicesOfRows
@@ -118,7 +117,7 @@ class _Column:
 
     def finished(self) -> take.Rows:
         if self._buffer is not None:
-            return take.FixedRows(self._kind, self._buffer, copy_by_two)
+            return take.FixedRows(self._kind, self._buffer)
         pieces = [take.rows_of(pa.concat_arrays(group)) for group in _grouped(self._chunks)]
         starts = np.cumsum([0, *map(len, pieces)])[:-1]
         return pieces[0] if len(pieces) == 1 else SlicesOfRows(self._kind, pieces, starts)

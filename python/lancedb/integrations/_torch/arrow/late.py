@@ -18,9 +18,9 @@ from . import large_rows
 SIZES = "\0late_bytes"
 
 
-def lacks_values(batch: pa.RecordBatch) -> bool:
+def lacks_values(schema: pa.Schema) -> bool:
     """Whether values of some columns are still to be fetched, left-out rows aside."""
-    return batch.schema.names[-1:] == [SIZES]
+    return schema.names[-1:] == [SIZES]
 
 
 def without_sizes(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from .copying import copy_by_two
-from .fixed_width import buffer_for, from_raw, row_bytes
+from .fixed_width import buffer_for, copy_rows, from_raw, row_bytes
 from .take import FixedRows, Rows, take_column
 from .variable_width import ViewRows, copied, held_of_several
 
@@ -119,9 +118,9 @@ def _copy_in_groups(pieces: Sequence[np.ndarray], wanted: Wanted, out: np.ndarra
     # Twice, as numpy puts rows fastest into consecutive places.
     grouped, start = np.empty_like(out), 0
     for number, rows in wanted.groups:
-        copy_by_two(pieces[number], rows, grouped[start : start + len(rows)])
+        copy_rows(pieces[number], rows, grouped[start : start + len(rows)])
         start += len(rows)
-    copy_by_two(grouped, wanted.back, out)
+    copy_rows(grouped, wanted.back, out)
 
 
 class Grid(NamedTuple):
@@ -155,7 +154,7 @@ class Grid(NamedTuple):
             units[here] = 0
         if self.units > 1:
             units = (units[:, None] + np.arange(self.units)).ravel()
-        copy_by_two(self.rows, units, out.view(self.rows.dtype))
+        copy_rows(self.rows, units, out.view(self.rows.dtype))
         for number, here in stray.items():
             start, rows = self.strays[number]
             out[here] = rows[wanted.places[here] - start]

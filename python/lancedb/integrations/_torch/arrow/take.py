@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from .copying import copy_rows
 from .dictionaries import with_codes
-from .fixed_width import buffer_for, from_raw, raw_rows
+from .fixed_width import buffer_for, copy_rows, from_raw, raw_rows
 from .variable_width import ViewRows, view_rows
 
 
@@ -97,17 +96,16 @@ class DictionaryRows:
 class FixedRows:
     """Rows of one width, without nulls."""
 
-    def __init__(self, kind: pa.DataType, rows: np.ndarray, copy: Callable[..., None] = copy_rows):
+    def __init__(self, kind: pa.DataType, rows: np.ndarray):
         self.bytes = rows
         self._kind = kind
-        self._copy = copy
 
     def __len__(self) -> int:
         return len(self.bytes)
 
     def take(self, indices: np.ndarray) -> pa.Array:
         data, out = buffer_for(len(indices), self.bytes.dtype.itemsize)
-        self._copy(self.bytes, indices, out)
+        copy_rows(self.bytes, indices, out)
         return from_raw(self._kind, len(indices), data)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sized
 from typing import Any, cast
 
@@ -11,10 +12,13 @@ from torch.utils.data import DistributedSampler
 
 from ..datasets.epoch_seed import EpochRows
 from ..datasets.origins import RandomSeed
+from ..order.read_schedule import in_batches
 from ..order.shuffle import ShuffleSpec
 from ..order.state import Position
 from ..order.steps import Steps
 from ..workers.rank import resolve_rank
+
+_PLANNED_ROWS = 4096
 
 
 class OrderedBatchSampler:
@@ -62,9 +66,11 @@ class OrderedBatchSampler:
         steps = self.steps(at.position)
         plan = self.order.plan(at.epoch, self.batch_size * world_size)
         random = RandomSeed(plan.seed, plan.epoch)
-        for step in range(steps.num_steps):
-            rows = plan.rows_at(np.arange(*steps.slice_of(step, rank))).tolist()
-            yield EpochRows(rows, random)
+        spans = (steps.slice_of(step, rank) for step in range(steps.num_steps))
+        for some in in_batches(spans, _PLANNED_ROWS):  # each call costs as much as many rows
+            rows = iter(plan.rows_at(np.concatenate([np.arange(*span) for span in some])).tolist())
+            for start, stop in some:
+                yield EpochRows(itertools.islice(rows, stop - start), random)
 
 
 class RankSampler(DistributedSampler):

@@ -8,8 +8,8 @@ with their rows at all. Neither waits in windows, nor in a cache.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from ..table.reader import BlobReading
 _CALLS_WITHIN_LIMIT = 4
 # On average, so that a batch is mostly bytes of a few values.
 _LARGE_ROW = 64 << 10
+
+# Rows that lack nothing, and are taken out of memory when they are asked for: once, in any thread.
+RowsInMemory = Callable[[], pa.RecordBatch]
 
 
 class Timed(Protocol):
@@ -97,7 +100,7 @@ class Completion:
 
     Parameters
     ----------
-    batch : pyarrow.RecordBatch
+    batch : pyarrow.RecordBatch or RowsInMemory
         The rows, as they were read ahead.
     counts : list of int
         How many each of the batches has.
@@ -105,11 +108,12 @@ class Completion:
         Bytes to fetch; infinite if rows of unknown size were left out.
     """
 
-    def __init__(self, batch: pa.RecordBatch, counts: list[int], size: float):
+    def __init__(self, batch: pa.RecordBatch | RowsInMemory, counts: list[int], size: float = 0):
+        self.counts = counts
         self.size = size
-        self.is_begun = False
-        self._batch = batch
-        self._counts = counts
+        self.is_begun = self.is_in_memory = not isinstance(batch, pa.RecordBatch)
+        self._batch: Any = batch
+        self._complete: Complete | None = None
         self._rows = np.zeros(0, np.int64)
         self._left_out: LeftOut | None = None
         self._blobs: BlobReading | None = None
@@ -122,12 +126,19 @@ class Completion:
             self._batch = large_rows.without_offsets(self._batch)
             if len(self._rows):
                 self._left_out = fetches.begin_left_out(offsets)
-        if late.lacks_values(self._batch):
+        if late.lacks_values(self._batch.schema):
             self._batch = late.without_sizes(self._batch)
             if self._batch.num_rows:
                 self._blobs = fetches.begin_blobs(self._batch)
 
-    def result(self, fetches: Fetches) -> Complete:
+    def result(self) -> Complete:
+        """All of it, which was waited for."""
+        if self._complete is not None:
+            return self._complete
+        batch = self._batch()
+        return Complete(iter([batch]), batch.schema, self.counts, own_bytes(batch), 0)
+
+    def wait(self, fetches: Fetches) -> None:
         """Wait for all of it."""
         batch, left_out, blobs = self._batch, self._left_out, self._blobs
         parts, schema, size, fetched = iter([batch]), batch.schema, own_bytes(batch), 0
@@ -143,8 +154,8 @@ class Completion:
             schema = filled.schema
             size += fetched
             fetches.finish(blobs)
-        self._blobs = self._left_out = None
-        return Complete(parts, schema, self._counts, size, fetched)
+        self._batch = self._blobs = self._left_out = None
+        self._complete = Complete(parts, schema, self.counts, size, fetched)
 
 
 def _completed(
@@ -185,11 +196,11 @@ class Backlog:
         self._at_once = at_once
         self._waiting: deque[Completion] = deque()
 
-    def add(self, batch: pa.RecordBatch, counts: Sequence[int]) -> None:
+    def add(self, batch: pa.RecordBatch | RowsInMemory, counts: Sequence[int]) -> None:
         """Add batches to come, `counts` rows each."""
-        sizes = late.bytes_to_fetch(batch)
+        sizes = late.bytes_to_fetch(batch) if isinstance(batch, pa.RecordBatch) else None
         if sizes is None:
-            self._waiting.append(Completion(batch, list(counts), 0))
+            self._waiting.append(Completion(batch, list(counts)))
         else:
             groups = late.grouped(counts, sizes, self._limits.one_call / _CALLS_WITHIN_LIMIT)
             rows = [sum(group) for group in groups]
@@ -208,17 +219,22 @@ class Backlog:
             return False
         return all(each.is_begun and each.size for each in self._waiting)
 
-    def take(self) -> Complete | None:
-        """The next batches, as many as were read in one call; None if there are no more."""
+    def take(self) -> Completion | None:
+        """The next batches, as many as were read in one call; None if there are no more.
+
+        Any thread may ask for their rows, all of which were waited for.
+        """
         if not self._waiting:
             return None
         first = self._waiting.popleft()
+        if first.is_in_memory:
+            return first
         if not first.is_begun:
             first.begin(self._fetches)
-        done = first.result(self._fetches)
-        if done.size <= self._limits.ahead:  # else it alone is more than may be ahead
+        first.wait(self._fetches)
+        if first.result().size <= self._limits.ahead:  # else it alone is more than may be ahead
             self._work_ahead()
-        return done
+        return first
 
     def clear(self) -> None:
         """Drop all of them."""

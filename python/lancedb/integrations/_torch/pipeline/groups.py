@@ -8,6 +8,7 @@ read once. It is held, in the order of its shard, until its last batch was made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..order.shard_windows import ShardWindows
 from ..order.shards import Shards
 from ..order.window_slices import WindowSlices
 from ..table.reader import PendingRead
-from .sources import Reads, RunSource, Source, WindowSource
+from .sources import Label, LabelledSource, Reads, RunSource, Source, WindowSource
 
 
 def rows_plan_of(plan: RowOrder) -> EpochOrder:
@@ -163,7 +164,7 @@ class WholeSource:
         self._reading = None
 
 
-class PlannedSource:
+def planned_source(sequence: BatchSequence, source: Source) -> Source:
     """A source whose batches say what was planned for the documents in them.
 
     Parameters
@@ -174,20 +175,8 @@ class PlannedSource:
         Where their rows come from.
     """
 
-    def __init__(self, sequence: BatchSequence, source: Source):
-        self._sequence = sequence
-        self._source = source
+    def label(pieces: WindowSlices) -> Label | None:
+        planned = sequence.planned(pieces)
+        return None if planned is None else partial(with_plan, planned=Planned(*planned))
 
-    def begin(self, windows: Sequence[WindowRows]) -> None:
-        self._source.begin(windows)
-
-    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
-        batch = self._source.batch(pieces)
-        planned = self._sequence.planned(pieces)
-        return batch if planned is None else with_plan(batch, Planned(*planned))
-
-    def drop(self, window: int) -> None:
-        self._source.drop(window)
-
-    def close(self) -> None:
-        self._source.close()
+    return LabelledSource(source, label)

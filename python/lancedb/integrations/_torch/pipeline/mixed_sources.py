@@ -25,9 +25,9 @@ from ..order.mixed_shards import MixedShardWindows
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader
-from .completion import Backlog, Timed
-from .groups import GroupSource, PlannedSource
-from .sources import Reads, Source, WindowSource
+from .completion import Backlog, RowsInMemory, Timed
+from .groups import GroupSource, planned_source
+from .sources import LabelledSource, Reads, Source, WindowSource
 
 _LEAST_SEGMENT = 64
 # Of all windows' rows: segments that are not full are memory for nothing.
@@ -65,7 +65,7 @@ class MixedInput:
         The epoch's order of rows.
     sources : sequence of SourceRows
         In the order of their numbers.
-    labelled : callable
+    label : callable
         Adds to a batch of some pieces what is known of its rows.
     stats : Stats
         Where the seconds of reading are added up.
@@ -79,13 +79,13 @@ class MixedInput:
         Rows of one call to a reader, for these.
     """
 
-    is_cached = False
+    is_cached = is_in_memory = False
 
     def __init__(
         self,
         plan: MixedEpochOrder,
         sources: Sequence[SourceRows],
-        labelled: Callable[[pa.RecordBatch, WindowSlices], pa.RecordBatch],
+        label: Callable[..., pa.RecordBatch],
         stats: Stats,
         ahead: int,
         memories: Sequence[WindowMemory],
@@ -96,7 +96,7 @@ class MixedInput:
         self._sequence = sequence
         self._read_rows = read_rows
         self._memories = memories
-        self._labelled = labelled
+        self._label = label
         self._local = [each.reader.local for each in sources if each.reader.local is not None]
         # One for all sources, so that as many reads are under way as for one table.
         reads = [Reads(plan, each.reader, stats, ahead + 1, True, each.large) for each in sources]
@@ -112,20 +112,20 @@ class MixedInput:
 
     def open(self) -> Source:
         """Where the rows come from."""
+        label = self._label
+        return LabelledSource(self._unlabelled(), lambda pieces: partial(label, pieces=pieces))
+
+    def _unlabelled(self) -> Source:
         sources = [WindowSource(self._reads, memory) for memory in self._memories]
         if self._sequence is None:
             return sources[0] if len(sources) == 1 else _SourceBySource(sources)
         schedule = MixedShardWindows(self._plan)
         groups = GroupSource(self._sequence, sources[0], schedule, self._read_rows)
-        return PlannedSource(self._sequence, groups)
+        return planned_source(self._sequence, groups)
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches in order, of which what they lack is being read."""
         return self._reads.backlog(limits)
-
-    def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
-        """A batch with what is known of its rows without reading."""
-        return self._labelled(batch, pieces)
 
     def found_locally(self) -> int:
         """How many rows were read off caches on disk since this was asked for last."""
@@ -145,7 +145,7 @@ class _SourceBySource:
     def begin(self, windows: Sequence[WindowRows]) -> None:
         self._of(windows[0].window).begin(windows)
 
-    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch | RowsInMemory:
         return self._of(int(pieces.windows[0])).batch(pieces)
 
     def drop(self, window: int) -> None:

@@ -3,8 +3,10 @@
 
 Reads are under way on lancedb's own event loop. One thread plans them, waits for them, and puts
 batches together out of what was read, a job of several batches at a time; the consumer is handed
-whole jobs. What is held at any moment is the open windows, the reads ahead and four jobs: none of
-it grows with the table. Closing the stream, by hand or by dropping its iterator, stops it all.
+whole jobs. Rows that are in memory take two threads: jobs are planned one after the other, and one
+is copied and converted while the other is. What is held at any moment is the open windows, the
+reads ahead and four jobs: none of it grows with the table. Closing the stream, by hand or by
+dropping its iterator, stops it all.
 
 torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until the
 thread that makes batches gives it back. So that thread frees them, too: it drops a batch when
@@ -13,8 +15,10 @@ the consumer is two jobs further.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +50,8 @@ class ReadAhead:
     read_rows : int
         Rows of one call to the reader.
     job_rows : int
-        Rows that are put together at once, in one or more batches.
+        Rows that are put together at once, in one or more batches; as many as of a call where they
+        are in memory, and no window is.
     reads : int
         Reads under way beyond the one whose rows come next.
     threads : int
@@ -109,7 +114,11 @@ class Prefetcher:
         self._groups = groups
         self._scheduled: deque[_Scheduled] = deque()
         self._finish: Executor = executor_of(output, stats, ahead.threads)
-        self._making = ThreadPoolExecutor(1, "lance-batches")
+        self._job_rows = ahead.read_rows if rows.is_in_memory else ahead.job_rows
+        by_two = rows.is_in_memory and not output.is_handed_on and _has_a_core_to_spare()
+        self._making = ThreadPoolExecutor(1 + by_two, "lance-batches")
+        self._last_planned = threading.Event()
+        self._last_planned.set()
         self._jobs: deque[Future[_Job]] = deque()
         self._backlog = rows.backlog(limits)
         self._found = 0
@@ -146,7 +155,9 @@ class Prefetcher:
             sizes = [job.result().size if _is_done(job) else self._last_size for job in self._jobs]
             if len(sizes) >= least and sum(sizes) + self._last_size > self._most_ahead:
                 return
-            self._jobs.append(submit(self._making, self._make_job))
+            before, self._last_planned = self._last_planned, threading.Event()
+            job = submit(self._making, self._make_job, before, self._last_planned)
+            self._jobs.append(job)
 
     def cancel(self) -> None:
         """Give up every read; whoever waits for a batch, in any thread, waits no longer."""
@@ -166,16 +177,24 @@ class Prefetcher:
         self._backlog.clear()
         self._made.clear()
 
-    # -- in the thread that makes batches ----------------------------------------------------
+    # -- in the threads that make batches ----------------------------------------------------
 
-    def _make_job(self) -> _Job:
-        """The next few batches, begun; none at the end."""
-        if self._source is None:
-            self._source = self._input.open()
-        while self._backlog.wants_more and self._put_together(self._source):
-            pass
-        complete = self._backlog.take()
-        return _Job([], 0) if complete is None else self._finished(complete)
+    def _make_job(self, before: threading.Event, planned: threading.Event) -> _Job:
+        """The next few batches, begun, once the job before was planned; none at the end."""
+        before.wait()
+        try:
+            if self._source is None:
+                self._source = self._input.open()
+            while self._backlog.wants_more and self._put_together(self._source):
+                pass
+            taken = self._backlog.take()
+            if taken is None:
+                return _Job([], 0)
+            cached = self._cached_of(sum(taken.counts))
+            origins = None if self._origins is None else self._origins(len(taken.counts))
+        finally:
+            planned.set()
+        return self._finished(taken.result(), cached, origins)
 
     def _put_together(self, source: Source) -> bool:
         """Put the rows of the next few batches together; False if there are no more."""
@@ -183,39 +202,40 @@ class Prefetcher:
         if not self._scheduled:
             return False
         group = self._scheduled[0]
-        pieces, steps = group.take(self._ahead.job_rows, self._most_steps)
+        pieces, steps = group.take(self._job_rows, self._most_steps)
         if not group.steps:
             self._scheduled.popleft()
-        batch = self._input.labelled(source.batch(pieces), pieces)
+        batch = source.batch(pieces)
         for step in steps:
             for window in step.spent:
                 source.drop(window)
         self._backlog.add(batch, [step.rows for step in steps])
         return True
 
-    def _finished(self, complete: Complete) -> _Job:
+    def _finished(self, complete: Complete, cached: int, origins: Origins | None) -> _Job:
         size, rows = complete.size, sum(complete.counts)
-        cached = rows if self._input.is_cached else self._found_locally(rows)
         cached_bytes = (size - complete.fetched) * cached // max(1, rows)
         self._stats.add(
             rows=rows, cached_rows=cached, bytes=size - cached_bytes, cached_bytes=cached_bytes
         )
-        made = self._begun(complete)
+        made = self._begun(complete, origins)
         self._made.append([] if size > self._most_ahead else made)
         return _Job(made, size)
 
-    def _begun(self, complete: Complete) -> list[Any]:
-        if self._origins is None and complete.size > self._most_ahead and complete.is_of_large_rows:
+    def _begun(self, complete: Complete, origins: Origins | None) -> list[Any]:
+        if origins is None and complete.size > self._most_ahead and complete.is_of_large_rows:
             made = self._finish.begin_one(complete.parts, complete.schema)
             if made is not None:
                 return [made]
         batch = complete.batch()
-        if self._origins is not None:
-            batch = with_origins(batch, self._origins(len(complete.counts)))
+        if origins is not None:
+            batch = with_origins(batch, origins)
         return self._finish.begin(batch, complete.counts)
 
-    def _found_locally(self, rows: int) -> int:
+    def _cached_of(self, rows: int) -> int:
         """How many of a job's rows are said to be cached: they were read ahead with others."""
+        if self._input.is_cached:
+            return rows
         self._found += self._input.found_locally()
         cached = min(rows, self._found)
         self._found -= cached
@@ -230,6 +250,11 @@ class Prefetcher:
             for windows in group.reads:
                 source.begin(windows)
             self._scheduled.append(_Scheduled(group))
+
+
+def _has_a_core_to_spare() -> bool:
+    """Not in workers, forked ones too: they share the cores with each other."""
+    return (os.cpu_count() or 1) > 1 and multiprocessing.parent_process() is None
 
 
 def _is_done(job: Future[_Job]) -> bool:

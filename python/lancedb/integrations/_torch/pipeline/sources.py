@@ -8,13 +8,14 @@ rows of each. The other orders read the rows of some steps in a row, and a batch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import take
+from ..arrow import late, take
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.disk import MappedTable
@@ -25,7 +26,7 @@ from ..order.shards import Shards
 from ..order.window_slices import WindowSlice, WindowSlices, runs
 from ..table.indices import distinct
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader, Waiting
-from .completion import Backlog, Timed
+from .completion import Backlog, RowsInMemory, Timed
 from .shuffle_buffer import ReadRows, Window, assemble
 
 _NEAR = 1 << 14
@@ -39,7 +40,7 @@ class Source(Protocol):
         """Start one read for all of these windows."""
         ...
 
-    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch | RowsInMemory:
         """The rows of some pieces, waiting until they were read."""
         ...
 
@@ -60,12 +61,13 @@ class Input(Protocol):
         """Whether all rows were in memory already when it was made."""
         ...
 
-    def open(self) -> Source:
-        """Begin to read, or load what is to be in memory; in the thread that makes batches."""
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all rows are to come out of memory, or are mapped to it."""
         ...
 
-    def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
-        """A batch of some pieces, with what is known of its rows without reading."""
+    def open(self) -> Source:
+        """Begin to read, or load what is to be in memory; in the thread that makes batches."""
         ...
 
     def backlog(self, limits: Limits) -> Backlog:
@@ -280,20 +282,56 @@ class InMemorySource:
     def __init__(self, plan: RowOrder, everything: CachedTable | MappedTable):
         self._plan = plan
         self._everything = everything
+        self._lacks_values = late.lacks_values(everything.reader.schema)
         self._open = _OpenRows()
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
         for window in windows:
             self._open.add(window.window, rows_of(self._plan, window))
 
-    def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
-        return self._everything.take(self._open.rows(pieces))
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch | RowsInMemory:
+        rows = partial(self._everything.take, self._open.rows(pieces))
+        return rows() if self._lacks_values else rows
 
     def drop(self, window: int) -> None:
         self._open.drop(window)
 
     def close(self) -> None:
         self._open = _OpenRows()
+
+
+Label = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+class LabelledSource:
+    """A source whose batches say more of their rows than was read.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows come from.
+    label : callable of WindowSlices
+        What adds it to the rows of some pieces, if there is anything to say of them.
+    """
+
+    def __init__(self, source: Source, label: Callable[[WindowSlices], Label | None]):
+        self._source = source
+        self._label = label
+
+    def begin(self, windows: Sequence[WindowRows]) -> None:
+        self._source.begin(windows)
+
+    def batch(self, pieces: WindowSlices) -> pa.RecordBatch | RowsInMemory:
+        batch, label = self._source.batch(pieces), self._label(pieces)
+        if label is None:
+            return batch
+        return label(batch) if isinstance(batch, pa.RecordBatch) else lambda: label(batch())
+
+    def drop(self, window: int) -> None:
+        self._source.drop(window)
+
+    def close(self) -> None:
+        self._source.close()
 
 
 class _OpenRows:

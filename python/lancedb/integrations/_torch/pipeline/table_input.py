@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.disk import MappedTable
@@ -12,10 +10,9 @@ from ..cache.tables import CachedTable, window_memory
 from ..common.counters import Stats
 from ..order.batch_sequence import BatchSequence
 from ..order.read_schedule import RowOrder
-from ..order.window_slices import WindowSlices
 from ..table.reader import Reader
 from .completion import Backlog
-from .groups import PlannedSource, plan_to_read, rows_plan_of, source_of
+from .groups import plan_to_read, planned_source, rows_plan_of, source_of
 from .sources import InMemorySource, Reads, RunSource, Source, WindowSource
 
 
@@ -60,13 +57,14 @@ class TableInput:
         if isinstance(epoch_cache, CachedTable):
             self._loading = Reads(read, epoch_cache.reader.open(), stats, ahead + 1, windows)
         self._local = reader.local
+        self.is_in_memory = not isinstance(epoch_cache, WindowMemory)
         # By an earlier stream.
         self.is_cached = not isinstance(epoch_cache, WindowMemory) and epoch_cache.is_loaded
 
     def open(self) -> Source:
         """Where the rows are to come from: memory, once they are there, or reads."""
         plan, source = self._plan, self._unplanned()
-        return PlannedSource(plan, source) if isinstance(plan, BatchSequence) else source
+        return planned_source(plan, source) if isinstance(plan, BatchSequence) else source
 
     def _unplanned(self) -> Source:
         epoch_cache, plan = self._epoch_cache, self._plan
@@ -79,10 +77,6 @@ class TableInput:
         return (
             WindowSource(self._reads, epoch_cache) if plan.has_windows else RunSource(self._reads)
         )
-
-    def labelled(self, batch: pa.RecordBatch, pieces: WindowSlices) -> pa.RecordBatch:
-        """The batch: there is nothing to say of its rows."""
-        return batch
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches in order, of which what they lack is being read."""

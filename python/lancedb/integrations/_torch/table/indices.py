@@ -45,6 +45,8 @@ def normalize_indices(indices: Any, length: int) -> np.ndarray:
         values = _of_range(indices)
     else:
         values = _as_integers(indices)
+    if len(values) and values.min() >= 0 and values.max() < length:
+        return values.astype(np.int64, copy=False)
     outside = (values < -length) | (values >= length)
     if outside.any():
         raise _out_of_range(int(values[outside][0]), length)
@@ -92,11 +94,12 @@ def _from_iterable(indices: Iterable[Any]) -> np.ndarray:
     if not isinstance(indices, Iterable):
         raise TypeError(f"indices must be a sequence of whole numbers, not {indices!r}")
     values = indices if isinstance(indices, (list, tuple)) else list(indices)
-    for kind in set(map(type, values)):
+    kinds = set(map(type, values))
+    for kind in kinds:
         if issubclass(kind, (bool, np.bool_)) or not hasattr(kind, "__index__"):
             wrong = next(value for value in values if type(value) is kind)
             raise TypeError(f"indices must be whole numbers, not {wrong!r} ({kind.__name__})")
-    numbers = [operator.index(value) for value in values]
+    numbers = values if kinds == {int} else [operator.index(value) for value in values]
     try:
         return np.array(numbers, dtype=np.int64)
     except OverflowError:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs of rows in memory: planned one after the other, copied and converted two at a time."""
+
+import threading
+
+import pyarrow as pa
+import pytest
+from lancedb.integrations._torch.arrow.in_memory import InMemoryRows
+from lancedb.integrations._torch.pipeline import prefetch
+from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+
+ROWS = 60_000
+PATIENCE = 60
+
+
+@pytest.fixture
+def loader(db, monkeypatch):
+    monkeypatch.setattr(prefetch, "_has_a_core_to_spare", lambda: True)
+    table = db.create_table("t", pa.table({"id": range(ROWS)}))
+    dataset = LanceIterableTorchDataset(
+        table, format="torch", shuffle=True, batch_size=500, cache=True
+    )
+    return LanceDataLoader(dataset)
+
+
+def ids_of(epoch, came=None):
+    """The ids of each batch, added to those that came before."""
+    came = [] if came is None else came
+    for batch in epoch:
+        came.append(batch["id"].tolist())
+    return came
+
+
+def copied_by(monkeypatch, copy):
+    """Have `copy(number, taken)` called with the number of each job and what gives its rows."""
+    numbers, take = iter(range(ROWS)), InMemoryRows.take
+
+    def take_as_told(self, places):
+        return copy(next(numbers), lambda: take(self, places))
+
+    monkeypatch.setattr(InMemoryRows, "take", take_as_told)
+
+
+def test_a_job_that_is_copied_later_than_the_next_comes_before_it(loader, monkeypatch):
+    expected = ids_of(loader)
+    second_is_copied = threading.Event()
+
+    def second_first(number, take):
+        if number == 0:
+            assert second_is_copied.wait(PATIENCE), "jobs are copied one after the other"
+        rows = take()
+        if number == 1:
+            second_is_copied.set()
+        return rows
+
+    copied_by(monkeypatch, second_first)
+    loader.set_epoch(0)
+    assert ids_of(loader) == expected
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_job_that_fails_ends_the_epoch_after_those_before_it(bad, loader, monkeypatch):
+    whole, came = ids_of(loader), []
+
+    def fail(number, take):
+        if number == bad:
+            raise MemoryError("no room for its rows")
+        return take()
+
+    copied_by(monkeypatch, fail)
+    loader.set_epoch(0)
+    with pytest.raises(MemoryError, match="no room"):
+        ids_of(loader, came)
+    assert came == whole[: len(came)]
+    assert (len(came) > 0) == (bad > 0)
