@@ -195,7 +195,7 @@ class EpochOrder:
         if window == self.tail_window:
             return self.lanes, 0, self.rows - self.body_rows
         number, lane = divmod(window, self.lanes)
-        starts = self._early_starts(np.array([lane]))[:, 0].tolist()
+        starts = self._early_starts[:, lane].tolist()
         full = number - self._early_windows
         start = starts[number] if full < 0 else starts[-1] + full * self._window_blocks
         end = starts[number + 1] if full < 0 else start + self._window_blocks
@@ -208,14 +208,16 @@ class EpochOrder:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows in which some lanes' blocks stand: their numbers, first blocks and ends."""
         size, latest = self._window_blocks, self._latest_start
-        *early, first_full = self._early_starts(lanes)
+        first_full = self._early_starts[-1][lanes]
         blocks = np.minimum(blocks, latest)
         full = (blocks - first_full) // size
-        numbers, starts = full + len(early), first_full + full * size
+        numbers, starts = full + self._early_windows, first_full + full * size
         ends = starts + size
-        for number, (start, end) in enumerate(itertools.pairwise([*early, first_full])):
-            here = (start <= blocks) & (blocks < end)
-            numbers[here], starts[here], ends[here] = number, start[here], end[here]
+        if self._early_windows and (full < 0).any():
+            of_lanes = self._early_starts[:, lanes]
+            for number, (start, end) in enumerate(itertools.pairwise(of_lanes)):
+                here = (start <= blocks) & (blocks < end)
+                numbers[here], starts[here], ends[here] = number, start[here], end[here]
         return numbers, starts, np.where(ends > latest, self.lane_blocks, ends)
 
     @cached_property
@@ -226,18 +228,20 @@ class EpochOrder:
         """
         return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
 
-    def _early_starts(self, lanes: np.ndarray) -> np.ndarray:
-        """Where some lanes' first windows start, in blocks, up to the first one of full size.
+    @cached_property
+    def _early_starts(self) -> np.ndarray:
+        """Where each lane's first windows start, in blocks, up to the first one of full size.
 
         Each window is about twice as large as the one before, so that the first batches come
         soon. Where the full ones start decides how far apart in time lanes come to new windows.
         """
         size, early = self._window_blocks, self._early_windows
+        starts = np.zeros((1, self.lanes), np.int64)
         if not early:
-            return np.zeros((1, len(lanes)), np.int64)
-        first_full = size + _share(lanes.astype(np.uint64) * _GOLDEN, size)
+            return starts
+        first_full = size + _share(np.arange(self.lanes, dtype=np.uint64) * _GOLDEN, size)
         halvings = np.arange(early - 1, -1, -1)[:, None]
-        return np.concatenate([np.zeros((1, len(lanes)), np.int64), first_full >> halvings])
+        return np.concatenate([starts, first_full >> halvings])
 
     @cached_property
     def _early_windows(self) -> int:
@@ -415,8 +419,12 @@ class EpochOrder:
         return spread(assigned, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
 
     def _turned(self, rows: np.ndarray) -> np.ndarray:
-        turned = rows + self._key(_TURN) % max(self.rows, 1)
+        turned = rows + self._turn
         return np.where(turned >= self.rows, turned - self.rows, turned)
+
+    @cached_property
+    def _turn(self) -> int:
+        return self._key(_TURN) % max(self.rows, 1)
 
     def _key(self, *parts: int) -> int:
         return derive_key(self.seed, self.epoch, *parts)

@@ -109,6 +109,8 @@ def auto_layout(
     chunk = auto_chunk(global_batch, shards)
     if chunk == 1:
         chunk = steps
+    elif shards is not None:
+        steps = 1  # no worker reads lanes of its own, and fewer ones have larger windows
     if lanes == "auto":
         lanes = global_batch * steps // chunk
     if window_rows == "auto":

@@ -28,6 +28,7 @@ from .window_slices import divided, runs
 _SOURCE, _STEP = 1, 2
 _SHARD_BITS = 7
 _HASH_BITS = 40
+_LAST = np.iinfo(np.int64).max
 _KNOWN = 1024
 
 
@@ -215,13 +216,13 @@ class MixedEpochOrder:
         # A shard's rows of several steps follow each other in its sources.
         shard, step = np.nonzero((high > low).T)
         in_part = sizes[step, shard]
-        number, shard_of = (np.repeat(each, in_part) for each in (step * count + shard, shard))
+        by_step = np.lexsort((shard, step))
+        shard_of = shard.repeat(in_part)
         rows = runs(firsts[step, shard], in_part)
-        order = self._shuffled(number, begins[step].repeat(in_part), shard_of, rows)
+        order = self._shuffled(begins[step], shard, firsts[step, shard], in_part, by_step)
         share = share[step].repeat(in_part)
         low, high = low[step, shard], high[step, shard]
         if (low > 0).any() or (high < in_part).any():
-            by_step = np.lexsort((shard, step))
             index = runs(np.zeros(len(step), np.int64), in_part[by_step])
             low, high = (each[by_step].repeat(in_part[by_step]) for each in (low, high))
             order = order[(index >= low) & (index < high)]
@@ -231,14 +232,33 @@ class MixedEpochOrder:
         return share, shard_of, rows, order
 
     def _shuffled(
-        self, part: np.ndarray, begins: np.ndarray, shards: np.ndarray, rows: np.ndarray
+        self,
+        begins: np.ndarray,
+        shards: np.ndarray,
+        firsts: np.ndarray,
+        sizes: np.ndarray,
+        by_step: np.ndarray,
     ) -> np.ndarray:
-        """The order of rows within the parts of steps: by (seed, epoch, step, shard)."""
+        """The order of rows within the parts of steps: by (seed, epoch, step, shard).
+
+        Parts have rows from their first one on, are as long as their sizes say, or nearly, and
+        come in the sequence of `by_step`.
+        """
         key = derive_key(self.seed, self.epoch, _STEP)
         parts = hashed(begins << _SHARD_BITS | shards, key).view(np.int64)
-        drawn = hashed(parts ^ rows, key)
-        keys = part.astype(np.uint64) << np.uint64(_HASH_BITS) | drawn >> np.uint64(64 - _HASH_BITS)
-        return np.argsort(keys, kind="stable")
+        index = np.arange(sizes.max(initial=0))
+        drawn = hashed(parts[:, None] ^ (firsts[:, None] + index), key)
+        # A hash is followed by the index, so that there are no ties for a sort to decide, and no
+        # indices to be sorted beside it.
+        bits = len(index).bit_length()
+        keys = (drawn >> np.uint64(64 - _HASH_BITS)).view(np.int64) << bits | index
+        is_there = index < sizes[:, None]
+        if not is_there.all():
+            keys[~is_there] = _LAST
+        keys.sort(axis=1)
+        starts = np.cumsum(sizes) - sizes
+        order = (keys & (1 << bits) - 1) + starts[:, None]
+        return order[by_step][is_there[by_step]]
 
 
 def _numbers_in(small: np.ndarray) -> list[int]:

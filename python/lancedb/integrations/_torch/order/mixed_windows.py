@@ -15,7 +15,7 @@ import numpy as np
 
 from .read_schedule import PlannedSteps, Span, Step, WindowRows, in_batches
 from .shards import Shards
-from .window_slices import WindowSlices
+from .window_slices import WindowSlices, distinct_windows
 
 
 class Stretch(NamedTuple):
@@ -183,7 +183,9 @@ class WindowPlanner:
         lasts = np.append(firsts[1:], len(here)) - 1
         spans = np.stack([indices[firsts], indices[lasts] + 1], axis=1)
         pieces, _ = shards.pieces_of(parts[firsts], spans)
-        distinct, at, places = np.unique(pieces.windows, return_index=True, return_inverse=True)
+        distinct, places = distinct_windows(pieces.windows)
+        at = np.empty(len(distinct), np.int64)
+        at[places[::-1]] = np.arange(len(places))[::-1]  # the first piece of each
         names, is_new = self._names(source, epoch, distinct)
         # A window has rows of one part alone, and so the first of its pieces has the first row.
         firsts = (np.cumsum(pieces.counts) - pieces.counts)[at[is_new]]

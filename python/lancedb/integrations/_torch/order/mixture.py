@@ -123,21 +123,22 @@ class Mixture:
             The shard of each row, and its number in the shard's epoch.
         """
         sources, numbers = np.empty_like(rows), np.empty_like(rows)
-        parts = (shards + epoch % self.shards) % self.shards
-        offsets = self.before(epoch)
+        part_of = (np.arange(self.shards) + epoch % self.shards) % self.shards
+        offsets = self.before(epoch)[part_of]
         segments = self._segments(self.start_of(epoch))
         for segment in segments:
             here: Any = slice(None)
             if len(segments) > 1:
                 here = (segment.begins[shards] <= rows) & (rows < segment.ends[shards])
-            some = shards[here]
-            place = rows[here] - segment.begins[some] + segment.phases[some]
-            times, place = np.divmod(place, segment.period.length)
-            source = segment.period.sources[place]
-            number = times * segment.period.weights[source] + segment.period.earlier[place]
-            number += segment.earlier[some, source] + offsets[parts[here], source]
-            sources[here], numbers[here] = source, number
-        return Drawn(sources, parts, numbers)
+            some, period = shards[here], segment.period
+            times, place = np.divmod(
+                rows[here] + (segment.phases - segment.begins)[some], period.length
+            )
+            source = period.sources[place]
+            before = (segment.earlier + offsets).ravel()[some * len(self.sizes) + source]
+            sources[here] = source
+            numbers[here] = times * period.weights[source] + period.earlier[place] + before
+        return Drawn(sources, part_of[shards], numbers)
 
     def counts(self, epoch: int, shard: int, rows: int) -> np.ndarray:
         """How often each source comes in the first rows of a shard's epoch."""

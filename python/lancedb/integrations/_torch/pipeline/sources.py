@@ -23,13 +23,11 @@ from ..cache.tables import CachedTable
 from ..common.counters import Stats
 from ..order.read_schedule import Planner, RowOrder, WindowRows, rows_of
 from ..order.shards import Shards
-from ..order.window_slices import WindowSlice, WindowSlices, runs
-from ..table.indices import distinct
+from ..order.window_slices import WindowSlice, WindowSlices, distinct_windows, runs
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader, Waiting
 from .completion import Backlog, RowsInMemory, Timed
 from .shuffle_buffer import ReadRows, Window, assemble
 
-_NEAR = 1 << 14
 _Begun = TypeVar("_Begun", bound=Waiting)
 
 
@@ -209,7 +207,7 @@ class WindowSource:
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
-        numbers, owners = _distinct_windows(pieces.windows)
+        numbers, owners = distinct_windows(pieces.windows)
         windows = [self._open[number].window(number) for number in numbers.tolist()]
         batch = assemble(windows, owners, pieces)
         # A window is delivered from first to last, over any steps in a row.
@@ -225,16 +223,6 @@ class WindowSource:
     def close(self) -> None:
         for window in list(self._open):
             self.drop(window)
-
-
-def _distinct_windows(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct ones, ascending, and which of them each is: open ones have near numbers."""
-    low = int(windows.min())
-    if int(windows.max()) - low > _NEAR:
-        numbers, owners = distinct(windows)
-        return numbers, np.arange(len(numbers)) if owners is None else owners
-    seen = np.bincount(windows - low) > 0
-    return np.flatnonzero(seen) + low, (np.cumsum(seen) - 1)[windows - low]
 
 
 class _Read:
@@ -352,7 +340,7 @@ class _OpenRows:
         self._end = end
 
     def rows(self, pieces: WindowSlices) -> np.ndarray:
-        numbers, owners = _distinct_windows(pieces.windows)
+        numbers, owners = distinct_windows(pieces.windows)
         firsts = np.array([self._spans[number][0] for number in numbers.tolist()])
         return self._rows[runs(firsts[owners] + pieces.begins, pieces.counts)]
 
