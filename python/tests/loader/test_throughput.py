@@ -188,7 +188,7 @@ def test_rows_that_fit_in_memory_are_advised_to_be_kept_there():
 def test_what_is_kept_already_or_cannot_be_is_not_advised(wide_range, cache, monkeypatch):
     dataset = LanceIterableTorchDataset(wide_range, shuffle=True, cache=cache)
     assert (dataset._bytes_to_cache() is None) == (cache is not False)
-    monkeypatch.setattr("lancedb.integrations._torch.datasets.iterable.memory_bytes", lambda: 10)
+    monkeypatch.setattr("lancedb.integrations._torch.datasets.row_cache.memory_bytes", lambda: 10)
     assert dataset._bytes_to_cache() is None
 
 

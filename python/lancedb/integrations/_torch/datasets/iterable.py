@@ -15,14 +15,10 @@ import numpy as np
 from lancedb.permutation import Permutation
 from lancedb.table import Table
 
-from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, vary_in_size
 from ..arrow.origins import Origins
 from ..cache.columns import Cache
-from ..cache.disk import MappedTable
-from ..cache.tables import CachedTable, EpochCache, most_kept
 from ..common.checks import whole_number
-from ..common.machine import memory_bytes
 from ..convert.on_error import OnError
 from ..convert.transform import Output
 from ..frameworks.torch_loader import (
@@ -43,7 +39,7 @@ from ..pipeline.table_input import TableInput
 from ..table.arguments import Given, View
 from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
-from ..table.selection import Selection, in_stored_order
+from ..table.selection import in_stored_order
 from ..table.sources import is_in_object_store
 from .base import READ_TIMEOUT, TableDataset
 from .batching import Packing, TokenBudget, check_batching
@@ -58,15 +54,13 @@ from .planned_batches import (
     check_lanes,
     shards_of_table,
 )
+from .row_cache import RowCache
 from .sharded import ShardedDataset
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 _log = logging.getLogger("lancedb.integrations.torch")
-
-# What ``cache=True`` may take, of all memory, to be advised.
-_MOST_OF_MEMORY = 0.25
 
 Auto = int | Literal["auto"]
 
@@ -303,7 +297,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
                 self._output.nulls,
             )
         self._rows.describe()  # while the table is there
-        self._epoch_cache = EpochCache()
+        self._row_cache = RowCache(cache, self._rows, self._sizes, self._order.is_automatic)
         self._may_be_source = batch_size is None
         self._begin_epochs(drop_last, rank, world_size, mesh)
 
@@ -364,7 +358,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """What reads the rows of some spans ahead, and makes batches of them."""
         spans, origins = self._with_origins(plan, spans, with_origins)
         ahead, stats = self._read_ahead(), self._stats()
-        held_in = stack.enter_context(self._kept_in(plan))
+        held_in = stack.enter_context(self._row_cache.of_epoch(plan, self._is_alone))
         large = self._large_rows()
         reader = self._rows.reader()
         rows = TableInput(plan, reader, stats, ahead.reads, ahead.read_rows, held_in, large)
@@ -450,47 +444,13 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             return None
         return LargeRows(self._order.row_bytes, self._sizes.are_skewed, self._limits_here())
 
-    def _held(self) -> Selection | None:
-        """The rows that this process reads once, and has in memory from then on."""
-        selection, bytes_each = self._view.selection, self._order.row_bytes
-        if self.cache is True:
-            return selection.stretch() or selection
-        alone = not in_worker() and self.rank_and_world_size()[1] == 1
-        asked = self.cache == "auto" and alone and self._order.is_automatic
-        asked = asked and not self._sizes.are_skewed and not self._epoch_cache.is_too_small
-        most = most_kept()
-        if not asked or selection.num_rows * bytes_each > most:
-            return None
-        stretch = selection.stretch()
-        if stretch is None or stretch.num_rows * bytes_each > most:
-            return None
-        return stretch if self._rows.reader().handle().scans else None
-
-    def _kept_in(
-        self, plan: RowOrder
-    ) -> contextlib.AbstractContextManager[WindowMemory | CachedTable | MappedTable]:
-        """Memory for the rows of one stream."""
-        held = self._held()
-        disk = self._rows.disk
-        if disk is not None and (held is None or self.cache is True):
-            disk.fill(again=True)
-            if held is None and disk.is_complete and not self._sizes.are_skewed:
-                return contextlib.nullcontext(MappedTable(disk, self._rows.reader()))
-        if held is not None:
-            most = None if self.cache is True else most_kept()
-            row_bytes = self._order.row_bytes
-            row_bytes += self._sizes.late if self.cache is True else 0
-            return self._epoch_cache.for_everything(self._rows.reader(), held, row_bytes, most)
-        return self._epoch_cache.for_windows(rows_plan_of(plan))
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no other process reads the table for the same batches."""
+        return not in_worker() and self.rank_and_world_size()[1] == 1
 
     def _bytes_to_cache(self) -> int | None:
-        """What ``cache=True`` would keep; None where it is kept, would not fit, or is not known."""
-        if self.cache is True or self._sizes.are_skewed or self._held() is not None:
-            return None
-        selection = self._view.selection
-        row_bytes = self._order.row_bytes + self._sizes.late
-        size = (selection.stretch() or selection).num_rows * row_bytes
-        return size if size <= memory_bytes() * _MOST_OF_MEMORY else None
+        return self._row_cache.bytes_to_keep(self._is_alone)
 
     def _described(self) -> list[str]:
         size = f"batch_size={self.batch_size}" if self._batching is None else repr(self._batching)

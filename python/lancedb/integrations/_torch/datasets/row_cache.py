@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of an iterable dataset that are kept from one epoch to the next, in memory or on disk."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ..arrow.buffer_pool import WindowMemory
+from ..cache.columns import Cache
+from ..cache.disk import MappedTable
+from ..cache.tables import CachedTable, EpochCache, most_kept
+from ..common.machine import memory_bytes
+from ..order.read_schedule import RowOrder
+from ..pipeline.groups import rows_plan_of
+from ..table.sample import RowSizes
+from ..table.selection import Selection
+from .pinned_rows import PinnedRows
+
+# What ``cache=True`` may take, of all memory, to be advised.
+_MOST_OF_MEMORY = 0.25
+
+
+class RowCache:
+    """Which rows this process keeps, and where the rows of an epoch come from.
+
+    Parameters
+    ----------
+    cache : bool or "auto"
+        Whether to keep all rows, or none; ``"auto"`` keeps those of a small table that is shuffled
+        and read by one process alone.
+    rows : PinnedRows
+        Of the dataset.
+    sizes : RowSizes
+        What they take.
+    is_automatic : bool
+        Whether they are shuffled, and nothing was said of how.
+    """
+
+    def __init__(self, cache: Cache, rows: PinnedRows, sizes: RowSizes, is_automatic: bool):
+        self._keeps_all = cache is True
+        self._may_keep = cache == "auto" and is_automatic and not sizes.are_skewed
+        self._rows = rows
+        self._sizes = sizes
+        self._kept = EpochCache()
+
+    def of_epoch(
+        self, plan: RowOrder, is_alone: bool
+    ) -> contextlib.AbstractContextManager[WindowMemory | CachedTable | MappedTable]:
+        """Where the rows of one stream are: all of them, or those of open windows.
+
+        Parameters
+        ----------
+        plan : EpochOrder or BatchSequence
+            The order of the stream's rows.
+        is_alone : bool
+            Whether no other process reads the table for the same batches.
+        """
+        held, disk, reader = self._held(is_alone), self._rows.disk, self._rows.reader()
+        if disk is not None and (held is None or self._keeps_all):
+            disk.fill(again=True)
+            if held is None and disk.is_complete and not self._sizes.are_skewed:
+                return contextlib.nullcontext(MappedTable(disk, reader))
+        if held is None:
+            return self._kept.for_windows(rows_plan_of(plan))
+        if self._keeps_all:
+            return self._kept.for_everything(reader, held, self._whole_row_bytes, None)
+        return self._kept.for_everything(reader, held, self._sizes.average, most_kept())
+
+    def bytes_to_keep(self, is_alone: bool) -> int | None:
+        """What ``cache=True`` would keep; None where it is kept, would not fit, or is not known."""
+        if self._keeps_all or self._sizes.are_skewed or self._held(is_alone) is not None:
+            return None
+        selection = self._rows.view.selection
+        size = (selection.stretch() or selection).num_rows * self._whole_row_bytes
+        return size if size <= memory_bytes() * _MOST_OF_MEMORY else None
+
+    @property
+    def _whole_row_bytes(self) -> int:
+        return self._sizes.average + self._sizes.late
+
+    def _held(self, is_alone: bool) -> Selection | None:
+        """The rows that this process reads once, and has in memory from then on."""
+        selection = self._rows.view.selection
+        if self._keeps_all:
+            return selection.stretch() or selection
+        most = most_kept() // self._sizes.average
+        if not (self._may_keep and is_alone) or self._kept.is_too_small:
+            return None
+        if selection.num_rows > most:
+            return None
+        stretch = selection.stretch()
+        if stretch is None or stretch.num_rows > most:
+            return None
+        return stretch if self._rows.reader().handle().scans else None
