@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in front of lancedb's own ``permutation.py`` and adds to what it defines.
+"""A stand-in for lancedb's own ``permutation.py``, which adds to what that defines.
 
 This file is installed as ``lancedb/permutation/__init__.py``. A package wins over a module of the
 same name in the same directory, so ``import lancedb.permutation`` comes here; lancedb's file is

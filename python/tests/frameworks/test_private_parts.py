@@ -23,6 +23,8 @@ NAMED = [
     # Which loader asks for rows, and whether its workers stay.
     ("torch.utils.data._utils.fetch", "_BaseDatasetFetcher"),
     ("torch.utils.data._utils.worker", "_worker_loop"),
+    # Whether batches of this process are to be seen by the profiler.
+    ("torch.autograd", "_profiler_enabled"),
     # The death of a worker.
     ("torch.utils.data", "_utils.signal_handling._remove_worker_pids"),
     ("torch.utils.data.dataloader", "_MultiProcessingDataLoaderIter._shutdown_workers"),

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs of rows in memory: planned one after the other, copied and converted two at a time."""
 
+import contextlib
+import itertools
 import threading
+from functools import partial
 
 import pyarrow as pa
 import pytest
-from lancedb.integrations._torch.arrow.in_memory import InMemoryRows
+from lancedb.integrations._torch.order.state import Position
 from lancedb.integrations._torch.pipeline import prefetch
+from lancedb.integrations._torch.pipeline.sources import InMemorySource
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 ROWS = 60_000
-PATIENCE = 60
+PATIENCE = 3
 
 
 @pytest.fixture
@@ -32,13 +36,13 @@ def ids_of(epoch, came=None):
 
 
 def copied_by(monkeypatch, copy):
-    """Have `copy(number, taken)` called with the number of each job and what gives its rows."""
-    numbers, take = iter(range(ROWS)), InMemoryRows.take
+    """Have `copy(number, take)` called with the number of each job and what gives its rows."""
+    numbers, batch = itertools.count(), InMemorySource.batch
 
-    def take_as_told(self, places):
-        return copy(next(numbers), lambda: take(self, places))
+    def numbered(self, pieces):  # jobs are planned one after the other
+        return partial(copy, next(numbers), batch(self, pieces))
 
-    monkeypatch.setattr(InMemoryRows, "take", take_as_told)
+    monkeypatch.setattr(InMemorySource, "batch", numbered)
 
 
 def test_a_job_that_is_copied_later_than_the_next_comes_before_it(loader, monkeypatch):
@@ -73,3 +77,23 @@ def test_a_job_that_fails_ends_the_epoch_after_those_before_it(bad, loader, monk
         ids_of(loader, came)
     assert came == whole[: len(came)]
     assert (len(came) > 0) == (bad > 0)
+
+
+@pytest.mark.parametrize("two_threads", [False, True])
+def test_a_job_is_not_waited_for_by_the_next_one_if_it_was_cancelled(
+    two_threads, loader, monkeypatch
+):
+    monkeypatch.setattr(prefetch, "_has_a_core_to_spare", lambda: two_threads)
+    dataset, plan = loader.dataset, loader.dataset._plan(Position(0), None)
+    spans = ((start, start + 500) for start in range(0, ROWS, 500))
+    with contextlib.ExitStack() as stack:
+        stream = dataset._stream(stack, plan, spans, dataset._output, False)
+        held, goes_on = [], threading.Event()
+        for _ in range(1 + two_threads):  # each thread has something else to do
+            held.append(stream._making.submit(goes_on.wait, PATIENCE))
+        stream._work_ahead(2)
+        assert stream._jobs.popleft().cancel()
+        stream._work_ahead(2)
+        goes_on.set()
+        assert [len(job.result(PATIENCE).begun) > 0 for job in stream._jobs] == [True, True]
+        stream.close()

@@ -74,9 +74,12 @@ class DiskCache:
         """
         if self._pid == os.getpid() and self._filler is not None and not again:
             return
-        if self._opened() and not self.is_complete and not self._is_filling:
-            self._filler = Filler(self._rows, self._mapped, self._say)
-            self._filler.start()
+        if not self._opened() or self.is_complete:
+            return
+        with self._lock:  # several threads may find at once that something is missing
+            if not self._is_filling:
+                self._filler = Filler(self._rows, self._mapped, self._say)
+                self._filler.start()
 
     def wait(self) -> None:
         """Wait until nothing is being written by this process."""

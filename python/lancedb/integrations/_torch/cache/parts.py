@@ -226,7 +226,7 @@ class MappedParts:
         pieces = self._pieces
         if pieces is None:
             with self._lock:
-                pieces = self._pieces = self._joined()
+                pieces = self._pieces = self._pieces or self._joined()
         return pieces
 
     def _joined(self) -> _Columns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,12 +16,6 @@ from .exact import check_exact
 from .nulls import NullPolicy, field_paths
 from .padding import RaggedPolicy
 from .torch_columns import torch_batches, torch_columns, torch_matrix, torch_rows, try_null
-
-if TYPE_CHECKING:
-    pass
-
-# Formats in which whole numbers may become floats; the others keep each column's type.
-_PROMOTING = ("numpy", "pandas", "torch_row", "torch_col")
 
 
 @dataclass(frozen=True)
@@ -37,8 +31,9 @@ class Converter:
         return self._convert(with_files(batch, self.files))
 
     def _convert(self, batch: pa.RecordBatch) -> Any:
-        made = FORMATS[self.format].convert(batch, self.nulls, self.ragged)
-        if self.format in _PROMOTING:
+        format = FORMATS[self.format]
+        made = format.convert(batch, self.nulls, self.ragged)
+        if format.promotes:
             check_exact(batch, self.format, made)
         return made
 
@@ -176,25 +171,33 @@ class Format:
         Makes consecutive ones, of so many rows each, in less time than one by one.
     makes_tensors : bool
         Whether nulls must be filled, and columns may not fit.
+    promotes : bool
+        Whether whole numbers may become floats; else each column keeps its type.
     """
 
     convert: Callable[[pa.RecordBatch, NullPolicy, RaggedPolicy], Any]
     convert_many: Callable[..., list[Any]] | None = None
     makes_tensors: bool = False
+    promotes: bool = False
 
 
-def _plain(convert: Callable[[pa.RecordBatch], Any]) -> Format:
-    return Format(lambda batch, nulls, ragged: convert(batch))
+def _plain(convert: Callable[[pa.RecordBatch], Any], promotes: bool = False) -> Format:
+    return Format(lambda batch, nulls, ragged: convert(batch), promotes=promotes)
+
+
+def _stacked(convert: Callable[[pa.RecordBatch, NullPolicy], Any]) -> Format:
+    """Of all columns together, as tensors of one type."""
+    return Format(lambda batch, nulls, _: convert(batch, nulls), None, True, promotes=True)
 
 
 FORMATS: dict[str, Format] = {
     "python": _plain(pa.RecordBatch.to_pylist),
     "python_col": _plain(pa.RecordBatch.to_pydict),
-    "numpy": _plain(lambda batch: to_pandas(batch).to_numpy()),
-    "pandas": _plain(to_pandas),
+    "numpy": _plain(lambda batch: to_pandas(batch).to_numpy(), promotes=True),
+    "pandas": _plain(to_pandas, promotes=True),
     "polars": _plain(to_polars),
     "arrow": _plain(_to_itself),
     "torch": Format(torch_columns, torch_batches, makes_tensors=True),
-    "torch_row": Format(lambda batch, nulls, _: torch_rows(batch, nulls), makes_tensors=True),
-    "torch_col": Format(lambda batch, nulls, _: torch_matrix(batch, nulls), makes_tensors=True),
+    "torch_row": _stacked(torch_rows),
+    "torch_col": _stacked(torch_matrix),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both datasets share: what they read, this process's reader, how they are pickled."""
+"""What all datasets share: their output, what is counted of them, how they are pickled."""
 
 from __future__ import annotations
 

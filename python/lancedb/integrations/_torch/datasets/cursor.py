@@ -169,8 +169,8 @@ class EpochTracker:
     ----------
     at : Position
         Where it begins.
-    order : EpochOrder
-        The order of its epoch.
+    order : StepOrder
+        Of its epoch.
     is_loaded : bool
         Whether it begins where a state was taken.
     restored : int

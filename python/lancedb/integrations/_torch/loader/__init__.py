@@ -3,7 +3,7 @@
 
 ::
 
-    LanceDataLoader --> EpochIterator --> torch's iterator over workers
-    options, epochs     counts what is    or this process itself
+    LanceDataLoader --> EpochIterator --> WorkerPool: torch's iterator over workers,
+    options, cursor     counts what is    or batches of this process itself
                         delivered
 """

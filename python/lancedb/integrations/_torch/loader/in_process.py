@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.autograd.profiler import record_function
 
+from ..frameworks.private import part_of
+
 # Traces are searched for the part before the number sign.
 _REGION = "enumerate(DataLoader)#LanceDataLoader.__next__"
 
@@ -33,12 +35,13 @@ class InProcess:
     def __init__(self, batches: Iterator[Any], collate: Callable[[Any], Any]):
         self._batches = batches
         self._collate = collate
+        self._is_profiled = part_of(torch.autograd, "_profiler_enabled", bool)
 
     def __iter__(self) -> InProcess:
         return self
 
     def __next__(self) -> Any:
-        if not torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
+        if not self._is_profiled():
             return self._collate(next(self._batches))
         with record_function(_REGION):
             return self._collate(next(self._batches))

@@ -241,16 +241,17 @@ class MixedEpochOrder:
     ) -> np.ndarray:
         """The order of rows within the parts of steps: by (seed, epoch, step, shard).
 
-        Parts have rows from their first one on, are as long as their sizes say, or nearly, and
-        come in the sequence of `by_step`.
+        Parts have rows from their first one on, as many as their sizes say, which are about the
+        same, and come in the sequence of `by_step`.
         """
         key = derive_key(self.seed, self.epoch, _STEP)
         parts = hashed(begins << _SHARD_BITS | shards, key).view(np.int64)
         index = np.arange(sizes.max(initial=0))
         drawn = hashed(parts[:, None] ^ (firsts[:, None] + index), key)
         # A hash is followed by the index, so that there are no ties for a sort to decide, and no
-        # indices to be sorted beside it.
+        # indices to be sorted beside it. Both are 63 bits, which 8 million rows of a part fill.
         bits = len(index).bit_length()
+        assert _HASH_BITS + bits < 64
         keys = (drawn >> np.uint64(64 - _HASH_BITS)).view(np.int64) << bits | index
         is_there = index < sizes[:, None]
         if not is_there.all():

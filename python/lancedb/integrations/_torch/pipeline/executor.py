@@ -15,6 +15,7 @@ from ..arrow.take import slices
 from ..common.counters import Stats
 from ..common.pickling import name_of
 from ..convert.transform import Output
+from ..frameworks.private import part_of
 from .caller import CallerModes, RandomStates
 
 
@@ -196,5 +197,5 @@ def wait_for(pool: ThreadPoolExecutor) -> None:
     nobody has the stream any more: that thread ends by itself.
     """
     pool.shutdown(wait=False, cancel_futures=True)
-    if threading.current_thread() not in pool._threads:
+    if threading.current_thread() not in part_of(pool, "_threads", ()):
         pool.shutdown(wait=True)

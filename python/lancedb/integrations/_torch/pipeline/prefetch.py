@@ -8,8 +8,8 @@ is copied and converted while the other is. What is held at any moment is the op
 reads ahead and four jobs: none of it grows with the table. Closing the stream, by hand or by
 dropping its iterator, stops it all.
 
-torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until the
-thread that makes batches gives it back. So that thread frees them, too: it drops a batch when
+torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until a
+thread that makes batches gives it back. So such a thread frees them, too: it drops a batch when
 the consumer is two jobs further.
 """
 
@@ -50,8 +50,8 @@ class ReadAhead:
     read_rows : int
         Rows of one call to the reader.
     job_rows : int
-        Rows that are put together at once, in one or more batches; as many as of a call where they
-        are in memory, and no window is.
+        Rows that are put together at once, in one or more batches; `read_rows` of them where rows
+        are in memory.
     reads : int
         Reads under way beyond the one whose rows come next.
     threads : int
@@ -119,6 +119,7 @@ class Prefetcher:
         self._making = ThreadPoolExecutor(1 + by_two, "lance-batches")
         self._last_planned = threading.Event()
         self._last_planned.set()
+        self._is_cancelled = False
         self._jobs: deque[Future[_Job]] = deque()
         self._backlog = rows.backlog(limits)
         self._found = 0
@@ -155,12 +156,16 @@ class Prefetcher:
             sizes = [job.result().size if _is_done(job) else self._last_size for job in self._jobs]
             if len(sizes) >= least and sum(sizes) + self._last_size > self._most_ahead:
                 return
-            before, self._last_planned = self._last_planned, threading.Event()
-            job = submit(self._making, self._make_job, before, self._last_planned)
+            before, planned = self._last_planned, threading.Event()
+            job = submit(self._making, self._make_job, before, planned)
+            # One that is cancelled is never planned, and the next one may have been begun.
+            job.add_done_callback(lambda _, planned=planned: planned.set())
+            self._last_planned = planned
             self._jobs.append(job)
 
     def cancel(self) -> None:
         """Give up every read; whoever waits for a batch, in any thread, waits no longer."""
+        self._is_cancelled = True
         self._making.shutdown(wait=False, cancel_futures=True)
         self._input.cancel()
 
@@ -183,6 +188,8 @@ class Prefetcher:
         """The next few batches, begun, once the job before was planned; none at the end."""
         before.wait()
         try:
+            if self._is_cancelled:
+                return _Job([], 0)
             if self._source is None:
                 self._source = self._input.open()
             while self._backlog.wants_more and self._put_together(self._source):
@@ -254,7 +261,9 @@ class Prefetcher:
 
 def _has_a_core_to_spare() -> bool:
     """Not in workers, forked ones too: they share the cores with each other."""
-    return (os.cpu_count() or 1) > 1 and multiprocessing.parent_process() is None
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = os.cpu_count() or 1 if allowed is None else len(allowed(0))
+    return cores > 1 and multiprocessing.parent_process() is None
 
 
 def _is_done(job: Future[_Job]) -> bool:

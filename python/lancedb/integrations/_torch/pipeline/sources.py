@@ -61,7 +61,7 @@ class Input(Protocol):
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether all rows are to come out of memory, or are mapped to it."""
+        """Whether all rows are to come out of memory; they may turn out to be too large."""
         ...
 
     def open(self) -> Source:

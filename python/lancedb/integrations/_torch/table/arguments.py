@@ -63,7 +63,7 @@ class Given:
 
 
 def resolve(given: Given, timeout: float | None) -> View:
-    """Open the table once, pin its version, and check every name against it.
+    """Open the table, pin its version, and check every name against it.
 
     Each time that it is opened that may take `timeout` seconds. Finding the rows that are meant
     may mean to read the whole table, and takes as long as it takes.

@@ -46,7 +46,7 @@ def normalize_indices(indices: Any, length: int) -> np.ndarray:
     else:
         values = _as_integers(indices)
     if len(values) and values.min() >= 0 and values.max() < length:
-        return values.astype(np.int64, copy=False)
+        return values.astype(np.int64)  # a copy: the caller may use his array again
     outside = (values < -length) | (values >= length)
     if outside.any():
         raise _out_of_range(int(values[outside][0]), length)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..frameworks.private import part_of
 from .batch_slots import BatchSlots, Kept
 from .epoch_feed import EpochFeed, RecordBatches, Ticket
 from .worker_dataset import Unread, WorkerDataset
@@ -33,7 +34,7 @@ class WorkerProcesses:
         Workers that persist are known, as with any loader, by its ``_iterator``: where that was
         reset there are new ones.
         """
-        inner = None if loader._iterator is None else self._kept
+        inner = None if part_of(loader, "_iterator") is None else self._kept
         if inner is None:
             slots = BatchSlots()
             inner = _Loader(loader, self._make_dataset(slots, loader.collate_fn), slots)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ..common.pickling import check_sendable, name_of
+from ..frameworks.private import part_of
 from .ipc import send_small_tensors_whole
 from .parent import follow_parent
 from .signals import outlive_spared_signals
@@ -86,7 +87,7 @@ def preload_workers(*, opens_tables: bool = True) -> None:
         Whether workers read, and so need lancedb. Those that convert alone do without it, unless
         the program's main module imports it, as they then do, too.
     """
-    known = list(getattr(forkserver._forkserver, "_preload_modules", ["__main__"]))
+    known = list(part_of(forkserver, "_forkserver._preload_modules", ["__main__"]))
     wanted = [_CONVERTS]
     if opens_tables or _main_imports_lancedb():
         wanted.insert(0, _READS)
