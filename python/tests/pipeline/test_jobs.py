@@ -14,7 +14,7 @@ from lancedb.integrations._torch.pipeline.sources import InMemorySource
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 ROWS = 60_000
-PATIENCE = 3
+PATIENCE = 60
 
 
 @pytest.fixture
@@ -79,6 +79,22 @@ def test_a_job_that_fails_ends_the_epoch_after_those_before_it(bad, loader, monk
     assert (len(came) > 0) == (bad > 0)
 
 
+@pytest.fixture
+def waited_for(monkeypatch):
+    """What jobs wait for, at the end no more, or they would keep the program."""
+    events, make = [], prefetch.Prefetcher._make_job
+
+    def noted(self, before, planned):
+        events.append(before)
+        return make(self, before, planned)
+
+    monkeypatch.setattr(prefetch.Prefetcher, "_make_job", noted)
+    yield
+    for event in events:
+        event.set()
+
+
+@pytest.mark.usefixtures("waited_for")
 @pytest.mark.parametrize("two_threads", [False, True])
 def test_a_job_is_not_waited_for_by_the_next_one_if_it_was_cancelled(
     two_threads, loader, monkeypatch
@@ -88,9 +104,9 @@ def test_a_job_is_not_waited_for_by_the_next_one_if_it_was_cancelled(
     spans = ((start, start + 500) for start in range(0, ROWS, 500))
     with contextlib.ExitStack() as stack:
         stream = dataset._stream(stack, plan, spans, dataset._output, False)
-        held, goes_on = [], threading.Event()
+        goes_on = threading.Event()
         for _ in range(1 + two_threads):  # each thread has something else to do
-            held.append(stream._making.submit(goes_on.wait, PATIENCE))
+            stream._making.submit(goes_on.wait, PATIENCE)
         stream._work_ahead(2)
         assert stream._jobs.popleft().cancel()
         stream._work_ahead(2)
