@@ -57,7 +57,7 @@ _LEAST_BLOCKS_TO_STAGGER = 4
 # is more, and a quarter or half of it if that is needed.
 _FIRST_BLOCKS = 16
 _MOST_HALVINGS = 3
-_MOST_BLOCKS_LISTED = 1 << 16
+_MOST_BLOCKS_LISTED = _MOST_LANES_LISTED = 1 << 16
 
 
 class Draws(Protocol):
@@ -195,7 +195,7 @@ class EpochOrder:
         if window == self.tail_window:
             return self.lanes, 0, self.rows - self.body_rows
         number, lane = divmod(window, self.lanes)
-        starts = self._early_starts[:, lane].tolist()
+        starts = self._early_starts(np.array([lane]))[:, 0].tolist()
         full = number - self._early_windows
         start = starts[number] if full < 0 else starts[-1] + full * self._window_blocks
         end = starts[number + 1] if full < 0 else start + self._window_blocks
@@ -208,14 +208,13 @@ class EpochOrder:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows in which some lanes' blocks stand: their numbers, first blocks and ends."""
         size, latest = self._window_blocks, self._latest_start
-        first_full = self._early_starts[-1][lanes]
+        *early, first_full = self._early_starts(lanes)
         blocks = np.minimum(blocks, latest)
         full = (blocks - first_full) // size
         numbers, starts = full + self._early_windows, first_full + full * size
         ends = starts + size
-        if self._early_windows and (full < 0).any():
-            of_lanes = self._early_starts[:, lanes]
-            for number, (start, end) in enumerate(itertools.pairwise(of_lanes)):
+        if (full < 0).any():
+            for number, (start, end) in enumerate(itertools.pairwise([*early, first_full])):
                 here = (start <= blocks) & (blocks < end)
                 numbers[here], starts[here], ends[here] = number, start[here], end[here]
         return numbers, starts, np.where(ends > latest, self.lane_blocks, ends)
@@ -228,18 +227,26 @@ class EpochOrder:
         """
         return max(0, self.lane_blocks - (self._window_blocks + 1) // 2)
 
-    @cached_property
-    def _early_starts(self) -> np.ndarray:
-        """Where each lane's first windows start, in blocks, up to the first one of full size.
+    def _early_starts(self, lanes: np.ndarray) -> np.ndarray:
+        """Where some lanes' first windows start, in blocks, up to the first one of full size.
 
         Each window is about twice as large as the one before, so that the first batches come
         soon. Where the full ones start decides how far apart in time lanes come to new windows.
         """
+        if self.lanes <= _MOST_LANES_LISTED:
+            return self._all_early_starts[:, lanes]
+        return self._early_starts_of(lanes)
+
+    @cached_property
+    def _all_early_starts(self) -> np.ndarray:
+        return self._early_starts_of(np.arange(self.lanes))
+
+    def _early_starts_of(self, lanes: np.ndarray) -> np.ndarray:
         size, early = self._window_blocks, self._early_windows
-        starts = np.zeros((1, self.lanes), np.int64)
+        starts = np.zeros((1, len(lanes)), np.int64)
         if not early:
             return starts
-        first_full = size + _share(np.arange(self.lanes, dtype=np.uint64) * _GOLDEN, size)
+        first_full = size + _share(lanes.astype(np.uint64) * _GOLDEN, size)
         halvings = np.arange(early - 1, -1, -1)[:, None]
         return np.concatenate([starts, first_full >> halvings])
 
