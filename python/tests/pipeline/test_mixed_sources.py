@@ -15,22 +15,20 @@ def sources_of(windows, lanes=32):
     ]
 
 
-def test_windows_are_cut_into_few_segments_that_hold_little_more_than_their_rows():
+def test_windows_are_cut_into_few_segments():
     # Each segment is copied by itself: by those of the smallest windows there were 22 of the first.
     memory = mixed_memory(sources_of([4096, 2048, 1280, 768]), None)
-    assert memory.segment_rows == 1024
-    assert memory._segments == 32 * (4 + 2 + 2 + 1)
+    assert memory.segment_rows == 512
+    assert memory._segments == 32 * (8 + 4 + 3 + 2)
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))
-def test_segments_that_are_not_full_take_little(windows):
+def test_windows_that_are_delivered_row_by_row_hold_little_more_than_half(windows):
     memory = mixed_memory(sources_of(windows), None)
-    rows = 32 * sum(windows)
-    smallest = -(-min(windows) // 4)
-    assert memory.segment_rows * memory._segments <= max(
-        9 / 8 * rows, rows + 32 * 64 * len(windows)
-    )
-    assert memory.segment_rows >= min(64, smallest)
+    size = memory.segment_rows
+    in_use = sum(size * (-(-window // size) + 1) / 2 for window in windows)
+    assert size == 64 or in_use <= 4 / 3 * sum(windows) / 2
+    assert memory._segments * size >= 32 * sum(windows)
 
 
 def test_memory_that_will_do_is_used_again():

@@ -64,7 +64,7 @@ from .sharded import ShardedDataset
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_SOURCES_READ_AS_ONE = 2
+_READS_TOGETHER = 2
 _LAYOUT_BYTES = (1 << 10, 1 << 8)  # of a layout in shared memory: in all, and for each source
 
 
@@ -433,7 +433,9 @@ transform_threads : optional
         rows = MixedInput(
             plan, of_sources, labelled, stats, ahead.reads, memories, sequence, ahead.read_rows
         )
-        groups = schedule(steps, spans, ahead.read_rows)
+        # Rows that are wanted together are read in a call for each source: small calls cost more.
+        reads = _READS_TOGETHER if len(plan.sources) > 1 else 1
+        groups = schedule(steps, spans, ahead.read_rows, reads)
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)
 
     def _origins_of(self, plan: MixedPlan, shares: list[Span]) -> Origins:
@@ -471,8 +473,6 @@ transform_threads : optional
         row_bytes = sum(w * size for w, size in zip(weights, sizes, strict=True)) // sum(weights)
         reads = self.readahead * (FAR_READS if self._is_far else 1)
         read, job = read_rows(max(1, row_bytes))
-        # Rows that are wanted together are read in a call for each source: small calls cost more.
-        read *= _SOURCES_READ_AS_ONE if len(plan.sources) > 1 else 1
         return ReadAhead(read, job, reads, self.transform_threads)
 
     @property

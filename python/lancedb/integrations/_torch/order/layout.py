@@ -37,6 +37,8 @@ MOST_CHUNK = 32
 STEPS_PER_CYCLE = 4
 _STEPS_IN_WINDOWS = 16
 _CYCLES_IN_WINDOW = 4
+# Lanes that are few all begin at the first step; of so many blocks a quarter is read for it.
+_BLOCKS_IN_LARGE_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def auto_layout(
     windows_rows, windows_bytes = int(WINDOWS_ROWS * share), int(WINDOWS_BYTES * share)
     most_rows = max(windows_rows, _STEPS_IN_WINDOWS * LEAST_BLOCK_ROWS * global_batch)
     budget = max(1, min(windows_bytes // row_bytes, most_rows) // 2)
-    mixed = min(rows, 2 * budget)
+    # What several tables hold adds up: of none nearly all at once, as their epochs begin.
+    most_held = 2 * budget if shards is None else min(2 * budget, max(1, rows * 2 // 3))
+    mixed = min(rows, most_held)
     block = _auto_block(row_bytes, global_batch, mixed) if block_rows == "auto" else block_rows
     small = rows * row_bytes <= ONE_WINDOW_BYTES * share
     if small and _fits_one_window(rows, block, global_batch, window_rows, lanes):
@@ -107,14 +111,14 @@ def auto_layout(
     # A step that no chunk divides has a lane for each of its rows: after as many steps as a chunk
     # has rows all lanes have given their chunk, and the first one is next.
     chunk = auto_chunk(global_batch, shards)
+    held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), most_held)
     if chunk == 1:
         chunk = steps
-    elif shards is not None:
+    elif shards is not None and held // (global_batch // chunk) // block >= _BLOCKS_IN_LARGE_WINDOW:
         steps = 1  # no worker reads lanes of its own, and fewer ones have larger windows
     if lanes == "auto":
         lanes = global_batch * steps // chunk
     if window_rows == "auto":
-        held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), 2 * budget)
         window_rows = max(1, held // lanes // block) * block
     return Layout(block, max(1, window_rows // block) * block, lanes, chunk)
 

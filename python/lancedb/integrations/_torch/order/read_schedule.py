@@ -85,8 +85,10 @@ def rows_of(plan: RowOrder | Shards | Planner, window: WindowRows) -> np.ndarray
     return plan.window_rows_of(window.window)
 
 
-def schedule(plan: RowOrder | Planner, spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
-    """Group the steps of one worker so that each group's reads have about `read_rows` rows.
+def schedule(
+    plan: RowOrder | Planner, spans: Iterable[Span], read_rows: int, reads: int = 1
+) -> Iterator[Group]:
+    """Group the steps of one worker so that each group has about `reads` reads of `read_rows` rows.
 
     The first groups are smaller, so that the first batch does not wait for a full read.
 
@@ -98,11 +100,13 @@ def schedule(plan: RowOrder | Planner, spans: Iterable[Span], read_rows: int) ->
         The positions of each of the worker's steps, ascending.
     read_rows : int
         Rows of one call to the reader.
+    reads : int, optional
+        Of windows; more than one where they are of several sources, and a read is of one.
     """
     if not isinstance(plan, (EpochOrder, BatchSequence)):
-        return _window_groups(plan.planned(spans, read_rows), read_rows)
+        return _window_groups(plan.planned(spans, reads * read_rows), read_rows, reads)
     if plan.has_windows:
-        return _window_groups(_planned(plan, spans, read_rows), read_rows)
+        return _window_groups(_planned(plan, spans, read_rows), read_rows, reads)
     return _run_groups(spans, read_rows)
 
 
@@ -121,7 +125,7 @@ def _run_group(number: int, spans: list[Span]) -> Group:
     return Group(pieces, tuple(steps), ((read,),))
 
 
-def _window_groups(steps: Iterator[PlannedSteps], read_rows: int) -> Iterator[Group]:
+def _window_groups(steps: Iterator[PlannedSteps], read_rows: int, reads: int) -> Iterator[Group]:
     growing, target = _Growing(), 1
     for pieces, planned in steps:
         begin = end = 0
@@ -131,7 +135,7 @@ def _window_groups(steps: Iterator[PlannedSteps], read_rows: int) -> Iterator[Gr
             if growing.rows >= target:
                 growing.parts.append(pieces.cut(begin, end))
                 yield growing.group(read_rows)
-                target = min(read_rows, 2 * max(target, growing.delivered))
+                target = min(reads * read_rows, 2 * max(target, growing.delivered))
                 growing, begin = _Growing(), end
         growing.parts.append(pieces.cut(begin, end))
     if growing.steps:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow import large_rows
-from ..arrow.buffer_pool import WindowMemory, segment_size
+from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.tables import CachedTable
 from ..common.counters import Stats
@@ -30,8 +30,8 @@ from .groups import GroupSource, planned_source
 from .sources import LabelledSource, Reads, Source, WindowSource
 
 _LEAST_SEGMENT = 64
-# Of all windows' rows: segments that are not full are memory for nothing.
-_MOST_IN_SEGMENTS = 9 / 8
+# Of what windows hold while they are delivered row by row: half of their rows.
+_MOST_IN_SEGMENTS = 4 / 3
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def mixed_memory(sources: Sequence[SourceOrder], memory: WindowMemory | None) ->
     """Memory for the windows of some sources: one that was used before, if it will do.
 
     Windows of all sources are cut into segments of one size, the largest part of a window by which
-    they take little more than their rows.
+    they take little more than the rows that wait.
     """
     windows = [
         (each.layout.lanes, min(each.layout.window_rows, each.rows))
@@ -171,13 +171,14 @@ def mixed_memory(sources: Sequence[SourceOrder], memory: WindowMemory | None) ->
         if each.shuffle == "block" and not each.in_memory
     ]
 
-    def segments_of(rows: int) -> int:
-        return sum(lanes * -(-window // rows) for lanes, window in windows)
+    def segments_of(rows: int, more: int = 0) -> int:
+        return sum(lanes * (-(-window // rows) + more) for lanes, window in windows)
 
+    # Of k segments of a window that is being delivered, (k + 1) / 2 are in use on average.
     most = _MOST_IN_SEGMENTS * sum(lanes * window for lanes, window in windows)
-    sizes = {segment_size(window) for _, window in windows}
-    fit = [size for size in sizes if size * segments_of(size) <= most]
-    segment_rows = max([_LEAST_SEGMENT, *fit])
+    segment_rows = _LEAST_SEGMENT
+    while windows and 2 * segment_rows * segments_of(2 * segment_rows, 1) <= most:
+        segment_rows *= 2
     if memory is not None and memory.segment_rows == segment_rows:
         return memory
     return WindowMemory(segment_rows, max(1, segments_of(segment_rows)))
