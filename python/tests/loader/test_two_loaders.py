@@ -126,6 +126,20 @@ def test_set_epoch_leaves_the_iterator_that_is_under_way_alone(table, make, work
     assert run(loader) == epochs[3]
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_asking_where_a_loader_stands_moves_nothing(table, asked):
+    reference = iterable(table)
+    epochs = [run(reference) for _ in range(4)]
+    loader = iterable(table)
+    batches = iter(loader)
+    loader.dataset.set_epoch(3)
+    if asked:
+        assert (loader.epoch, loader.step, loader.state_dict()["epoch"]) == (3, 0, 3)
+        assert "epoch=3, step=0" in repr(loader)
+    assert ids(next(batches)) == epochs[0][0]
+    assert run(loader) == epochs[3]
+
+
 @pytest.mark.parametrize("make", [iterable, mapped])
 def test_setting_the_epoch_of_a_loaded_state_keeps_its_place(table, make):
     loader = make(table)

@@ -4,6 +4,8 @@
 ::
 
     LanceDataLoader --> EpochIterator --> WorkerPool: torch's iterator over workers,
-    options, cursor     counts what is    or batches of this process itself
-                        delivered
+    options, states     counts what is    or batches of this process itself
+          |             delivered
+          |                   |
+          +-> LoaderEpochs <--+   begins each epoch, or passes on one not taken from; meters
 """

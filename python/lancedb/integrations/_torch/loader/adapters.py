@@ -37,6 +37,8 @@ class Adapter(Protocol):
 
     def order(self, layout: Any = None) -> StepOrder: ...
 
+    def standing(self) -> EpochCursor: ...
+
     def hear(self) -> bool: ...
 
     def announce(self) -> None: ...
@@ -80,6 +82,14 @@ class IterableAdapter:
 
     def order(self, layout: Any = None) -> StepOrder:
         return self._dataset._epoch_order(self.cursor.layout if layout is None else layout)
+
+    def standing(self) -> EpochCursor:
+        """The cursor as it is once it has gone where the dataset itself was set since."""
+        if self._dataset._cursor.generation == self._heard:
+            return self.cursor
+        said = EpochCursor()
+        said.follow(self._dataset._cursor)
+        return said
 
     def hear(self) -> bool:
         """Go where the dataset itself was set since; whether it was."""
@@ -178,6 +188,10 @@ class MappedAdapter:
     def order(self, layout: Any = None) -> RankOrder:
         order = {**self._dataset._rows.describe(), **self.sampler.order.describe(self.batch_size)}
         return RankOrder(self.steps(), self.rank_and_world_size()[0], lambda layout: order)
+
+    def standing(self) -> EpochCursor:
+        """The cursor: the dataset itself has no epochs."""
+        return self.cursor
 
     def hear(self) -> bool:
         """False: the dataset itself has no epochs."""

@@ -9,13 +9,15 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from ..datasets.cursor import EpochTracker
 from ..frameworks.accelerate import AcceleratorIteration
 from ..table.fork_guard import refuse_after_a_fork
 from ..workers.watchdog import WorkerWatch, watch
-from .throughput import Meters, Pace, Stopwatch
+from .epochs import LoaderEpochs
+from .throughput import Stopwatch
+from .under_way import UnderWay, stop
 from .worker_pool import WorkerPool
 
 # What reading a message of a worker that has died may raise.
@@ -26,78 +28,24 @@ _GO_ON = (
 )
 
 
-class Loader(Protocol):
-    """What an iterator asks of its loader."""
-
-    _total: Pace
-    _pool: WorkerPool
-    _is_ahead: bool
-
-    def _succeed(self, iterator: EpochIterator) -> Prepared | None: ...
-
-    def _begin(self) -> tuple[EpochTracker, Meters]: ...
-
-    def _begins_in(self, loop: Any) -> bool: ...
-
-    def _advise(self, meters: Meters) -> None: ...
-
-
-class Prepared:
-    """An epoch that was begun, and of which nothing was taken yet; no iterator's own.
-
-    Parameters
-    ----------
-    tracker : EpochTracker
-        To come.
-    meters : Meters
-        What was measured so far.
-    batches : iterator
-        Of the pool.
-    ahead : list
-        The batch that was looked at, if any.
-    watching : WorkerWatch, optional
-        Over the workers.
-    """
-
-    def __init__(
-        self,
-        tracker: EpochTracker,
-        meters: Meters,
-        batches: Iterator[Any] | None,
-        ahead: list[Any],
-        watching: WorkerWatch | None,
-    ):
-        self.tracker = tracker
-        self.meters = meters
-        self.batches = batches
-        self.ahead = ahead
-        self._watch = watching
-        self._process = os.getpid()
-        self._drop = weakref.finalize(self, _stop, watching)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it was begun in this process, and not in the one that this was forked from."""
-        return self._process == os.getpid()
-
-    def release(self) -> WorkerWatch | None:
-        """The watch, which whoever goes on with this stops from now on."""
-        self._drop.detach()
-        return self._watch
-
-
 class EpochIterator:
     """One epoch's iterator: delivers batches, counts and times them, until one fails.
 
     Parameters
     ----------
-    loader : Loader
-        Whose batches.
+    epochs : LoaderEpochs
+        Where it begins.
+    pool : WorkerPool
+        Who makes the batches.
+    loader : DataLoader
+        Whose they are: it is kept alive, and Accelerate may have prepared it.
     loop : object, optional
         The loop of Lightning's that iterates.
     """
 
-    def __init__(self, loader: Loader, loop: Any = None):
+    def __init__(self, epochs: LoaderEpochs, pool: WorkerPool, loader: Any, loop: Any = None):
+        self._epochs = epochs
+        self._pool = pool
         self._loader = loader
         self._loop = loop
         self._process = os.getpid()
@@ -115,7 +63,7 @@ class EpochIterator:
     def _next(self) -> Any:
         if self._loop is not None:
             loop, self._loop = self._loop, None  # it holds this iterator
-            if not self._loader._begins_in(loop):
+            if not self._epochs.begins_in(loop):
                 raise StopIteration
         self._go_on()
         self._iteration.begin()
@@ -127,7 +75,7 @@ class EpochIterator:
         at_end = not self._tracker.has_more()
         self._iteration.end_of_dataloader = at_end
         if self._meters.advice_is_due() or at_end:
-            self._loader._advise(self._meters)
+            self._epochs.advise(self._meters)
         return batch
 
     def peek(self) -> Any:
@@ -171,7 +119,7 @@ class EpochIterator:
             if self._tracker.has_more():
                 self._refuse_early(end)
             self._tracker.finish()
-            self._loader._is_ahead = False  # of a state: all that was asked for is used
+            self._epochs.is_ahead = False  # of a state: all that was asked for is used
             self._release()
             self._is_exhausted = True
             raise
@@ -197,25 +145,24 @@ class EpochIterator:
         self._is_passed_on = self._is_exhausted = False
         self._ahead: list[Any] = []  # the batch that was looked at, if any
         self._iteration = AcceleratorIteration(self._loader)
-        prepared = self._loader._succeed(self)
-        if prepared is None:
-            self._tracker, self._meters = self._loader._begin()
-            self._start()
+        begun = self._epochs.begin(self)
+        if isinstance(begun, UnderWay):
+            self._tracker, self._meters = begun.tracker, begun.meters
+            self._batches, self._ahead = begun.batches, begun.ahead
+            self._watch_over(begun.release())
         else:
-            self._tracker, self._meters = prepared.tracker, prepared.meters
-            self._batches, self._ahead = prepared.batches, prepared.ahead
-            self._watch_over(prepared.release())
+            self._tracker, self._meters = begun
+            self._start()
         self._stopwatch = Stopwatch(
-            self._meters.pace, self._loader._total, after_first=self._meters.steady
+            self._meters.pace, self._epochs.total, after_first=self._meters.steady
         )
 
     def _start(self) -> None:
         """Have the epoch begin, by workers that were kept or by new ones."""
-        pool = self._loader._pool
-        self._batches: Iterator[Any] | None = pool.kept()
+        self._batches: Iterator[Any] | None = self._pool.kept()
         self._watch_over(watch(self._batches))  # they are asked to go on, and may be dying
         try:
-            self._batches = pool.start(self._tracker)
+            self._batches = self._pool.start(self._tracker)
         except BaseException as error:
             self._explain(error)
             raise
@@ -229,7 +176,7 @@ class EpochIterator:
         # Accelerate has to hear of an iterator that is dropped before its last batch.
         self._release = weakref.finalize(self, _release, watching, self._iteration, self._tracker)
 
-    def prepared(self) -> Prepared | None:
+    def passed_on(self) -> UnderWay | None:
         """What is under way, workers and all, for the iterator that comes after this one.
 
         None in a forked process, in which nothing of it is.
@@ -238,7 +185,7 @@ class EpochIterator:
             return None
         self._is_passed_on = True
         self._release.detach()
-        given = Prepared(self._tracker, self._meters, self._batches, self._ahead, self._watch)
+        given = UnderWay(self._tracker, self._meters, self._batches, self._ahead, self._watch)
         self._batches = self._watch = None
         return given
 
@@ -255,7 +202,7 @@ class EpochIterator:
             dead = self._watch.dead_worker(error)
         # The error's traceback holds torch's iterator: what ends with it is ended here. Also of
         # workers that were to persist: collected as garbage, torch may wait long for each.
-        self._loader._pool.stop(self._batches)
+        self._pool.stop(self._batches)
         self._end()
         if dead is not None:
             raise RuntimeError(
@@ -278,9 +225,4 @@ def _release(
     iteration.end()
     if not tracker.is_to_come:  # else the next iterator begins there
         tracker.finish()
-    _stop(watching)
-
-
-def _stop(watching: WorkerWatch | None) -> None:
-    if watching is not None:
-        watching.stop()
+    stop(watching)

@@ -3,38 +3,32 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from ..common.checks import one_of, whole_number
-from ..common.counters import SECONDS
 from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
-from ..datasets.cursor import EpochTracker, StepOrder
 from ..datasets.keywords import refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
 from ..frameworks.accelerate import makes_batches_of
 from ..frameworks.hugging_face import makes_masks
-from ..frameworks.lightning import iterated_together, loop_of_lightning, refuse_late_state
+from ..frameworks.lightning import iterated_together, loop_of_lightning
 from ..frameworks.ray import refuse_state_ahead, runs_ahead
 from ..order.state import start_of, steps_of_worker
-from ..workers.agreement import Agreement
 from ..workers.start import start_options
 from . import lightning_epochs
 from . import opentelemetry as otel
 from .adapters import Adapter, IterableAdapter, MappedAdapter
-from .epoch_iterator import EpochIterator, Prepared
+from .epoch_iterator import EpochIterator
+from .epochs import LoaderEpochs
 from .options import for_whole_batches, refuse_out_of_order, refuse_sampler
 from .sampler import RankSampler
-from .throughput import Meters, Pace, hint
+from .throughput import Pace
 from .worker_pool import WorkerPool
-
-_log = logging.getLogger("lancedb.integrations.torch")
 
 
 class LanceDataLoader(DataLoader):
@@ -157,14 +151,7 @@ class LanceDataLoader(DataLoader):
         if num_workers:
             dataset._share_counts(num_workers + 1)
         self._cursor = self._adapter.cursor
-        self._meters: Meters | None = None  # of the iteration that was begun last
-        self._latest: weakref.ref[EpochIterator] | None = None
-        self._prepared: Prepared | None = None  # an epoch whose first batch was looked at
-        self._is_ahead = False  # whether batches are asked for before they are used
-        self._is_restored = False
-        self._hints: set[str | None] = set()
-        self._agreement = Agreement()
-        self._total = Pace()
+        self._epochs = LoaderEpochs(dataset, self._adapter, num_workers, type(self).__name__)
         super().__init__(dataset, num_workers=num_workers, **options)
         self._pool = WorkerPool(self, self._adapter)
         self.metric_attributes = otel.watch(self)
@@ -181,12 +168,12 @@ class LanceDataLoader(DataLoader):
         mode, together = iterated_together()
         cursors = [each._cursor for each in together if isinstance(each, LanceDataLoader)]
         lightning_epochs.join(self._cursor, mode, cursors)
-        batches = EpochIterator(self, loop)
-        self._is_ahead = runs_ahead()
+        batches = self._iterate(loop)
+        self._epochs.is_ahead = runs_ahead()
         return batches
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_latest": None, "_prepared": None, "_pool": None}
+        return {**self.__dict__, "_pool": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -202,7 +189,7 @@ class LanceDataLoader(DataLoader):
         """Left to the dataset or the sampler: torch sets None, by which it takes whole batches."""
 
     def __repr__(self) -> str:
-        known = self._order().known_steps()
+        known = self._epochs.order().known_steps()
         steps = f"step={self.step}" + ("" if known is None else f" of {known}")
         return (
             f"{type(self).__name__}({self.dataset!r}, epoch={self.epoch}, {steps}, "
@@ -215,7 +202,7 @@ class LanceDataLoader(DataLoader):
         With the dataset's `batching` it differs a little from epoch to epoch: it is that of the
         epoch under way or to come, all of which is planned for it.
         """
-        return self._order().all_steps()
+        return self._epochs.order().all_steps()
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter()`` be this epoch, from its beginning.
@@ -249,8 +236,7 @@ class LanceDataLoader(DataLoader):
         tracker = self._cursor.under_way
         if tracker is not None and tracker.is_under_way:
             return tracker.at.epoch
-        self._adapter.hear()
-        return self._cursor.place.epoch
+        return self._adapter.standing().place.epoch
 
     @property
     def step(self) -> int:
@@ -258,8 +244,7 @@ class LanceDataLoader(DataLoader):
         tracker = self._cursor.under_way
         if tracker is not None and tracker.is_under_way:
             return tracker.order.steps_before(tracker.at.position) + tracker.taken
-        self._adapter.hear()
-        return self._order().steps_before(self._cursor.place.position)
+        return self._epochs.order().steps_before(self._adapter.standing().place.position)
 
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs that are left until there were `count`.
@@ -350,12 +335,12 @@ class LanceDataLoader(DataLoader):
             self._cursor.seek(named.epoch)
 
     def _peek(self) -> Any:
-        latest = self._latest() if self._latest is not None else None
+        latest = self._epochs.latest() if self._epochs.latest is not None else None
         is_live = latest is not None and self._cursor.under_way is not None and latest.has_more
         if latest is None or not is_live:
             if latest is not None:
                 latest.exhaust()
-            latest = EpochIterator(self)
+            latest = self._iterate()
         try:
             batch = latest.peek()
         except StopIteration:
@@ -363,7 +348,7 @@ class LanceDataLoader(DataLoader):
                 f"there is no batch to look at: {self.dataset!r} has fewer rows than one step"
             ) from None
         if not is_live:
-            self._prepared = latest.prepared()
+            self._epochs.prepared = latest.passed_on()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -383,11 +368,11 @@ class LanceDataLoader(DataLoader):
             ahead.
         """
         tracker = self._cursor.under_way
-        if self._is_ahead and tracker is not None and not tracker.is_to_come:
+        if self._epochs.is_ahead and tracker is not None and not tracker.is_to_come:
             refuse_state_ahead()
-        if tracker is None or not tracker.is_under_way:
-            self._adapter.hear()
-        return self._cursor.state(self._adapter.order())
+        is_under_way = tracker is not None and tracker.is_under_way
+        stands = self._cursor if is_under_way else self._adapter.standing()
+        return stands.state(self._adapter.order(stands.layout))
 
     def load_state_dict(self, state: Mapping[str, Any], allow: Iterable[str] = ()) -> None:
         """Continue where `state` was taken, at the next batch asked for.
@@ -414,7 +399,7 @@ class LanceDataLoader(DataLoader):
         self._adapter.hear()  # what was said before counts no more
         self._cursor.restore(at, layout, self._adapter.order(layout))
         self._adapter.announce()
-        self._is_restored = True
+        self._epochs.is_restored = True
 
     def stats(self) -> dict[str, Any]:
         """What was loaded so far, how fast, and where the seconds went.
@@ -443,13 +428,14 @@ class LanceDataLoader(DataLoader):
         >>> stats["delivered"], stats["step"], stats["steps"], 0 <= stats["wait_share"] <= 1
         (100, 10, 10, True)
         """
+        total = self._epochs.total
         return {
-            **self.dataset._stats_for(self),  # type: ignore[attr-defined]
-            "waiting": self._total.waiting,
-            "working": self._total.working,
-            "wait_share": self._total.wait_share,
-            "delivered": self._total.rows,
-            "rows_per_second": self._total.rows_per_second,
+            **self._epochs.stats(),
+            "waiting": total.waiting,
+            "working": total.working,
+            "wait_share": total.wait_share,
+            "delivered": total.rows,
+            "rows_per_second": total.rows_per_second,
             **self._place(),
             **self._adapter.progress(self._cursor.place),
         }
@@ -473,7 +459,8 @@ class LanceDataLoader(DataLoader):
         >>> list(loader.postfix())
         ['epoch', 'step', 'rows/s', 'wait']
         """
-        pace = self._meters.pace if self._meters is not None else Pace()
+        meters = self._epochs.meters
+        pace = meters.pace if meters is not None else Pace()
         place = self._place()
         rank, ranks = self._adapter.rank_and_world_size()
         return {
@@ -509,66 +496,5 @@ class LanceDataLoader(DataLoader):
         step = order.steps_before(at.position) + taken
         return {"epoch": at.epoch, "step": step, "steps": order.known_steps()}
 
-    def _order(self) -> StepOrder:
-        """The order of the epoch under way, or else to come."""
-        tracker = self._cursor.under_way
-        if tracker is not None and tracker.is_under_way:
-            return tracker.order
-        return self._adapter.order().of(self._cursor.place.epoch, self._cursor.layout)
-
-    # -- for the iterator ----------------------------------------------------------------------
-
-    def _succeed(self, iterator: EpochIterator) -> Prepared | None:
-        """Note who iterates from now on; what was begun before, if nothing was taken from it."""
-        latest, self._latest = self._latest, weakref.ref(iterator)
-        prepared, self._prepared = self._prepared, None
-        tracker = self._cursor.under_way
-        if tracker is None or not tracker.is_to_come:
-            return None
-        if prepared is not None and prepared.tracker is tracker and prepared.is_here:
-            return prepared
-        before = latest() if latest is not None else None
-        return None if before is None else before.prepared()
-
-    def _begins_in(self, loop: Any) -> bool:
-        """Heed a loop of Lightning's that asks for its first batch; whether one is to come.
-
-        Raises
-        ------
-        RuntimeError
-            If it begins to train without the state that it has for this loader.
-        """
-        if not self._is_restored:
-            refuse_late_state(loop)
-        return lightning_epochs.begins_in(self._cursor, loop)
-
-    def _begin(self) -> tuple[EpochTracker, Meters]:
-        """Begin where the next epoch was said to begin."""
-        self._cursor.take_back()
-        order = self._adapter.order()
-        dataset: Any = self.dataset
-        layout = self._cursor.layout
-        world_size = self._adapter.rank_and_world_size()[1]
-        begins = self._cursor.begins.settled()
-        self._agreement.check(world_size, lambda: dataset._arguments(order, layout), begins)
-        tracker = self._cursor.begin(order)
-        dataset._counts.begin_for(self)
-        self._meters = Meters(dataset._stats_for(self))
-        return tracker, self._meters
-
-    def _advise(self, meters: Meters) -> None:
-        """Log, once each, who waits for whom in an epoch and what to do about it."""
-        now = self.dataset._stats_for(self)  # type: ignore[attr-defined]
-        spent = {name: now[name] - meters.spent[name] for name in SECONDS}
-        advice = hint(
-            meters.steady,
-            spent,
-            self._adapter.order_name,
-            self.num_workers,
-            transform_threads=getattr(self.dataset, "transform_threads", None),
-            cache_bytes=self._adapter.bytes_to_cache(),
-        )
-        remedy = advice.rpartition(": ")[2] if advice is not None else None
-        if advice is not None and remedy not in self._hints:
-            self._hints.add(remedy)
-            _log.warning("%s: %s", type(self).__name__, advice)
+    def _iterate(self, loop: Any = None) -> EpochIterator:
+        return EpochIterator(self._epochs, self._pool, self, loop)
