@@ -185,7 +185,11 @@ def test_a_permutation_table_has_to_belong_to_the_table(kind, db, table, splits)
     with pytest.raises(TypeError, match=r"not PermutationBuilder; .*execute\(\)"):
         kind(table, permutation_table=permutation_builder(table))
     other = db.create_table("other", rows_of(10))
-    with pytest.raises(ValueError, match="other"):
+    with pytest.raises(ValueError, match=r"version \d+ of table 'other' does not exist"):
+        kind(other, permutation_table=splits)
+    while other.version < table.version:
+        other.add(rows_of(1))
+    with pytest.raises(ValueError, match=r"row ids are not in version .* of table 'other': it"):
         kind(other, permutation_table=splits)
     with pytest.raises(ValueError, match=r"Permutation\.from_tables\(.*, 'train'\)"):
         kind(Permutation.from_tables(table, splits), split="train")

@@ -21,7 +21,7 @@ from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations._torch.table.reader import Reader
 from lancedb.integrations._torch.table.recipe import Recipe
 from lancedb.integrations._torch.table.selection import all_rows
-from lancedb.integrations._torch.table.sources import UriSource
+from lancedb.integrations._torch.table.sources import FactorySource, UriSource
 from lancedb.integrations._torch.workers.watchdog import kill_workers
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -107,6 +107,15 @@ def test_one_that_was_killed_is_an_error_and_no_hang(table):
     process.wait()
     with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
         delegate.submit(np.arange(3)).result(timeout=HANGS)
+
+
+def test_a_factory_that_cannot_be_pickled_is_refused_before_a_delegate_starts(table):
+    before = {each.pid for each in delegates()}
+    recipe = Recipe(FactorySource(lambda name: table), table.name, None, table.version)
+    message = r"table 'points', .* cannot be opened in a forked process: .*top level of a module"
+    with pytest.raises(TypeError, match=message):
+        ForkReader(recipe, {"id": "id"})
+    assert {each.pid for each in delegates()} == before
 
 
 @pytest.fixture

@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of Arrow columns: taken in any order, copied once, held in memory.
 
-`take` picks rows out of record batches. It uses `fixed_width` for columns whose rows are equally
-large and `variable_width` for strings and lists; `buffer_pool` owns memory for rows that wait, and
-`in_memory` holds a whole table's.
+::
+
+    record batch --> take: rows of each column --> record batch
+                     fixed_width     of one width, copied as bytes
+                     variable_width  strings and lists, put in order as views, then copied
+                     dictionaries    codes, beside their dictionary
+
+    in memory        buffer_pool, for windows; in_memory, for a table; pieces, a column in parts
+    added columns    origins: where rows come from; documents: how they are packed;
+                     late, large_rows: what they still lack
+
+`stream` makes bytes of a record batch, to be sent or shared.
 """

@@ -1,6 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small things that know no subject.
+"""Small things that know no subject, which every package may use.
 
-What every package may use: checks of arguments, notes on errors, calls that must end in time,
-whether a thing can be pickled, and counters that processes share.
+::
+
+    counters --> shared_records --> shared_memory   numbers by name, for several processes
+             --> per_process                        a value that each process makes for itself
+
+    checks       arguments, refused in the same words everywhere
+    pickling     whether what a user gives can be sent to a worker
+    error_notes  what an error of other people's code is about
+    timeout      calls that must end in time
+    machine      how much memory there is
 """
