@@ -6,7 +6,8 @@ import os
 import lancedb
 import pytest
 from conftest import rows_of
-from lancedb.integrations._torch.cache import filler
+from lancedb.integrations._torch.cache.filler import Fillers
+from lancedb.integrations._torch.common.process import PROCESS
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -73,8 +74,8 @@ def test_what_a_mixture_keeps_in_memory_is_not_written(tables, tmp_path):
 
 
 def test_a_forked_process_has_the_turn_to_write_that_its_parent_has():
-    with filler._writing:
+    with PROCESS.part(Fillers).writing:
         child = os.fork()
         if child == 0:
-            os._exit(0 if filler._writing.acquire(timeout=5) else 1)
+            os._exit(0 if PROCESS.part(Fillers).writing.acquire(timeout=5) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

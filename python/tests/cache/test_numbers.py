@@ -12,6 +12,7 @@ from damage import cut, emptied, flipped
 from documents import documents
 from lancedb.integrations._torch.cache import disk, numbers
 from lancedb.integrations._torch.cache.directory import cache_settings
+from lancedb.integrations._torch.common.process import PROCESS
 from lancedb.integrations.torch import LanceIterableTorchDataset, TokenBudget, cache_info
 
 
@@ -22,7 +23,7 @@ def table(db):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "_said", set())
+    PROCESS.replace(disk.Said())
     return tmp_path / "cache"
 
 

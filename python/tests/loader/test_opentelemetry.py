@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from lancedb.integrations._torch.common.process import PROCESS
 from lancedb.integrations._torch.loader import opentelemetry as otel
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -19,7 +20,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 @pytest.fixture
 def reader(monkeypatch):
     """A reader of instruments that are made anew for this test."""
-    monkeypatch.setattr(otel, "_instrumented", False)
+    monkeypatch.setattr(PROCESS.part(otel.Observed), "is_instrumented", False)
     gc.collect()
     reader = InMemoryMetricReader()
     assert instrument_loader_metrics(MeterProvider([reader]))
@@ -72,7 +73,9 @@ def test_a_loader_that_is_gone_is_observed_no_more(table, reader):
     assert points(reader, loader)
     del loader
     gc.collect()
-    assert all(loader.metric_attributes != attributes for loader in otel._loaders)
+    assert all(
+        loader.metric_attributes != attributes for loader in PROCESS.part(otel.Observed).loaders
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -138,4 +141,4 @@ def test_without_opentelemetry_all_but_this_works_and_the_error_says_what_to_ins
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "lancedb[otel]" in done.stdout, done.stderr
+    assert "lancedb-torch[otel]" in done.stdout, done.stderr

@@ -21,6 +21,7 @@ import s3_server
 import torch
 from cloud_server import CloudServer
 from lancedb.integrations import torch as face
+from lancedb.integrations._torch.common.process import PROCESS
 from lancedb.integrations._torch.convert import collate
 from lancedb.integrations._torch.loader import opentelemetry as otel
 from lancedb.integrations._torch.order import epoch_order as plan
@@ -73,7 +74,9 @@ def page(request, tmp_path, database, monkeypatch):
     if page.path in (ROOT / "README.md", OBJECT_STORES):
         page.main.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         page.main.train_step = _TrainStep(page.main.model)
-    monkeypatch.setattr(otel, "_instrumented", False)  # as in a process of the page's own
+    monkeypatch.setattr(
+        PROCESS.part(otel.Observed), "is_instrumented", False
+    )  # as in a process of the page's own
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "__main__", page.main)

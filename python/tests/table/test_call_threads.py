@@ -6,14 +6,17 @@ import os
 import threading
 
 import pytest
-from lancedb.integrations._torch.table import call_threads
-from lancedb.integrations._torch.table.call_threads import in_thread
+from lancedb.integrations._torch.common.process import PROCESS
+from lancedb.integrations._torch.table.call_threads import CallThreads, in_thread
 from limits import HANGS
 
 
 @pytest.fixture(autouse=True)
-def threads(monkeypatch):
-    monkeypatch.setattr(call_threads, "_threads", call_threads.CallThreads())
+def threads():
+    before = PROCESS.part(CallThreads)
+    PROCESS.replace(CallThreads())
+    yield
+    PROCESS.replace(before)
 
 
 def test_calls_one_after_the_other_are_made_in_one_thread():
@@ -61,7 +64,7 @@ def test_a_call_that_nobody_waits_for_any_more_leaves_its_thread_to_others():
         return await in_thread(lambda: "done")
 
     assert asyncio.run(calls()) == "done"
-    call_threads._threads.finish()
+    PROCESS.part(CallThreads).at_exit()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..common.process import PROCESS
 from ..table.reader import Reader
 from ..table.selection import AllRows
 from .cached_rows import CachedRows, cached_rows
@@ -29,7 +30,9 @@ _log = logging.getLogger("lancedb.integrations.torch")
 # How often a process looks for parts that others have written.
 _LOOKED_EVERY = 1.0
 
-_said: set[str] = set()
+
+class Said(set[str]):
+    """What this process was warned of."""
 
 
 class DiskCache:
@@ -210,9 +213,10 @@ def disk_cache(settings: CacheSettings, reader: Reader, names_columns: bool) -> 
 def say(settings: CacheSettings, reason: str) -> None:
     """Warn whoever asked for a cache, once; log it where only the environment did."""
     message = f"cache_dir={settings.directory!r}: {reason}"
-    if message in _said:
+    said = PROCESS.part(Said)
+    if message in said:
         return
-    _said.add(message)
+    said.add(message)
     if settings.is_asked_for:
         warnings.warn(message, stacklevel=2)
     else:

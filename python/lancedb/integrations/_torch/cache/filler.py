@@ -10,11 +10,9 @@ there spares thousands of requests.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import errno
 import logging
-import os
 import threading
 import time
 import weakref
@@ -24,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.buffer_pool import release_freed
+from ..common.process import PROCESS
 from ..table.reader import Reader
 from ..table.sources import is_in_object_store
 from .cached_rows import CachedRows
@@ -39,8 +38,26 @@ _ENDS_WITHIN = 10.0
 # Of rows that differ in size, what is read at once.
 _READ_BYTES = 4 << 20
 
-_writing = threading.Lock()
-_alive: weakref.WeakSet[Filler] = weakref.WeakSet()
+
+class Fillers:
+    """Those of this process, of which one writes at a time."""
+
+    def __init__(self) -> None:
+        self.alive: weakref.WeakSet[Filler] = weakref.WeakSet()
+        self.writing = threading.Lock()
+
+    def at_exit(self) -> None:
+        """Leave no part half written where the interpreter exits."""
+        until = time.monotonic() + _ENDS_WITHIN
+        for filler in list(self.alive):
+            filler.stop()
+        for filler in list(self.alive):
+            if filler.is_alive():
+                filler.join(max(0.0, until - time.monotonic()))
+
+    def in_child(self) -> None:
+        """Whoever was writing stayed behind."""
+        self.writing = threading.Lock()
 
 
 class Filler(threading.Thread):
@@ -63,7 +80,7 @@ class Filler(threading.Thread):
         self._say = weakref.WeakMethod(say)  # type: ignore[arg-type]
         self._directory = CacheDirectory(rows.settings.directory)
         self._stopped = threading.Event()
-        _alive.add(self)
+        PROCESS.part(Fillers).alive.add(self)
 
     def stop(self) -> None:
         """End after the part that is being written, which is left out."""
@@ -130,13 +147,14 @@ class Filler(threading.Thread):
     @contextlib.contextmanager
     def _its_turn(self) -> Iterator[None]:
         """While no other table's parts are written by this process."""
-        while not _writing.acquire(timeout=_ASKED_EVERY):
+        writing = PROCESS.part(Fillers).writing
+        while not writing.acquire(timeout=_ASKED_EVERY):
             if self._stopped.is_set():
                 raise _Stopped
         try:
             yield
         finally:
-            _writing.release()
+            writing.release()
 
     def _fits(self, size: int) -> bool:
         return self._directory.free_up(size, self._rows.settings.most_bytes, self._rows.key)
@@ -175,24 +193,3 @@ def _in_words(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"the disk is full ({error.strerror}); those that are there are used"
     return str(error)
-
-
-def _stop_all() -> None:
-    """Leave no part half written where the interpreter exits."""
-    until = time.monotonic() + _ENDS_WITHIN
-    for filler in list(_alive):
-        filler.stop()
-    for filler in list(_alive):
-        if filler.is_alive():
-            filler.join(max(0.0, until - time.monotonic()))
-
-
-def _begin_in_child() -> None:
-    """Whoever had the turn stayed behind."""
-    global _writing
-    _writing = threading.Lock()
-
-
-atexit.register(_stop_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

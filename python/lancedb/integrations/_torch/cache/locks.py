@@ -12,12 +12,24 @@ import os
 import weakref
 from pathlib import Path
 
+from ..common.process import PROCESS
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+class HeldLocks:
+    """Those that this process holds."""
+
+    def __init__(self) -> None:
+        self.locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+    def in_child(self) -> None:
+        """They are the parent's."""
+        for lock in list(self.locks):
+            lock._forget()
 
 
 class FileLock:
@@ -61,7 +73,7 @@ class FileLock:
             os.close(file)
             raise
         self._file, self._pid = file, os.getpid()
-        _held.add(self)
+        PROCESS.part(HeldLocks).locks.add(self)
         return True
 
     def release(self) -> None:
@@ -96,12 +108,3 @@ def exclude(path: Path) -> bool:
     finally:
         first.release()
         second.release()
-
-
-def _forget_all() -> None:
-    for lock in list(_held):
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

@@ -8,6 +8,8 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..common.process import PROCESS
+
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
@@ -37,15 +39,22 @@ _FIGURES = (
     _Figure("step", "step", "", "Batches of the epoch delivered on this rank.", False),
 )
 
-_loaders: weakref.WeakSet[LanceDataLoader] = weakref.WeakSet()
-_numbers = itertools.count()
-_instrumented = False
+
+class Observed:
+    """The loaders of this process, and whether they are shown."""
+
+    def __init__(self) -> None:
+        self.loaders: weakref.WeakSet[LanceDataLoader] = weakref.WeakSet()
+        self.numbers = itertools.count()
+        self.is_instrumented = False
 
 
 def watch(loader: LanceDataLoader) -> dict[str, Any]:
     """Have a loader observed for as long as it lives; returns its attributes."""
-    _loaders.add(loader)
-    return {"table": loader.dataset.table_name, "loader": next(_numbers)}  # type: ignore[attr-defined]
+    observed = PROCESS.part(Observed)
+    observed.loaders.add(loader)
+    table = loader.dataset.table_name  # type: ignore[attr-defined]
+    return {"table": table, "loader": next(observed.numbers)}
 
 
 def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bool:
@@ -84,15 +93,15 @@ def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bo
     >>> instrument_loader_metrics(provider)
     True
     """
-    global _instrumented
     try:
         from opentelemetry.metrics import get_meter_provider
     except ImportError as error:
         raise ImportError(
-            "instrument_loader_metrics needs OpenTelemetry: pip install 'lancedb[otel]', and "
+            "instrument_loader_metrics needs OpenTelemetry: pip install 'lancedb-torch[otel]', and "
             "opentelemetry-sdk to export what is measured"
         ) from error
-    if _instrumented:
+    observed = PROCESS.part(Observed)
+    if observed.is_instrumented:
         return True
     meter = (meter_provider or get_meter_provider()).get_meter("lancedb.integrations.torch")
     for figure in _FIGURES:
@@ -105,7 +114,7 @@ def instrument_loader_metrics(meter_provider: MeterProvider | None = None) -> bo
             unit=figure.unit,
             description=figure.description,
         )
-    _instrumented = True
+    observed.is_instrumented = True
     return True
 
 
@@ -113,4 +122,5 @@ def _observe(key: str, options: CallbackOptions) -> list[Observation]:
     """The figure of every loader that lives."""
     from opentelemetry.metrics import Observation
 
-    return [Observation(loader.stats()[key], loader.metric_attributes) for loader in list(_loaders)]
+    loaders = list(PROCESS.part(Observed).loaders)
+    return [Observation(loader.stats()[key], loader.metric_attributes) for loader in loaders]

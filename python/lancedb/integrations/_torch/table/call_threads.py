@@ -8,14 +8,14 @@ glibc has given to it, so that a thread for each call took a hundred megabytes m
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
+
+from ..common.process import PROCESS
 
 T = TypeVar("T")
 # Raises nothing, and gives what delivers its result.
@@ -63,22 +63,13 @@ class CallThreads:
             ends.set_result(None)
             del call, deliver  # and what they have read
 
-    def finish(self) -> None:
+    def at_exit(self) -> None:
         """Have calls come to their end before the interpreter does, which they need to return."""
         wait(list(self._running), _FINISHES_WITHIN)
 
-
-_threads = CallThreads()
-atexit.register(lambda: _threads.finish())
-
-
-def _forget() -> None:
-    global _threads
-    _threads = CallThreads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    def in_child(self) -> None:
+        """Threads stayed behind, and whoever had the lock."""
+        PROCESS.replace(CallThreads())
 
 
 async def in_thread(call: Callable[[], T]) -> T:
@@ -107,5 +98,5 @@ async def in_thread(call: Callable[[], T]) -> T:
 
         return deliver
 
-    _threads.start(run)
+    PROCESS.part(CallThreads).start(run)
     return await future

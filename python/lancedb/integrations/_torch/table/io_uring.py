@@ -20,6 +20,7 @@ from urllib.parse import quote
 import lancedb
 from lancedb.table import LanceTable, Table
 
+from ..common.process import PROCESS
 from . import fork_guard as forking
 from .recipe import Recipe
 from .sources import ConnectionSource, UriSource, on_branch
@@ -35,7 +36,11 @@ _SETUP = 425  # the system call io_uring_setup, on every architecture of today
 # Processes that may find this out at the same time: the memory that they may lock is shared.
 _AT_ONCE = 4
 
-_refused = False
+
+class Uring:
+    """What this process has found out of io_uring."""
+
+    is_refused = False
 
 
 def open_table(recipe: Recipe) -> Table | None:
@@ -43,7 +48,6 @@ def open_table(recipe: Recipe) -> Table | None:
 
     One row is read, so that what the kernel refuses later is found out here.
     """
-    global _refused
     fast = _through_uring(recipe) if _may_be_used() else None
     if fast is None:
         return None
@@ -51,7 +55,7 @@ def open_table(recipe: Recipe) -> Table | None:
         table = fast.open()
         table.search().limit(1).to_arrow()
     except Exception as error:  # whatever is wrong, the ordinary way says it better
-        _refused = "uring" in str(error).lower()
+        PROCESS.part(Uring).is_refused = "uring" in str(error).lower()
         return None
     return table
 
@@ -60,7 +64,7 @@ def _may_be_used() -> bool:
     # A forked process has none of the threads that wait for the kernel's answers.
     return (
         sys.platform == "linux"
-        and not _refused
+        and not PROCESS.part(Uring).is_refused
         and os.environ.get(SWITCH, "1") != "0"
         and not forking.came_with_a_fork()
         and tuple(map(int, lancedb.__version__.split(".")[:2])) >= _SINCE

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch.distributed
 
+from ..common.process import PROCESS
 from ..frameworks.torch_loader import in_worker
 from ..order.state import Position
 
@@ -26,8 +27,9 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FRAMES = 4
 _LONGEST = 300  # of a value that is compared as it is
 
-# How many were made at each place of the program in this process.
-_made: Counter[str] = Counter()
+
+class Made(Counter[str]):
+    """How many were made at each place of the program in this process."""
 
 
 class Agreement:
@@ -39,8 +41,9 @@ class Agreement:
 
     def __init__(self) -> None:
         place = _place()
-        _made[place] += 1
-        self._key = f"lance/{place}/{_made[place]}"
+        made = PROCESS.part(Made)
+        made[place] += 1
+        self._key = f"lance/{place}/{made[place]}"
         self._is_checked = False
 
     def check(

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ..common.pickling import check_sendable, name_of
+from ..common.process import PROCESS
 from ..frameworks.private import part_of
 from .ipc import send_small_tensors_whole
 from .parent import follow_parent
@@ -20,7 +21,16 @@ from .signals import outlive_spared_signals
 
 _READS = "lancedb.integrations._torch.loader.worker_preload"
 _CONVERTS = "lancedb_torch_worker.preload"
-_begun_in: int | None = None
+
+
+class WorkerHere:
+    """Whether this process was made a worker of ours."""
+
+    is_begun = False
+
+    def in_child(self) -> None:
+        """A process that it forks is none yet."""
+        self.is_begun = False
 
 
 def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str, Any]:
@@ -60,10 +70,10 @@ def without_a_main_that_is_no_file() -> Iterator[None]:
 
 def begin_worker() -> None:
     """Make this process a worker of ours: how it ends, and how it sends tensors; done once."""
-    global _begun_in
-    if _begun_in == os.getpid():
+    here = PROCESS.part(WorkerHere)
+    if here.is_begun:
         return
-    _begun_in = os.getpid()
+    here.is_begun = True
     follow_parent()
     outlive_spared_signals()
     send_small_tensors_whole()

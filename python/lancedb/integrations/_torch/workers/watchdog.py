@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch.utils.data
 
+from ..common.process import PROCESS
 from ..frameworks.private import part_of
 
 _NOTICED_WITHIN = 2.0
@@ -34,7 +35,23 @@ _SENT = (
     "Somebody sent it. Workers outlive the signals to a whole job that the program handled, by "
     "signal.signal, before the first of them started."
 )
-_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class Watched:
+    """torch's iterators whose workers are watched in this process."""
+
+    def __init__(self) -> None:
+        self.iterators: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def in_child(self) -> None:
+        """Have a forked process end no workers of the one that it was forked from.
+
+        torch ends them by an event and by queues that both processes have, wherever its iterator is
+        dropped.
+        """
+        for batches in list(self.iterators):
+            batches._shutdown = True
+            batches._worker_pids_set = False
 
 
 class Death(NamedTuple):
@@ -59,7 +76,7 @@ class WorkerWatch:
     def __init__(self, batches: Any):
         self._batches = weakref.ref(batches)
         self._process = os.getpid()
-        _watched.add(batches)
+        PROCESS.part(Watched).iterators.add(batches)
         # torch's processes close their sentinels when they go: we wait at copies.
         self._sentinels = {
             os.dup(worker.sentinel): number for number, worker in enumerate(batches._workers)
@@ -177,21 +194,6 @@ def kill_workers(batches: Any) -> None:
         # of two threads that ask, one would be given 255.
         if not wait([worker.sentinel], timeout=0):
             worker.kill()
-
-
-def _leave_to_the_parent() -> None:
-    """Have a forked process end no workers of the one that it was forked from.
-
-    torch ends them by an event and by queues that both processes have, wherever its iterator is
-    dropped.
-    """
-    for batches in list(_watched):
-        batches._shutdown = True
-        batches._worker_pids_set = False
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def describe_worker(batches: Any, number: int) -> Death:
