@@ -155,6 +155,7 @@ def test_a_copy_in_another_process_begins_with_nothing(wide_range):
     assert pickle.loads(pickle.dumps(dataset))[ASKED] == dataset[ASKED]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", FORKED)
 @pytest.mark.parametrize("cache", ["auto", True])
 def test_workers_hand_out_the_same_rows(wide_range, room_for_numbers, method, cache):

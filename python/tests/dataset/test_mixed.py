@@ -154,6 +154,7 @@ def test_workers_make_the_batches_of_one_process(tables, small_windows, workers)
     assert [ids(plain), ids(plain)] == epochs_of(tables, 2)
 
 
+@pytest.mark.few(2)
 # The shards are 8: divided by the ranks, and not.
 @pytest.mark.parametrize(("ranks", "drop_last"), [(2, True), (3, False), (3, True), (8, False)])
 def test_ranks_make_the_steps_of_one_process(tables, small_windows, ranks, drop_last):

@@ -54,6 +54,7 @@ def came(dataset):
     return seen
 
 
+@pytest.mark.few(2)
 @KINDS
 @SHUFFLES
 def test_each_document_comes_as_often_as_the_mixture_says(db, batching, shuffle):

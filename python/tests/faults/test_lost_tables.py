@@ -70,6 +70,7 @@ def read_without_uring(worker):
 LOSSES = pytest.mark.parametrize("lose", [drop, delete_files, clean_up])
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("lose", "order", "workers"),
     [
@@ -122,6 +123,7 @@ def test_a_process_that_opens_a_lost_table_names_it(db, wide_range, lose):
 # -- the disk is full ------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @WORKERS
 @pytest.mark.parametrize("make", [iterable, soaked(mapped)])
 def test_a_checkpoint_that_does_not_fit_on_the_disk_changes_nothing(

@@ -84,6 +84,7 @@ def ids(batches):
     return [batch["id"].tolist() for batch in batches]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("make", "fault"),
     [

@@ -306,6 +306,7 @@ def test_accelerate_hears_nothing_of_a_loader_that_it_did_not_prepare(table, mak
     assert gradients.active_dataloader is None
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_first_batches_are_skipped_while_a_prepared_loader_is_under_way(table, make):
     whole = ids(make(table))

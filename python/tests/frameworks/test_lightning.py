@@ -58,6 +58,7 @@ def fit():
     return functools.partial(fit, epochs=3, every=STEPS + 2)
 
 
+@pytest.mark.few(5)
 @KINDS
 @pytest.mark.parametrize("anew", [True, False])
 @pytest.mark.parametrize("schedule", [True, False])

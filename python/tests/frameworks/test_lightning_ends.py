@@ -22,6 +22,7 @@ def runs():
     return importlib.import_module("lightning_runs")
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize("mode", ["min_size", "max_size_cycle"])
 def test_both_begin_their_next_epoch_after_the_last_batch(tmp_path, table, runs, make, mode):

@@ -40,6 +40,7 @@ def run(tmp_path, ranks, name, *arguments, starter=None):
     return [[id for batch in step for id in batch] for step in steps], out / "state.json"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("ranks", "workers"), [(2, 2), (4, 0)])
 def test_global_steps_are_those_of_one_process(tmp_path, whole, starter, ranks, workers):
     steps, _ = run(tmp_path, ranks, "all", "--workers", workers, starter=starter)

@@ -333,6 +333,7 @@ def test_a_damaged_state_is_refused_and_says_why(table, make, change, error, mes
 # -- torchdata -----------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("workers", [0, soaked(1), 2])
 @pytest.mark.parametrize("order", ["block", soaked("none"), soaked("global")])
 def test_torchdatas_stateful_loader_resumes_exactly(table, workers, order):

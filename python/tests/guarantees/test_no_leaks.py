@@ -85,6 +85,7 @@ def _stays(process):
     return "forkserver import" in said or "resource_tracker import" in said
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator, fail])
 @pytest.mark.parametrize("order", ORDERS, ids=["none", "block", "global"])
 def test_no_thread_outlives_the_epoch(wide_range, order, ending):

@@ -61,6 +61,7 @@ def ids(batches, batching):
     return sorted(first // 100 for first in firsts if first % 100 == 0)
 
 
+@pytest.mark.few(3)
 @KINDS
 @SHUFFLES
 def test_each_document_comes_once_an_epoch_and_in_another_order_in_the_next(table, batching, order):
@@ -154,6 +155,7 @@ def test_a_plain_loader_makes_the_same_batches(table, method, batching):
     assert run(plain) == expected
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_torchdatas_stateful_loader_resumes(table, batching):
     def stateful():
@@ -174,6 +176,7 @@ def test_torchdatas_stateful_loader_resumes(table, batching):
     assert done + run(second) == run(loader(table, batching))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("batching", "ranks"), [(BUDGET, 2), (BUDGET, 3), (PACKING, 3)], ids=name_of
 )

@@ -100,6 +100,7 @@ WAYS = {
 }
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("way", WAYS)
 def test_rows_draw_the_same_in_whatever_way_batches_are_made(table, expected, way):
     loader = iterable(table, **WAYS[way])
@@ -470,6 +471,7 @@ def tables(db, table):
     return {"many": table, "few": db.create_table("few", rows_of(30, 5000))}
 
 
+@pytest.mark.few(1)
 @pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning")
 @pytest.mark.parametrize("mix", ["rows", "batches"])
 def test_rows_of_a_mixture_draw_the_same_wherever_they_are_made(tables, mix):

@@ -141,6 +141,7 @@ def lightning_runs():
     return importlib.import_module("lightning_runs")
 
 
+@pytest.mark.few(1)
 @pytest.mark.filterwarnings("ignore")
 @KINDS
 @pytest.mark.parametrize("mode", ["max_size", soaked("max_size_cycle"), soaked("min_size")])
@@ -174,6 +175,7 @@ def combined_loader():
     return importlib.import_module("lightning.pytorch.utilities").CombinedLoader
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("mode", ["max_size", "max_size_cycle", "min_size", "sequential"])
 def test_a_combined_loader_without_a_trainer_does_too(table, combined_loader, mode):
     def combined(states=()):

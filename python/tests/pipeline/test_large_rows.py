@@ -64,6 +64,7 @@ def known_as_uneven(monkeypatch):
     monkeypatch.setattr(ShardedDataset, "_limits", LITTLE)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("uneven", "shuffle"),
     [
@@ -87,6 +88,7 @@ def test_memory_is_bounded_by_bytes_and_every_row_is_whole(uneven, shuffle, know
     assert peak.more < 72 * MEGABYTE
 
 
+@pytest.mark.few(2)
 def test_the_order_is_that_of_a_table_without_large_rows(uneven, known_as_uneven):
     import lancedb
 
@@ -191,6 +193,7 @@ def other_value(number):
     return value_of(number - OTHERS, range(0, ROWS, 60))[::-1]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("mix", "workers"), [("rows", 0), soaked("rows", 2), soaked("batches", 0), ("batches", 2)]
 )
@@ -288,6 +291,7 @@ def test_where_no_column_varies_in_size_nothing_is_counted(uneven):
     assert not sample.row_sizes(dataset._rows.new_reader()).are_skewed
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("uneven", "shuffle", "format"),
     [("here and there", "global", "torch"), ("in a stretch", False, "arrow")],

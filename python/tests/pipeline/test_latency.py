@@ -48,6 +48,7 @@ def under_way(monkeypatch):
     return counted
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("readahead", [1, soaked(2)])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_store_is_asked_for_four_times_as_much_ahead_as_a_disk(

@@ -105,6 +105,7 @@ def trained(loader, epochs=2):
     return seen
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("kind", "workers"),
     [(LanceIterableTorchDataset, 0), (LanceIterableTorchDataset, 2), (LanceTorchDataset, 2)],

@@ -40,6 +40,7 @@ def ways():
             yield case(module, way, kind, id=f"{way.name}-{kind}")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("module", "way", "kind"), list(ways()))
 def test_every_way_gives_each_row_of_an_epoch_once_and_resumes(root, module, way, kind):
     source = Source(kind, ROWS[kind], root)

@@ -74,6 +74,7 @@ def in_a_fork(permutation, change=lambda permutation: permutation):
     return got
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", ["identity", "split", *map(soaked, list(WAYS)[2:])])
 def test_a_forked_process_fetches_the_same_without_lancedbs_runtime(table, way):
     permutation = WAYS[way](table)

@@ -61,6 +61,7 @@ def checked(batches):
     return ids
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shuffle", [soaked(False), "global"])
 def test_memory_is_that_of_the_batches_to_come(large, shuffle, little):
     options = {"shuffle": shuffle, "batch_size": 2, "format": "arrow"}

@@ -124,6 +124,7 @@ def test_what_is_pickled_is_small_and_holds_a_secret_only_if_it_was_given_one(
     assert [text.encode() in raw for text in (s3.secret, s3.key)] == [given_one] * 2
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("way", [*WAYS, by_connect_kwargs])
 def test_no_secret_is_shown(s3, tmp_path, monkeypatch, way):
     monkeypatch.setenv("LANCE_AIMD_MAX_RETRIES", "0")

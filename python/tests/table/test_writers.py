@@ -83,6 +83,7 @@ def writer(db):
     writer.close()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("make", [mapped, soaked(in_order), in_blocks, soaked(globally)])
 def test_every_epoch_is_the_snapshot_row_by_row(db, table, writer, make):
     pinned = table.version
