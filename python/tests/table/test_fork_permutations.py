@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Permutation.fetch` in forked processes, such as workers of torch's own `DataLoader` are."""
 
+import contextlib
 import datetime
 import multiprocessing
 import os
 import pathlib
 import pickle
+import sys
 
 import lancedb
 import pytest
@@ -96,6 +98,20 @@ def test_one_never_read_is_fetched_from_too_and_indices_are_refused_as_they_are_
     assert in_a_fork(Permutation.identity(table), change) == expected
 
 
+@contextlib.contextmanager
+def opened_files(folder):
+    """What Python code of this process opens in a folder, or tries to."""
+    opened, folders = [], [str(folder)]
+
+    def record(event, args):  # which stays for good, and then hears of no folder
+        if event == "open" and any(str(args[0]).startswith(each) for each in folders):
+            opened.append(args[0])
+
+    sys.addaudithook(record)
+    yield opened
+    folders.clear()
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_a_fork_does_not_read_the_disk_for_rows_of_a_whole_table(db, table, used):
     permutation = Permutation.identity(table).with_skip(10)
@@ -109,7 +125,9 @@ def test_a_fork_does_not_read_the_disk_for_rows_of_a_whole_table(db, table, used
         away.rename(folder)
         return permutation
 
-    assert in_a_fork(permutation, put_back) == expected
+    with opened_files(folder) as opened:
+        assert in_a_fork(permutation, put_back) == expected
+    assert opened == []
 
 
 def test_a_forked_process_reads_the_version_that_its_parent_has_open(db, table):
