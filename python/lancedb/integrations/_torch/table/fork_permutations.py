@@ -68,8 +68,10 @@ def note_rows(permutations: Iterable[Any]) -> None:
     known: dict[tuple, Note] = {}
     ends = time.monotonic() + _NOTED_WITHIN
     for permutation in sorted(fresh, key=_may_wait):
-        limit = max(0.0, ends - time.monotonic()) if _may_wait(permutation) else None
+        limit = ends - time.monotonic() if _may_wait(permutation) else None
         try:
+            if limit is not None and limit <= 0:  # nor is it asked behind the fork's back
+                raise RuntimeError(_too_late())
             note = within(limit, lambda of=permutation: _noted(of, known), late=_too_late)
         except Exception as error:  # whatever it is, a fork is not to fail for it
             _given_up.add(permutation)
