@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens when an object store fails: for a moment, or until training stops."""
 
+import datetime
 import json
 import multiprocessing
 import pickle
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from faulty_proxy import Proxy, break_off, go_down, hang_up, pass_on, slow_down, stall
+from lancedb.background_loop import LOOP
 from lancedb.integrations._torch.table import fork_permutations as forked
 from lancedb.integrations.torch import (
     LanceDataLoader,
@@ -20,8 +22,10 @@ from lancedb.integrations.torch import (
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation, permutation_builder
+from limits import HANGS
 from soak import soaked
 
+FORK = multiprocessing.get_context("fork")
 ROWS = 3000
 GIVES_UP_SOON = {
     "timeout": "1s",
@@ -293,19 +297,40 @@ def test_whichever_request_of_opening_is_not_answered_the_limit_ends_it(endpoint
 # -- a process that forks ------------------------------------------------------------------------
 
 
-def test_a_process_that_forks_asks_no_store_for_the_rows_of_whole_tables(proxy):
+def whole(table):
+    return Permutation.identity(table).with_skip(5)
+
+
+def split(table):
+    built = permutation_builder(table).split_random(ratios=[0.7, 0.3], seed=5).shuffle().execute()
+    return Permutation.from_tables(table, built, 1).with_skip(5)
+
+
+@pytest.mark.parametrize("rows_of", [whole, split])
+def test_a_process_that_forks_asks_no_store_which_rows_a_permutation_has(proxy, rows_of):
     address = where(proxy, {})
     connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
-    kept = [Permutation.identity(connection.open_table("points")).with_skip(5)]
+    permutation = rows_of(connection.open_table("points")).select_columns(["id"])
+    expected = permutation.fetch([3, -1, 3])
+    answered, answers = FORK.Event(), FORK.Queue()
+
+    def fetch():
+        answered.wait(HANGS)
+        LOOP.run = None  # lancedb's runtime does not survive a fork
+        answers.put(permutation.fetch([3, -1, 3]))
+
     proxy.spoil_all(stall)
     requests = proxy.requests
-    fork()
+    child = FORK.Process(target=fetch)
+    child.start()
     assert proxy.requests == requests
     proxy.spoil_none()
-    assert [forked.reader_of(each).selection.num_rows for each in kept] == [ROWS - 5]
+    answered.set()
+    assert answers.get(timeout=HANGS) == expected
+    child.join(60)
 
 
-def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_split_has(
+def test_a_store_that_is_asked_for_newer_versions_holds_a_fork_up_once_and_not_for_long(
     proxy, tmp_path, monkeypatch
 ):
     asked = threading.Event()
@@ -315,11 +340,9 @@ def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_split_
         stall(handler, body)
 
     address = where(proxy, {})
-    connection = lancedb.connect(address["uri"], **address["connect_kwargs"])
-    built = permutation_builder(connection.open_table("points")).shuffle(seed=1).execute()
-    stalled = [
-        Permutation.from_tables(connection.open_table("points"), built, 0) for _ in range(20)
-    ]
+    every_time = {"read_consistency_interval": datetime.timedelta(0)}
+    connection = lancedb.connect(address["uri"], **address["connect_kwargs"], **every_time)
+    stalled = [Permutation.identity(connection.open_table("points")) for _ in range(20)]
     here = lancedb.connect(tmp_path).create_table("points", [{"x": x} for x in range(ROWS)])
     answered = Permutation.identity(here)
     monkeypatch.setattr(forked, "_NOTED_WITHIN", SOON)
@@ -336,7 +359,7 @@ def test_a_process_that_forks_asks_but_once_and_not_for_long_which_rows_a_split_
 
 
 def fork():
-    child = multiprocessing.get_context("fork").Process(target=int)
+    child = FORK.Process(target=int)
     child.start()
     child.join(60)
     assert child.exitcode == 0

@@ -14,6 +14,7 @@ from lancedb.integrations._torch.frameworks import lightning as of_lightning
 from lancedb.integrations._torch.frameworks.private import part_of
 from lancedb.integrations._torch.workers import watchdog
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
+from lancedb.remote.table import RemoteTable
 from torch.utils.data import DataLoader
 
 NAMED = [
@@ -72,6 +73,11 @@ def test_the_parts_of_an_open_table_are_there(table):
     for path in ("_conn.uri", "_conn.serialize", "_table.query", "_table.is_open"):
         assert part_of(table, path) is not None, path
     assert part_of(table, "_namespace_path", "none") in (None, [])
+    assert part_of(table, "_conn.read_consistency_interval", "none") is None
+
+
+def test_the_parts_of_a_remote_table_are_there():
+    assert {"_checkout_version", "_branch"} <= set(RemoteTable.__init__.__code__.co_names)
 
 
 def test_the_parts_of_torchs_iterator_over_workers_are_there(table):

@@ -2,6 +2,7 @@
 """Tables behind LanceDB Cloud's API: the real client, against a server with real tables."""
 
 import json
+import multiprocessing
 import pickle
 import traceback
 
@@ -9,14 +10,17 @@ import lancedb
 import pytest
 from cloud_server import CloudServer, KeyInEnvironment
 from conftest import rows_of
+from lancedb.background_loop import LOOP
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
     LanceTorchDataset,
 )
 from lancedb.permutation import Permutation, permutation_builder
+from limits import HANGS
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+FORK = multiprocessing.get_context("fork")
 KEY = "sk_s3cr3t-mark"
 
 
@@ -171,6 +175,30 @@ def test_a_permutation_of_a_remote_table(table):
     permutation = Permutation.identity(table).select_columns(["id"]).with_format("torch")
     dataset = LanceTorchDataset(permutation)
     assert pickle.loads(pickle.dumps(dataset)).__getitems__([4, 2]).columns["id"].tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("over", ["identity", "checked out", "not opened"])
+def test_a_fork_asks_no_server_and_the_forked_process_fetches_from_it(cloud, table, over):
+    if over == "checked out":
+        table.checkout(1)
+    permutation = Permutation.identity(table)
+    expected = permutation.fetch([4, -1, 2])
+    if over == "not opened":
+        permutation = pickle.loads(pickle.dumps(permutation))
+    forked, answers = FORK.Event(), FORK.Queue()
+
+    def fetch():
+        forked.wait(HANGS)
+        LOOP.run = None  # lancedb's runtime does not survive a fork
+        answers.put(permutation.fetch([4, -1, 2]))
+
+    cloud.requests.clear()
+    child = FORK.Process(target=fetch)
+    child.start()
+    assert not cloud.requests
+    forked.set()
+    assert answers.get(timeout=HANGS) == expected
+    child.join(60)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Permutation.fetch` in forked processes, such as workers of torch's own `DataLoader` are."""
 
+import contextlib
+import datetime
 import multiprocessing
 import os
+import pathlib
+import pickle
+import sys
 
 import lancedb
 import pytest
@@ -92,6 +97,80 @@ def test_one_never_read_is_fetched_from_too_and_indices_are_refused_as_they_are_
 
     expected = str(Permutation.identity(table).fetch(ASKED))
     assert in_a_fork(Permutation.identity(table), change) == expected
+
+
+@contextlib.contextmanager
+def opened_files(folder):
+    """What Python code of this process opens in a folder, or tries to."""
+    opened, folders = [], [str(folder)]
+
+    def record(event, args):  # which stays for good, and then hears of no folder
+        if event == "open" and any(str(args[0]).startswith(each) for each in folders):
+            opened.append(args[0])
+
+    sys.addaudithook(record)
+    yield opened
+    folders.clear()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_fork_does_not_read_the_disk_for_rows_of_a_whole_table(db, table, used):
+    permutation = Permutation.identity(table).with_skip(10)
+    expected = str(permutation.fetch(ASKED))
+    if not used:
+        permutation = pickle.loads(pickle.dumps(permutation))  # which opens its table, no more
+    folder = pathlib.Path(db.uri) / "points.lance"
+    away = folder.rename(folder.with_name("away"))
+
+    def put_back(permutation):
+        away.rename(folder)
+        return permutation
+
+    with opened_files(folder) as opened:
+        assert in_a_fork(permutation, put_back) == expected
+    assert opened == []
+
+
+def test_a_forked_process_reads_the_version_that_its_parent_has_open(db, table):
+    permutation = Permutation.identity(table)
+    expected = str(permutation.fetch(ASKED))
+    other = db.open_table("points")
+    other.delete("id < 500")
+    assert in_a_fork(permutation) == expected
+    table.checkout_latest()
+    moved = Permutation.identity(table)
+    assert in_a_fork(moved) == str(moved.fetch(ASKED)) != expected
+
+
+@pytest.mark.soak
+def test_a_table_that_is_checked_out_is_read_so_where_others_look_for_newer_versions(db, table):
+    every_time = lancedb.connect(db.uri, read_consistency_interval=datetime.timedelta(0))
+    table.delete("id < 500")
+    old = every_time.open_table("points")
+    old.checkout(1)
+    permutations = [Permutation.identity(each) for each in (old, every_time.open_table("points"))]
+    before, after = [str(each.fetch(ASKED)) for each in permutations]
+    assert before != after
+    assert [in_a_fork(each) for each in permutations] == [before, after]
+
+
+def test_a_table_of_another_size_that_has_taken_the_place_is_an_error(db):
+    table = db.create_table("anew", rows_of(100))
+    made_anew, answers = FORK.Event(), FORK.Queue()
+
+    def fetch(permutation):
+        made_anew.wait(HANGS)
+        with pytest.raises(RuntimeError, match="another of the same name was created"):
+            permutation.fetch(ASKED)
+        answers.put("refused")
+
+    child = FORK.Process(target=fetch, args=(Permutation.identity(table),))
+    child.start()
+    db.drop_table("anew")
+    db.create_table("anew", rows_of(90))
+    made_anew.set()
+    assert answers.get(timeout=HANGS) == "refused"
+    child.join(60)
 
 
 @pytest.mark.soak

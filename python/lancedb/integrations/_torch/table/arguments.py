@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
-from lancedb.table import AsyncTable, LanceTable, Table
+from lancedb.table import AsyncTable, Table
 
 from . import recipe as recipes
 from . import selection as selections
@@ -20,9 +20,20 @@ from .blobs import BlobColumns, check_blobs
 from .columns import check_column, resolve_columns
 from .dictionaries import categories_of, check_dictionary, coded
 from .handle import keep_open, open_rows, read_schema
+from .permutation_rows import PermutationRows
 from .recipe import Recipe
 from .selection import Selection
-from .sources import FactorySource, Source, UriSource, check_open, current_branch, source_of
+from .sources import (
+    FactorySource,
+    Source,
+    UriSource,
+    check_open,
+    current_branch,
+    is_in_memory,
+    is_near,
+    open_at,
+    source_of,
+)
 from .sql import reason
 from .uris import normalize_uri
 
@@ -82,7 +93,9 @@ def resolve(given: Given, timeout: float | None) -> View:
     with recipes.naming(recipe):
         known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
     columns = _columns(known, permutation, given.columns)
-    format, transform = output_of(permutation.transform_fn) if permutation else (None, None)
+    format, transform = (
+        output_of(permutation.transform_fn) if permutation is not None else (None, None)
+    )
     schema, blob_columns = recipe.in_time(lambda: _schema(table, columns, given.blobs))
     categories = None
     if given.dictionary == "codes":
@@ -95,26 +108,31 @@ def resolve(given: Given, timeout: float | None) -> View:
         schema=schema,
         format=format,
         transform=transform,
-        batch_size=permutation.batch_size if permutation else None,
+        batch_size=permutation.batch_size if permutation is not None else None,
         blobs=blob_columns,
     )
 
 
-def rows_of(permutation: Permutation) -> tuple[Recipe, Selection]:
-    """Which rows of which table version a permutation has.
+def rows_of(permutation: Permutation) -> tuple[Recipe, Selection | PermutationRows]:
+    """Which rows of which table version a permutation has, or how to find them.
 
-    Of one without a permutation table, its open table says so, and no store is asked.
+    A split of a table in memory or on a disk is looked up here, once for all forked processes.
+    Other rows are described: no store or server is asked, and no disk is read.
     """
     given = Given(table=permutation)
-    base: Any = permutation.base_table
-    if permutation.permutation_table is None and isinstance(base, LanceTable):
-        version, branch = _version_and_branch(given, base)
-        source = _source(given, permutation, base, branch is None)
-        recipe = recipes.as_opened(source, base, branch, version)
-        chosen = _selection(base, None, permutation, given)
-        return recipes.portable(recipe, base), chosen
-    recipe, table, chosen = _rows(given, permutation, None)
-    return recipes.portable(recipe, table), chosen
+    base, splits = permutation.base_table, permutation.permutation_table
+    at = described = None
+    if splits is not None:
+        # In another process the rows of a table in memory have other ids.
+        if is_in_memory(base) or (is_near(base) and is_near(splits)):
+            recipe, table, chosen = _rows(given, permutation, None)
+            return recipes.portable(recipe, table), chosen
+        at = selections.recorded_base(splits)
+        described = recipes.portable(recipes.as_opened(source_of(splits), splits), splits)
+    _, branch = at or open_at(base)
+    recipe = recipes.as_opened(_source(given, permutation, base, branch is None), base, at)
+    rows = PermutationRows(described, permutation.split, permutation.offset, permutation.limit)
+    return recipes.portable(recipe, base), rows
 
 
 def check_arguments(given: Given) -> None:
@@ -201,8 +219,10 @@ def _rows(
     given: Given, permutation: Permutation | None, timeout: float | None
 ) -> tuple[Recipe, Table, Selection]:
     """The pinned table, open, and which of its rows are meant."""
-    permutation_table = permutation.permutation_table if permutation else given.permutation_table
-    base: Any = permutation.base_table if permutation else given.table
+    permutation_table = (
+        permutation.permutation_table if permutation is not None else given.permutation_table
+    )
+    base: Any = permutation.base_table if permutation is not None else given.table
     recipe, table = _pinned(given, permutation, permutation_table, base, timeout)
     return recipe, table, _selection(table, permutation_table, permutation, given)
 
@@ -250,7 +270,9 @@ def _check_version(version: Any, recorded: Recipe) -> None:
 def _source(
     given: Given, permutation: Permutation | None, base: Table | None, is_main: bool
 ) -> Source:
-    factory = given.connection_factory or (permutation.connection_factory if permutation else None)
+    factory = given.connection_factory or (
+        permutation.connection_factory if permutation is not None else None
+    )
     if factory is not None:
         return FactorySource(factory, is_main)
     if base is not None:
@@ -264,7 +286,7 @@ def _selection(
 ) -> Selection:
     chosen: Selection = selections.all_rows(table)
     if permutation_table is not None:
-        split = permutation.split if permutation else given.split
+        split = permutation.split if permutation is not None else given.split
         index = selections.split_index(permutation_table, split)
         name = split if isinstance(split, str) else None
         chosen = selections.permuted(table, permutation_table, index, name)

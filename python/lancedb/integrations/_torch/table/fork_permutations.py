@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Permutations in a forked process, read as datasets are.
 
-Which rows of which table version a permutation has is found out with lancedb's runtime, and so
-before the fork; see `fork_guard`. Of a whole table that takes no request to its store.
+Which version of a table a permutation has is known to lancedb's runtime alone, and so is noted
+before the fork. What takes a request to a store is found out by the forked process, at its first
+fetch.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.timeout import within
 from .arguments import rows_of
+from .permutation_rows import PermutationRows
 from .reader import Reader
 from .recipe import Recipe
-from .selection import Selection
+from .selection import AllRows, Selection
+from .sources import asks_anew
 
 _log = logging.getLogger("lancedb.integrations.torch")
 _NOTE = "_rows_for_forks"
-# So long, and once, a process that forks waits for permutations whose stores do not answer.
+# So long, and once, a process that forks waits for splits to be looked up on a disk, and for tables
+# that do not say their version without a look at their store.
 _NOTED_WITHIN = 30.0
 
 _given_up: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -33,7 +37,7 @@ class Note:
     """The rows of a permutation, and the readers of those of its copies that have the same."""
 
     recipe: Recipe
-    selection: Selection
+    rows: Selection | PermutationRows
     skip: int | None
     take: int | None
     readers: dict[tuple, Reader] = field(default_factory=dict)
@@ -46,57 +50,57 @@ class Note:
         """What reads some columns of these rows."""
         key = tuple(columns.items())
         if key not in self.readers:
-            self.readers[key] = Reader(self.recipe, self.selection, columns)
+            self.readers[key] = self._reader(columns)
         return self.readers[key]
+
+    def _reader(self, columns: dict[str, str]) -> Reader:
+        if not isinstance(self.rows, PermutationRows):
+            return Reader(self.recipe, self.rows, columns)
+        reader = Reader(self.recipe, AllRows(0), columns)
+        # Of the same process that will read them: another one would take seconds to start.
+        reader.selection = reader.handle().chosen(self.rows)
+        return reader
 
 
 def note_rows(permutations: Iterable[Any]) -> None:
-    """Note the rows of permutations, whose copies take the note along; before a fork.
-
-    Those of one table are asked for one after the other, and those of several side by side, so
-    that one whose store does not answer keeps no other from being recorded.
-    """
+    """Note the rows of permutations, whose copies take the note along; before a fork."""
     fresh = [each for each in permutations if each not in _given_up and _note_of(each) is None]
-    by_table: dict[int, list[Any]] = {}
-    for permutation in fresh:
-        by_table.setdefault(id(permutation.base_table), []).append(permutation)
-    threads = [
-        threading.Thread(target=_note_each, args=(of_table,), name="lance-fork", daemon=True)
-        for of_table in by_table.values()
-    ]
-    for thread in threads:
-        thread.start()
-    ends = time.monotonic() + _NOTED_WITHIN
-    for thread in threads:
-        thread.join(max(0.0, ends - time.monotonic()))
-    late = [each for each in fresh if _note_of(each) is None]
-    _given_up.update(late)
-    if late:
-        names = sorted({each.base_table.name for each in late})
-        _log.debug("permutations of %s cannot be read after a fork", ", ".join(names))
-
-
-def _note_each(permutations: list[Any]) -> None:
-    """Note the rows of permutations of one table."""
     known: dict[tuple, Note] = {}
-    for permutation in permutations:
-        key = (
-            id(permutation.permutation_table),
-            permutation.split,
-            permutation.offset,
-            permutation.limit,
-        )
+    ends = time.monotonic() + _NOTED_WITHIN
+    for permutation in sorted(fresh, key=_may_wait):
+        limit = ends - time.monotonic() if _may_wait(permutation) else None
         try:
-            if key not in known:
-                known[key] = Note(*rows_of(permutation), permutation.offset, permutation.limit)
+            if limit is not None and limit <= 0:  # nor is it asked behind the fork's back
+                raise RuntimeError(_too_late())
+            note = within(limit, lambda of=permutation: _noted(of, known), late=_too_late)
         except Exception as error:  # whatever it is, a fork is not to fail for it
-            _log.debug("the rows of a permutation were not found: %s", error)
+            _given_up.add(permutation)
+            name = permutation.base_table.name
+            _log.debug("a permutation of %s cannot be read after a fork: %s", name, error)
         else:
-            setattr(permutation, _NOTE, known[key])
+            setattr(permutation, _NOTE, note)
+
+
+def _may_wait(permutation: Any) -> bool:
+    return permutation.permutation_table is not None or asks_anew(permutation.base_table)
+
+
+def _too_late() -> str:
+    return "its store did not answer"
+
+
+def _noted(permutation: Any, known: dict[tuple, Note]) -> Note:
+    """A permutation's note, one for all that have the same rows."""
+    skip, take = permutation.offset, permutation.limit
+    tables = (permutation.base_table, permutation.permutation_table)
+    key = (*map(id, tables), id(permutation.connection_factory), permutation.split, skip, take)
+    if key not in known:
+        known[key] = Note(*rows_of(permutation), skip, take)
+    return known[key]
 
 
 def reader_of(permutation: Any) -> Reader | None:
-    """What reads a permutation in this forked process; None if nothing was recorded before."""
+    """What reads a permutation in this forked process; None if nothing was noted before."""
     note = _note_of(permutation)
     return note.reader(dict(permutation.selection)).open() if note is not None else None
 

@@ -32,13 +32,16 @@ from ..common.error_notes import add_note
 from . import fork_guard as forking
 from .handle import LocalRows, OwnHandle, empty_batch
 from .nearest import Nearest
+from .permutation_rows import PermutationRows
 from .pylance import expected_reader
 from .recipe import Recipe
+from .selection import Selection
 
 _SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
 _ENDS_WITHIN = 2.0
-# What is asked for: rows by offset, blobs by row id, a range of a blob, the nearest of vectors.
-_ROWS, _BLOBS, _RANGE, _NEAREST = b"r", b"b", b"f", b"n"
+# What is asked for: rows by offset, blobs by row id, a range of a blob, the nearest of vectors,
+# the rows of a permutation.
+_ROWS, _BLOBS, _RANGE, _NEAREST, _CHOSEN = b"r", b"b", b"f", b"n", b"c"
 
 
 class ForkReader:
@@ -130,6 +133,12 @@ class ForkReader:
         """As `Handle.nearest`."""
         return self._calls.submit(self._ask, _NEAREST + pickle.dumps(asked)).result()
 
+    def chosen(self, rows: PermutationRows) -> Selection:
+        """As `Handle.chosen`."""
+        asked = _CHOSEN + pickle.dumps(rows)
+        (answer,) = self._calls.submit(self._ask, asked).result().to_pylist()
+        return pickle.loads(answer["chosen"])
+
     def _ask(self, question: bytes) -> pa.RecordBatch:
         try:
             self._connection.send_bytes(question)
@@ -171,6 +180,9 @@ def _answer(handle: OwnHandle, kind: bytes, asked: memoryview) -> pa.RecordBatch
         return handle.submit_blobs(unpacked(pa.py_buffer(asked))).result()[0]
     if kind == _NEAREST:
         return handle.nearest(pickle.loads(asked))
+    if kind == _CHOSEN:
+        chosen = pickle.dumps(handle.chosen(pickle.loads(asked)))
+        return pa.record_batch({"chosen": pa.array([chosen], pa.large_binary())})
     size, data = handle.read_blob(*pickle.loads(asked))
     return pa.record_batch({"size": [size], "bytes": pa.array([data], pa.large_binary())})
 

@@ -33,8 +33,10 @@ from .blobs import BlobColumns
 from .call_threads import in_thread
 from .dictionaries import DictionaryColumns
 from .nearest import Nearest, search
+from .permutation_rows import PermutationRows
 from .pylance import PylanceRows
 from .recipe import Recipe
+from .selection import Selection
 from .sources import is_in_object_store
 from .sql import as_one_expression
 
@@ -126,6 +128,10 @@ class Handle(Protocol):
 
     def nearest(self, asked: Nearest) -> pa.RecordBatch:
         """Search the table for the nearest rows of vectors, see `search`."""
+        ...
+
+    def chosen(self, rows: PermutationRows) -> Selection:
+        """Which rows of the table a permutation has."""
         ...
 
 
@@ -227,6 +233,10 @@ class OwnHandle:
     def nearest(self, asked: Nearest) -> pa.RecordBatch:
         """As `Handle.nearest`."""
         return search(self._table, asked)
+
+    def chosen(self, rows: PermutationRows) -> Selection:
+        """As `Handle.chosen`."""
+        return rows.of(self._table)
 
     def _parts(self, rows: int) -> int:
         return max(1, min(self._max_parts, rows // _PART_ROWS))

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 import lancedb
 from lancedb.table import LanceTable, Table
 
+from .sources import asks_anew
+
 # lancedb finds out when a version was made by reading the manifests of all there are, one after
 # the other. Where these are requests to a store, so many are worth the certainty.
 _MOST_RECORDED = 16
@@ -68,6 +70,13 @@ def identify(opened: Opened) -> Identity | None:
     return next((Identity(kind, value) for kind, value in found if value is not None), None)
 
 
+def known_size(table: Table) -> Identity | None:
+    """What an open table is known by that is not read, as `identify` does."""
+    if not isinstance(table, LanceTable) or asks_anew(table):
+        return None
+    return Identity(_SIZE, _size(table))
+
+
 def is_another(opened: Opened, recorded: Identity | None) -> bool:
     """Whether a table, opened by the name and version of a recorded one, is not that table."""
     find = _KINDS.get(recorded.kind) if recorded is not None else None
@@ -101,17 +110,18 @@ def _time_made(opened: Opened, most: int) -> str | None:
     return next((str(time.timestamp()) for time in made), None)
 
 
-def _size(opened: Opened, most: int) -> str | None:
+def _size(table: LanceTable) -> str:
     """Rows, bytes and fragments. An equal size says little, and another one all."""
-    stats: Any = opened.table.stats()  # a dict, whatever it is declared as
+    stats: Any = table.stats()  # a dict, whatever it is declared as
     return f"{stats['num_rows']} {stats['total_bytes']} {stats['fragment_stats']['num_fragments']}"
 
 
+# What is counted as a table's bytes is lancedb's choice.
+_SIZE = f"size in lancedb {lancedb.__version__}"
 _KINDS: dict[str, Callable[[Opened, int], str | None]] = {
     "manifest": _manifest,
     "time made": _time_made,
-    # What is counted as a table's bytes is lancedb's choice.
-    f"size in lancedb {lancedb.__version__}": _size,
+    _SIZE: lambda opened, most: _size(opened.table),  # type: ignore[arg-type]
 }
 
 

@@ -22,9 +22,17 @@ from ..common.per_process import PerProcess
 from ..common.timeout import within
 from .blobs import rows_with_blobs
 from .dictionaries import Categories
-from .identity import Identity, Opened, identify, is_another, newest_version
-from .sources import FactorySource, HandleSource, MemorySource, Source, checkout, current_branch
-from .uris import is_local, redact
+from .identity import Identity, Opened, identify, is_another, known_size, newest_version
+from .sources import (
+    FactorySource,
+    HandleSource,
+    MemorySource,
+    Source,
+    checkout,
+    current_branch,
+    open_at,
+)
+from .uris import redact
 
 T = TypeVar("T")
 
@@ -49,7 +57,8 @@ class Recipe:
     branch : str, optional
         The branch, None for main.
     version : int, optional
-        The pinned version; None only for a table that travels by value.
+        The pinned version; None for the newest where it is opened, of a table that travels by
+        value, or that is on a server and was not checked out.
     timeout : float, optional
         Seconds to wait until it is open, and for each read; None for no limit.
     identity : Identity, optional
@@ -88,11 +97,10 @@ class Recipe:
         """
         with naming(self):
             table = self.source.open(self.name, self.branch)
-            if self.version is not None:
-                newest = newest_version(table)
-                checkout(table, self.name, self.version)
-                if is_another(Opened(table, self.branch, newest), self.identity):
-                    raise RuntimeError(f"{self.describe()} {_MADE_ANEW}")
+            newest = newest_version(table)
+            checkout(table, self.name, table.version if self.version is None else self.version)
+            if is_another(Opened(table, self.branch, newest), self.identity):
+                raise RuntimeError(f"{self.describe()} {_MADE_ANEW}")
         return table
 
     def in_time(self, open: Callable[[], T]) -> T:
@@ -202,14 +210,22 @@ def pin(
     return newest.in_time(find)
 
 
-def as_opened(source: Source, table: Table, branch: str | None, version: Any) -> Recipe:
-    """As `pin`, of a table that is open at that version: what a store would be asked is left out.
+def as_opened(source: Source, table: Table, at: tuple[int, str | None] | None = None) -> Recipe:
+    """As `pin`, of a table that is open, by what its handle knows without a read.
 
-    So a table in a store that is dropped and made anew is not told from this one.
+    Of one that is dropped and made anew only another size tells.
+
+    Parameters
+    ----------
+    source : Source
+        How to open it again.
+    table : Table
+        The open table.
+    at : tuple of int and str, optional
+        Version and branch, where they are not those of the handle.
     """
-    on_disk = is_local(getattr(source, "uri", "memory://"))
-    identity = identify(Opened(table, branch, newest_version(table))) if on_disk else None
-    return Recipe(source, table.name, branch, version, identity=identity)
+    version, branch = at or open_at(table)
+    return Recipe(source, table.name, branch, version, identity=None if at else known_size(table))
 
 
 def portable(recipe: Recipe, table: Table) -> Recipe:

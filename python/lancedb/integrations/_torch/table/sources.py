@@ -15,6 +15,7 @@ from lancedb.table import AsyncTable, LanceTable, Table
 
 from ..common.checks import did_you_mean
 from ..common.pickling import name_of
+from ..frameworks.private import part_of
 from .uris import is_local, redact_uri
 
 _MAIN = "main"  # what lancedb calls the branch that handles call None
@@ -120,9 +121,7 @@ class FactorySource:
 
 def source_of(table: Table) -> Source:
     """The source that opens `table` again; one of a ``memory://`` table has to be made portable."""
-    ensure_open = getattr(table, "_ensure_open", None)
-    if ensure_open is not None:  # a remote table reopens itself after a fork
-        ensure_open()
+    if hasattr(table, "_serialized_connection_state"):  # a remote one, open or not
         state = table._serialized_connection_state()  # type: ignore[attr-defined]
         return ConnectionSource(state, f"db://{table.db_name}", _namespace(table))  # type: ignore[attr-defined]
     if not isinstance(table, LanceTable):
@@ -130,10 +129,10 @@ def source_of(table: Table) -> Source:
             "table must be a LanceTable, a RemoteTable or a Permutation, "
             f"not {type(table).__name__}; an AsyncTable has to be opened with lancedb.connect"
         )
+    if is_in_memory(table):
+        return HandleSource(table)
     connection = table._conn
     uri = str(getattr(connection, "uri", ""))
-    if uri.startswith("memory://"):
-        return HandleSource(table)
     return ConnectionSource(connection.serialize(), uri, _namespace(table))
 
 
@@ -150,6 +149,35 @@ def current_branch(table: Table) -> str | None:
     """The branch a handle is scoped to, None for main."""
     branch = getattr(table, "current_branch", None)
     return branch() if branch is not None else None
+
+
+def open_at(table: Table) -> tuple[int | None, str | None]:
+    """The version and branch that a handle reads; no server is asked.
+
+    That version is None, the newest, of a table on a server that was not checked out.
+    """
+    if isinstance(table, LanceTable):
+        return table.version, table.current_branch()
+    return part_of(table, "_checkout_version"), part_of(table, "_branch")
+
+
+def asks_anew(table: Table | None) -> bool:
+    """Whether a handle looks for newer versions whatever it is asked, also for its version.
+
+    Those do whose connection has a ``read_consistency_interval``.
+    """
+    return part_of(table, "_conn.read_consistency_interval") is not None
+
+
+def is_in_memory(table: Table) -> bool:
+    """Whether a table is in lancedb's own memory, where no other process sees it."""
+    return str(part_of(table, "_conn.uri", "")).startswith("memory://")
+
+
+def is_near(table: Table) -> bool:
+    """Whether a table is in memory or on a disk; that of a namespace may be on a server."""
+    uri = str(part_of(table, "_conn.uri", ""))
+    return is_in_memory(table) or (uri != "" and is_local(uri))
 
 
 def on_branch(table: Table, branch: str | None) -> Table:
