@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..arrow.take import slices
 from ..common.checks import did_you_mean, shown
 from .blob_files import BlobSource, to_pandas, to_polars, with_files
+from .collate import pick
 from .exact import check_exact
 from .nulls import NullPolicy, field_paths
 from .padding import RaggedPolicy
@@ -159,6 +160,17 @@ def _to_itself(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
+def _any_row(batch: Any) -> Any:
+    if isinstance(batch, pa.RecordBatch):
+        return batch.to_pylist()[0]
+    return pick(batch, 0) if isinstance(batch, (dict, tuple)) else batch[0]
+
+
+def _row_of(attribute: str, row: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Of a batch that has an attribute: a transform may have made another kind of it."""
+    return lambda batch: row(batch) if hasattr(batch, attribute) else _any_row(batch)
+
+
 @dataclass(frozen=True)
 class Format:
     """How batches of a format are made.
@@ -173,31 +185,34 @@ class Format:
         Whether nulls must be filled, and columns may not fit.
     promotes : bool
         Whether whole numbers may become floats; else each column keeps its type.
+    row : callable
+        The first row of a batch, also of one that a transform made.
     """
 
     convert: Callable[[pa.RecordBatch, NullPolicy, RaggedPolicy], Any]
     convert_many: Callable[..., list[Any]] | None = None
     makes_tensors: bool = False
     promotes: bool = False
+    row: Callable[[Any], Any] = _any_row
 
 
-def _plain(convert: Callable[[pa.RecordBatch], Any], promotes: bool = False) -> Format:
-    return Format(lambda batch, nulls, ragged: convert(batch), promotes=promotes)
+def _plain(convert: Callable[[pa.RecordBatch], Any], **more: Any) -> Format:
+    return Format(lambda batch, nulls, ragged: convert(batch), **more)
 
 
-def _stacked(convert: Callable[[pa.RecordBatch, NullPolicy], Any]) -> Format:
+def _stacked(convert: Callable[[pa.RecordBatch, NullPolicy], Any], **more: Any) -> Format:
     """Of all columns together, as tensors of one type."""
-    return Format(lambda batch, nulls, _: convert(batch, nulls), None, True, promotes=True)
+    return Format(lambda batch, nulls, _: convert(batch, nulls), None, True, promotes=True, **more)
 
 
 FORMATS: dict[str, Format] = {
     "python": _plain(pa.RecordBatch.to_pylist),
     "python_col": _plain(pa.RecordBatch.to_pydict),
     "numpy": _plain(lambda batch: to_pandas(batch).to_numpy(), promotes=True),
-    "pandas": _plain(to_pandas, promotes=True),
-    "polars": _plain(to_polars),
+    "pandas": _plain(to_pandas, promotes=True, row=_row_of("iloc", lambda batch: batch.iloc[0])),
+    "polars": _plain(to_polars, row=_row_of("row", lambda batch: batch.row(0, named=True))),
     "arrow": _plain(_to_itself),
     "torch": Format(torch_columns, torch_batches, makes_tensors=True),
     "torch_row": _stacked(torch_rows),
-    "torch_col": _stacked(torch_matrix),
+    "torch_col": _stacked(torch_matrix, row=_row_of("select", lambda batch: batch.select(1, 0))),
 }

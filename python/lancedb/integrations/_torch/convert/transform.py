@@ -19,7 +19,7 @@ from ..common.pickling import check_sendable, name_of
 from ..frameworks.hugging_face import MASK, TOKENS, makes_masks
 from . import formats as convert
 from .blob_files import BlobSource, with_files
-from .collate import JoinLists, is_column, join, pick
+from .collate import JoinLists, is_column, join
 from .context import TransformContext, takes_context
 from .nulls import NullPolicy, with_those_of
 from .on_error import OnError, Trial, check_policy, make_what_can_be
@@ -311,19 +311,4 @@ def count_rows(batch: Any) -> int | None:
 
 def only_row(batch: Any, format: str) -> Any:
     """The row of a batch of one row; a batch that a transform made another of, as it is."""
-    return first_row(batch, format) if count_rows(batch) == 1 else batch
-
-
-def first_row(batch: Any, format: str) -> Any:
-    """The only row of a one-row batch in any format."""
-    if format == "pandas" and hasattr(batch, "iloc"):
-        return batch.iloc[0]
-    if format == "polars" and hasattr(batch, "row"):
-        return batch.row(0, named=True)
-    if isinstance(batch, pa.RecordBatch):
-        return batch.to_pylist()[0]
-    if format == "torch_col" and hasattr(batch, "select"):
-        return batch.select(1, 0)
-    if isinstance(batch, (dict, tuple)):
-        return pick(batch, 0)
-    return batch[0]
+    return convert.FORMATS[format].row(batch) if count_rows(batch) == 1 else batch

@@ -21,8 +21,9 @@ from ..arrow.origins import with_origins
 from ..arrow.take import take
 from ..cache.columns import Cache
 from ..convert.collate import NoRows, OpaqueRow, RowBatch, WholeBatch
+from ..convert.formats import FORMATS
 from ..convert.on_error import OnError
-from ..convert.transform import count_rows, first_row
+from ..convert.transform import count_rows
 from ..frameworks.row_requests import (
     collate_fn_of,
     is_for_default_collate,
@@ -447,7 +448,7 @@ class LanceTorchDataset(TableDataset, Dataset):
                 f"unwrap=True wants one row for one index, and transform made {rows} of it; "
                 "return as many rows as it is given, or use unwrap=False"
             )
-        row = first_row(batch, self.format)
+        row = FORMATS[self.format].row(batch)
         return row.value if isinstance(row, OpaqueRow) else row
 
 
