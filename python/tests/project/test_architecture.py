@@ -42,15 +42,17 @@ def test_packages_import_one_way():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_import_the_other_way_is_found(tmp_path):
+def test_an_import_the_other_way_and_one_from_outside_are_found(tmp_path):
     contracts = (ROOT / "pyproject.toml").read_text()
     upside_down = contracts.replace('    "convert",\n', "").replace(
         '    "arrow",\n', '    "arrow",\n    "convert",\n'
     )
-    (tmp_path / "pyproject.toml").write_text(upside_down)
+    nobody_else = upside_down.replace('["lancedb.integrations.torch", "lanc', '["lanc')
+    (tmp_path / "pyproject.toml").write_text(nobody_else)
     done = lint(tmp_path / "pyproject.toml")
     assert done.returncode == 1
     assert "lancedb.integrations._torch.convert.formats ->" in done.stdout
+    assert "lancedb.integrations.torch ->" in done.stdout
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
