@@ -2,7 +2,7 @@
 """Memory for the rows of open windows: taken in segments, freed, and used again.
 
 New pages are dear: the kernel zeroes each, and under virtualisation the host maps it too. What
-one window gave back is the next one's memory, in this epoch and in those after it.
+one window has freed is the next one's memory, in this epoch and in those after it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WindowMemory:
             self._grow()
         return self._free.pop()
 
-    def give_back(self, segment: int) -> None:
+    def free(self, segment: int) -> None:
         """Let a segment be used again; nobody may look at it any more."""
         self._free.append(segment)
 

@@ -109,7 +109,7 @@ class FixedRows:
         return from_raw(self._kind, len(indices), data)
 
 
-Kept = ArrowRows | DictionaryRows | ViewRows
+LooseRows = ArrowRows | DictionaryRows | ViewRows
 
 
 def _nests_fixed_lists(kind: pa.DataType) -> bool:

@@ -55,7 +55,7 @@ class ColumnCache:
         self._seen = 0
         self._bytes: Counter[str] = Counter()
         self._decided = cache is False
-        self._held: _KeptColumns | None = None
+        self._held: _CachedColumns | None = None
         self._counts: Counter[str] = Counter()
 
     def __reduce__(self) -> tuple:
@@ -78,7 +78,7 @@ class ColumnCache:
 
     def _finish(
         self,
-        held: _KeptColumns | None,
+        held: _CachedColumns | None,
         local: LocalRows | None,
         finish: Callable[[], pa.RecordBatch],
     ) -> pa.RecordBatch:
@@ -125,12 +125,12 @@ class ColumnCache:
             _log.debug("no columns are kept: %s", error)
         self._decided = True
 
-    def _worth_keeping(self, reader: Reader) -> _KeptColumns | None:
+    def _worth_keeping(self, reader: Reader) -> _CachedColumns | None:
         """The columns to keep; None if none of them is worth it."""
         selection = reader.selection
         stretch = selection.stretch()
         if self.cache is True:
-            return _KeptColumns(reader, reader.columns, stretch or selection, None)
+            return _CachedColumns(reader, reader.columns, stretch or selection, None)
         # Rows here and there would have to be read one by one, as they are in any case.
         if stretch is None or not reader.handle().is_read_in_bulk:
             return None
@@ -142,10 +142,10 @@ class ColumnCache:
             widths = {name: widths[name] for name in widths if _has_one_size(reader, name)}
         budget = most_kept()
         names = narrowest(widths, budget / stretch.num_rows)
-        return _KeptColumns(reader, names, stretch, budget) if names else None
+        return _CachedColumns(reader, names, stretch, budget) if names else None
 
 
-class _KeptColumns:
+class _CachedColumns:
     """Some columns in memory, and a reader of the others.
 
     Parameters

@@ -109,7 +109,7 @@ class EpochCache:
 
     def __init__(self) -> None:
         self._memory: WindowMemory | None = None
-        self._everything: CachedTable | None = None
+        self._cached: CachedTable | None = None
 
     def __reduce__(self) -> Any:
         return EpochCache, ()
@@ -128,17 +128,17 @@ class EpochCache:
     @property
     def is_too_small(self) -> bool:
         """Whether it was found out that all rows are more than may be held."""
-        return self._everything is not None and self._everything.rows.is_too_large
+        return self._cached is not None and self._cached.rows.is_too_large
 
     @contextlib.contextmanager
-    def for_everything(
+    def loaded(
         self, reader: Reader, held: Selection, row_bytes: int, most_bytes: int | None
     ) -> Iterator[CachedTable]:
         """All rows that a reader reads, for any number of streams, read as those to hold."""
-        if self._everything is None:
+        if self._cached is None:
             over = reader.over(held)
-            self._everything = CachedTable(over, reader.selection, row_bytes, most_bytes)
-        yield self._everything
+            self._cached = CachedTable(over, reader.selection, row_bytes, most_bytes)
+        yield self._cached
 
 
 def window_memory(plan: EpochOrder) -> WindowMemory:

@@ -67,7 +67,7 @@ class MixtureSource:
         self._cache = cache
         self._are_skewed = are_skewed
         self._rows: PinnedRows | None = None
-        self._everything: CachedTable | None = None
+        self._cached: CachedTable | None = None
 
     @property
     def counted(self) -> Counted:
@@ -81,7 +81,7 @@ class MixtureSource:
         return self.described, recipe.identity or recipe.source, self.view.columns
 
     def __getstate__(self) -> dict[str, Any]:
-        of_this_process = dict.fromkeys(("_rows", "_everything"))
+        of_this_process = dict.fromkeys(("_rows", "_cached"))
         return {**self.__dict__, "view": sent_view(self.view), **of_this_process}
 
     def reader(self, names: list[str]) -> Reader:
@@ -110,7 +110,7 @@ class MixtureSource:
     @property
     def can_be_kept(self) -> bool:
         """Whether nothing speaks against keeping its rows unasked."""
-        too_large = self._everything is not None and self._everything.rows.is_too_large
+        too_large = self._cached is not None and self._cached.rows.is_too_large
         return not self._are_skewed and not too_large
 
     def rows(
@@ -130,13 +130,13 @@ class MixtureSource:
         reader, large = self.reader(schema.names), None
         if vary_in_size(schema):
             large = LargeRows(self.size.row_bytes, self._are_skewed, limits, one_call)
-        return SourceRows(reader, schema, large, self._all(reader) if in_memory else None)
+        return SourceRows(reader, schema, large, self._cached_table(reader) if in_memory else None)
 
-    def _all(self, reader: Reader) -> CachedTable:
-        if self._everything is None:
+    def _cached_table(self, reader: Reader) -> CachedTable:
+        if self._cached is None:
             over = reader.over(self._held)
-            self._everything = CachedTable(over, reader.selection, self.size.row_bytes, None)
-        return self._everything
+            self._cached = CachedTable(over, reader.selection, self.size.row_bytes, None)
+        return self._cached
 
     def describe(self) -> str:
         """The source in a few words."""

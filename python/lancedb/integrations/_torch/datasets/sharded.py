@@ -69,7 +69,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         self._shared_epoch = SharedEpoch(codec)
         self._cursor = EpochCursor(self._shared_epoch)
         self._skip = 0  # steps of its own that a worker had made where its state was taken
-        self._is_lent = False  # a loader has begun since this dataset was iterated or set itself
+        self._has_loader = False  # a loader has begun since this dataset was iterated or set itself
         self._agreement = Agreement()
         if self._batching is None:
             steps = self._steps()  # which refuses fewer rows than ranks
@@ -154,7 +154,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         return {
             **super().__getstate__(),
             "_sent_rank": SentRank(*self.rank_and_world_size(), receiver=0),
-            "_is_lent": False,
+            "_has_loader": False,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         if self._shared_epoch.ran_in_workers:
             self._cursor.lapse()
         self._cursor.seek(at.epoch)
-        self._skip, self._is_lent = 0, False
+        self._skip, self._has_loader = 0, False
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of one, for this rank and worker."""
@@ -257,7 +257,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         for _ in range(self._skip):
             tracker.advance()
         self._skip = 0
-        self._is_lent = self._is_lent and cursor is not self._cursor
+        self._has_loader = self._has_loader and cursor is not self._cursor
         return self._batches(tracker, cursor.layout, cursor)
 
     def _batches(self, tracker: EpochTracker, layout: Any, cursor: EpochCursor) -> Iterator[Any]:
@@ -346,7 +346,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
             made = self._skip if tracker is None else tracker.taken
             state = make_state(at.settled(), order.describe(self._cursor.layout))
             return of_worker(state, *this_worker(), made)
-        if self._is_lent:
+        if self._has_loader:
             raise RuntimeError(
                 "this dataset is iterated by a LanceDataLoader, which knows how many batches were "
                 "delivered; take the state_dict() of that loader instead"
@@ -383,7 +383,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
             self._shared_epoch.wait_for_late()
         late = loads_where_it_begins(sys._getframe(1))
         self._cursor.restore(at, layout, self._epoch_order(layout), late)
-        self._skip, self._is_lent = made, False
+        self._skip, self._has_loader = made, False
 
     @contextlib.contextmanager
     def _iterated_by(self, cursor: EpochCursor) -> Iterator[None]:
@@ -393,11 +393,11 @@ class ShardedDataset(BatchDataset, IterableDataset):
             yield
         finally:
             self._cursor = own
-            self._lend()
+            self._note_loader()
 
-    def _lend(self) -> None:
+    def _note_loader(self) -> None:
         """Note that a loader begins, which knows better than this dataset where it stands."""
-        self._is_lent = True
+        self._has_loader = True
         self._cursor.is_named = False
 
     def _refuse_foreign_loader(self) -> None:

@@ -39,7 +39,7 @@ class Adapter(Protocol):
 
     def standing(self) -> EpochCursor: ...
 
-    def hear(self) -> bool: ...
+    def sync(self) -> bool: ...
 
     def announce(self) -> None: ...
 
@@ -62,8 +62,8 @@ class IterableAdapter:
     def __init__(self, dataset: ShardedDataset):
         self._dataset = dataset
         self.cursor = EpochCursor()
-        self._heard = -1 if dataset._is_named else dataset._cursor.generation
-        self.hear()
+        self._synced = -1 if dataset._is_named else dataset._cursor.generation
+        self.sync()
 
     @property
     def order_name(self) -> str:
@@ -85,18 +85,18 @@ class IterableAdapter:
 
     def standing(self) -> EpochCursor:
         """The cursor as it is once it has gone where the dataset itself was set since."""
-        if self._dataset._cursor.generation == self._heard:
+        if self._dataset._cursor.generation == self._synced:
             return self.cursor
         said = EpochCursor()
         said.follow(self._dataset._cursor)
         return said
 
-    def hear(self) -> bool:
+    def sync(self) -> bool:
         """Go where the dataset itself was set since; whether it was."""
         generation = self._dataset._cursor.generation
-        if generation == self._heard:
+        if generation == self._synced:
             return False
-        self._heard = generation
+        self._synced = generation
         self.cursor.follow(self._dataset._cursor)
         return True
 
@@ -112,7 +112,7 @@ class IterableAdapter:
 
     def record_batches(self, tracker: EpochTracker, are_whole: bool) -> RecordBatches:
         """What workers are to make batches of, from where a tracker begins; see the dataset's."""
-        self._dataset._lend()
+        self._dataset._note_loader()
         return self._dataset._record_batches(tracker.at, self.cursor.layout, are_whole)
 
     def worker_dataset(self, slots: BatchSlots, collate: Any) -> WorkerDataset:
@@ -121,7 +121,7 @@ class IterableAdapter:
 
     def batches(self, tracker: EpochTracker) -> Any:
         """The dataset's batches from where a tracker begins, made in this process."""
-        self._dataset._lend()
+        self._dataset._note_loader()
         own = EpochTracker(tracker.at, tracker.order)
         return self._dataset._batches(own, self.cursor.layout, EpochCursor())
 
@@ -193,7 +193,7 @@ class MappedAdapter:
         """The cursor: the dataset itself has no epochs."""
         return self.cursor
 
-    def hear(self) -> bool:
+    def sync(self) -> bool:
         """False: the dataset itself has no epochs."""
         return False
 

@@ -161,7 +161,7 @@ class LanceDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
-        self._adapter.hear()
+        self._adapter.sync()
         loop = loop_of_lightning()
         if loop is not None:
             lightning_epochs.follow(self._cursor, loop)
@@ -221,7 +221,7 @@ class LanceDataLoader(DataLoader):
             If `epoch` is no such number.
         """
         at = start_of(epoch)
-        self._adapter.hear()
+        self._adapter.sync()
         tracker = self._cursor.under_way
         if tracker is None or not tracker.is_to_come or tracker.at[:2] != at[:2]:
             self._cursor.seek(at.epoch)
@@ -285,12 +285,12 @@ class LanceDataLoader(DataLoader):
         return self._epochs_until(whole)
 
     def _epochs_until(self, count: int) -> Iterator[int]:
-        self._adapter.hear()
+        self._adapter.sync()
         self._cursor.resume()  # an epoch that was broken off before goes on
         while (at := self._cursor.begins).epoch < count:
             generation = self._cursor.generation
             yield at.epoch
-            self._adapter.hear()
+            self._adapter.sync()
             if (self._cursor.begins, self._cursor.generation) == (at, generation):
                 self.set_epoch(at.epoch + 1)  # it was not iterated
 
@@ -324,7 +324,7 @@ class LanceDataLoader(DataLoader):
         >>> next(iter(loader))["x"] is look["x"]
         True
         """
-        self._adapter.hear()
+        self._adapter.sync()
         named = self._cursor.begins
         if named == named.settled():
             return self._peek()
@@ -396,7 +396,7 @@ class LanceDataLoader(DataLoader):
         """
         steps_of_worker(state, 0, 1)  # raises for the state of a single worker
         at, layout = self._adapter.read_state(state, allow)
-        self._adapter.hear()  # what was said before counts no more
+        self._adapter.sync()  # what was said before counts no more
         self._cursor.restore(at, layout, self._adapter.order(layout))
         self._adapter.announce()
         self._epochs.is_restored = True

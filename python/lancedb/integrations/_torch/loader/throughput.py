@@ -59,7 +59,7 @@ class Stopwatch:
     def __init__(self, *paces: Pace, after_first: Pace | None = None):
         self._paces = list(paces)
         self._after_first = after_first
-        self._handed_out: float | None = None
+        self._delivered_at: float | None = None
         self._asked = 0.0
 
     def ask(self) -> None:
@@ -69,12 +69,12 @@ class Stopwatch:
     def deliver(self, rows: int) -> None:
         """The batch is there."""
         now = time.perf_counter()
-        working = 0.0 if self._handed_out is None else self._asked - self._handed_out
+        working = 0.0 if self._delivered_at is None else self._asked - self._delivered_at
         for pace in self._paces:
             pace.add(rows, working, now - self._asked)
-        if self._handed_out is None and self._after_first is not None:
+        if self._delivered_at is None and self._after_first is not None:
             self._paces.append(self._after_first)
-        self._handed_out = now
+        self._delivered_at = now
 
 
 class Looks:

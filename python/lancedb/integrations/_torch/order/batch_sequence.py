@@ -237,7 +237,7 @@ class BatchSequence:
         return len(self.window(window).places)
 
     def window_rows_of(self, window: int) -> np.ndarray:
-        """The rows of a window's documents, in the order in which it hands them out."""
+        """The rows of a window's documents, in the order in which it delivers them."""
         return self.shards.rows_at(self.lane_of(window), self._indices_of(window))
 
     def _indices_of(self, window: int) -> np.ndarray:
@@ -250,7 +250,7 @@ class BatchSequence:
         return self._group_span(number, shard)
 
     def window(self, window: int) -> Units:
-        """The documents of a window in the order in which it hands them out."""
+        """The documents of a window in the order in which it delivers them."""
         number, shard = divmod(window, self.lanes)
         with self._lock:
             return self._units_of(number)[shard]

@@ -168,7 +168,7 @@ class EpochOrder:
         return stop - start
 
     def window_rows_of(self, window: int) -> np.ndarray:
-        """The rows of a window, in the order in which it hands them out.
+        """The rows of a window, in the order in which it delivers them.
 
         Returns
         -------

@@ -76,7 +76,7 @@ class Group:
 
 
 def rows_of(plan: RowOrder | Shards | Planner, window: WindowRows) -> np.ndarray:
-    """The rows of a window in the order in which it hands them out."""
+    """The rows of a window in the order in which it delivers them."""
     if window.rows is not None:
         return window.rows
     assert isinstance(plan, (EpochOrder, BatchSequence, Shards))

@@ -203,7 +203,7 @@ class Shards:
         )
 
     def window_rows_of(self, window: int) -> np.ndarray:
-        """The rows of a window, in the order in which it hands them out."""
+        """The rows of a window, in the order in which it delivers them."""
         tail = window - self.plan.tail_window
         if tail < 0:
             return self.plan.window_rows_of(window)

@@ -46,14 +46,14 @@ class SourceRows:
         That the rows are to have; that of other sources where their rows are mixed.
     large : LargeRows, optional
         What to do about rows that are far larger than others; None where all have one size.
-    everything : CachedTable, optional
+    cached : CachedTable, optional
         All of its rows, where they are read once.
     """
 
     reader: Reader
     schema: pa.Schema
     large: LargeRows | None = None
-    everything: CachedTable | None = None
+    cached: CachedTable | None = None
 
 
 class MixedInput:
@@ -104,9 +104,9 @@ class MixedInput:
         for each in reads:
             each.share_semaphore(semaphore)
         loading = {
-            number: Reads(plan, each.everything.reader.open(), stats, ahead + 1, True)
+            number: Reads(plan, each.cached.reader.open(), stats, ahead + 1, True)
             for number, each in enumerate(sources)
-            if each.everything is not None
+            if each.cached is not None
         }
         self._reads = _MixedReads(plan, sources, reads, loading, ahead)
 
@@ -204,11 +204,11 @@ class _MixedReads:
     def begin(self, windows: Sequence[WindowRows]) -> _Conformed:
         """One read for all of these windows of one source, or rows out of memory."""
         source = windows[0].source
-        reads, everything = self._reads[source], self._sources[source].everything
+        reads, cached = self._reads[source], self._sources[source].cached
         conform = partial(self._conformed, source)
-        if everything is None or not everything.load(self._loading[source], self._ahead):
+        if cached is None or not cached.load(self._loading[source], self._ahead):
             return _Conformed(conform, reads.begin(windows))
-        batch = everything.take(np.concatenate([rows_of(self._plan, window) for window in windows]))
+        batch = cached.take(np.concatenate([rows_of(self._plan, window) for window in windows]))
         return _Conformed(conform, None, batch)
 
     def backlog(self, limits: Limits) -> Backlog:

@@ -37,7 +37,7 @@ from .executor import Executor, executor_of, submit, wait_for
 from .sources import Input, Source
 
 _JOBS_AHEAD = 2
-_JOBS_HANDED_OUT = 2
+_JOBS_DELIVERED = 2
 _STEPS_THAT_GROW = 4
 
 
@@ -128,7 +128,7 @@ class Prefetcher:
         # Who hands batches on to workers has one ahead already.
         self._least_jobs = 0 if output.is_handed_on else 1
         grows = output.pads or output.transform is not None
-        held = 0 if grows else _JOBS_AHEAD + _JOBS_HANDED_OUT
+        held = 0 if grows else _JOBS_AHEAD + _JOBS_DELIVERED
         self._made: deque[list[Any]] = deque(maxlen=held)
 
     def batches(self) -> Generator[Any, None, None]:

@@ -20,7 +20,7 @@ from ..arrow.fixed_width import buffer_for, from_raw, row_bytes
 from ..arrow.variable_width import ViewRows, concatenated
 from ..order.window_slices import WindowSlices, divided, runs
 
-_GIVEN_BACK = pa.nulls(0)
+_FREED = pa.nulls(0)
 # Fewer slices of single rows are joined as soon as they are sorted.
 _SINGLE = 16
 
@@ -41,13 +41,13 @@ class ReadRows:
         # All of a batch that lancedb has returned lives as long as any column of it.
         self._holds_batch = 2 * views >= batch.nbytes
 
-    def kept(self, column: take.Kept, order: np.ndarray) -> pa.Array:
+    def kept(self, column: take.LooseRows, order: np.ndarray) -> pa.Array:
         """The values of one of the columns at `order`, or views of them."""
         return column.held(order) if self._holds_batch else column.take(order)
 
 
 class Window:
-    """Rows of one window in the order in which it hands them out, from first to last.
+    """Rows of one window in the order in which it delivers them, from first to last.
 
     Nothing of the batch that was read is kept, so that the reader's memory is soon used again;
     unless strings and lists are most of it.
@@ -73,7 +73,7 @@ class Window:
         self.schema = rows.schema
         self.memory = memory
         self._size = -(-len(order) // memory.segment_rows)
-        self._given_back = 0
+        self._freed = 0
         self._next_freed = memory.segment_rows  # when so many rows are delivered
         self._segments: list[int] = []
         fixed = [isinstance(each, take.FixedRows) for each in rows.columns]
@@ -133,20 +133,20 @@ class Window:
     def deliver(self, end: int) -> None:
         """Let the memory of the rows before `end` be used again, segment by segment."""
         if end >= self._next_freed:
-            self._give_back(end // self.memory.segment_rows)
+            self._free(end // self.memory.segment_rows)
 
     def close(self) -> None:
         """Let all of the memory be used again."""
-        self._give_back(self._size)
+        self._free(self._size)
 
-    def _give_back(self, segments: int) -> None:
-        for number in range(self._given_back, min(segments, self._size)):
+    def _free(self, segments: int) -> None:
+        for number in range(self._freed, min(segments, self._size)):
             if self._segments:
-                self.memory.give_back(self._segments[number])
+                self.memory.free(self._segments[number])
             for arrays in self._arrays.values():
-                arrays[number] = _GIVEN_BACK
-            self._given_back = number + 1
-        self._next_freed = (self._given_back + 1) * self.memory.segment_rows
+                arrays[number] = _FREED
+            self._freed = number + 1
+        self._next_freed = (self._freed + 1) * self.memory.segment_rows
 
 
 def assemble(windows: Sequence[Window], owners: np.ndarray, pieces: WindowSlices) -> pa.RecordBatch:

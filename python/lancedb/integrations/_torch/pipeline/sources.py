@@ -43,11 +43,11 @@ class Source(Protocol):
         ...
 
     def drop(self, window: int) -> None:
-        """Let go of a window that nobody needs any more."""
+        """Free a window that nobody needs any more."""
         ...
 
     def close(self) -> None:
-        """Let go of every window; nobody may ask for a batch any more."""
+        """Free every window; nobody may ask for a batch any more."""
         ...
 
 
@@ -200,10 +200,10 @@ class WindowSource:
     def __init__(self, reads: WindowReads, memory: WindowMemory):
         self._reads = reads
         self._memory = memory
-        self._open: dict[int, _Read] = {}
+        self._open: dict[int, _PendingWindows] = {}
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
-        read = _Read(self._reads, windows, self._memory)
+        read = _PendingWindows(self._reads, windows, self._memory)
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
@@ -225,7 +225,7 @@ class WindowSource:
             self.drop(window)
 
 
-class _Read:
+class _PendingWindows:
     """One read, which becomes several windows as soon as one of them is wanted."""
 
     def __init__(self, reads: WindowReads, windows: Sequence[WindowRows], memory: WindowMemory):
@@ -263,14 +263,14 @@ class InMemorySource:
     ----------
     plan : EpochOrder or BatchSequence
         The epoch's order of rows, or its planned batches.
-    everything : CachedTable or MappedTable
+    cached : CachedTable or MappedTable
         Loaded.
     """
 
-    def __init__(self, plan: RowOrder, everything: CachedTable | MappedTable):
+    def __init__(self, plan: RowOrder, cached: CachedTable | MappedTable):
         self._plan = plan
-        self._everything = everything
-        self._lacks_values = late.lacks_values(everything.reader.schema)
+        self._cached = cached
+        self._lacks_values = late.lacks_values(cached.reader.schema)
         self._open = _OpenRows()
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
@@ -278,7 +278,7 @@ class InMemorySource:
             self._open.add(window.window, rows_of(self._plan, window))
 
     def batch(self, pieces: WindowSlices) -> pa.RecordBatch | RowsInMemory:
-        rows = partial(self._everything.take, self._open.rows(pieces))
+        rows = partial(self._cached.take, self._open.rows(pieces))
         return rows() if self._lacks_values else rows
 
     def drop(self, window: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user may write for row indices, and the offsets that they mean."""
+"""What a user may write for row indices, and the rows that they mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def normalize_indices(indices: Any, length: int) -> np.ndarray:
-    """Offsets in ``[0, length)`` for anything that names rows.
+    """Rows in ``[0, length)`` for anything that names them.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a selection, read in any process: positions in, a record batch out.
+"""Rows of a selection, read in any process: their numbers in, a record batch out.
 
 The handle is opened at the first read, again in every process that the reader is pickled into,
 and again after a fork; it never travels.
@@ -93,7 +93,7 @@ class Reader:
         return kind(self.recipe, self.columns, self.local)
 
     def read(self, rows: np.ndarray) -> pa.RecordBatch:
-        """The rows at these positions of the base order, in that order; see `begin`."""
+        """These rows of the selection, in that order; see `begin`."""
         return self.begin(rows).in_order()
 
     def begin(
@@ -110,7 +110,7 @@ class Reader:
         Parameters
         ----------
         rows : numpy.ndarray of int64
-            Positions in ``[0, selection.num_rows)``; checked by the caller.
+            In ``[0, selection.num_rows)``; checked by the caller.
         semaphore : asyncio.Semaphore, optional
             As in `Handle.submit`.
         counted : CountedRead, optional

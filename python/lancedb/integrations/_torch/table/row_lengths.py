@@ -19,7 +19,7 @@ from .selection import Selection
 from .sql import names_in_backticks, reason
 from .whole_column import whole_column
 
-Kept = Callable[[Reader, str, Callable[[], np.ndarray]], np.ndarray]
+CachedNumbers = Callable[[Reader, str, Callable[[], np.ndarray]], np.ndarray]
 
 _NULL = -(2**31) + 1
 _COUNTS = (
@@ -58,7 +58,7 @@ class RowLengths:
         expression: str,
         fill: int | None,
         check: Callable[[np.ndarray, Callable[[int], str]], None],
-        kept: Kept | None = None,
+        kept: CachedNumbers | None = None,
     ):
         self.expression = expression
         self._recipe = recipe

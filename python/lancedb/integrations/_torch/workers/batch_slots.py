@@ -31,7 +31,7 @@ class _Slot(NamedTuple):
     memory: mmap.mmap
 
 
-class Kept(NamedTuple):
+class LocalBatch(NamedTuple):
     """Stands in a worker for a batch that the loader keeps, as it is finished."""
 
     number: int

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ..arrow.dictionaries import own_bytes
 from ..common.counters import Stats
 from ..convert.transform import Failed, Output
-from .batch_slots import BatchSlots, Kept
+from .batch_slots import BatchSlots, LocalBatch
 
 _MOST_BYTES = 128 << 20
 
@@ -175,7 +175,7 @@ class EpochFeed:
             batch = self._made_for(number)
             if isinstance(batch, Made):
                 self._kept[number] = batch.value
-                return Kept(number)
+                return LocalBatch(number)
             return None if batch is None else self._slots.put(number % self._under_way, batch)
         except BaseException as error:  # raised where the batch is asked for
             self.error = self.error or error

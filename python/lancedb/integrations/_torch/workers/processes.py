@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ..frameworks.private import part_of
-from .batch_slots import BatchSlots, Kept
+from .batch_slots import BatchSlots, LocalBatch
 from .epoch_feed import EpochFeed, RecordBatches, Ticket
 from .worker_dataset import Unread, WorkerDataset
 
@@ -78,7 +78,7 @@ class WorkerBatches:
             raise self._feed.error or RuntimeError("reading has ended")
         self._delivered += 1
         self._feed.note_delivered()
-        return self._feed.kept(batch.number) if isinstance(batch, Kept) else batch
+        return self._feed.kept(batch.number) if isinstance(batch, LocalBatch) else batch
 
 
 class _Loader(DataLoader):

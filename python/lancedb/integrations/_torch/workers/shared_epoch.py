@@ -46,7 +46,7 @@ class LayoutCodec(NamedTuple):
 
 
 class SharedEpoch:
-    """Hands out where each ``iter()`` begins.
+    """Gives out where each ``iter()`` begins.
 
     What processes share is: the ``epoch`` and ``position`` to begin at; the ``layout`` of the order
     if a state brought one, as workers that stay were made before, or the size of its ``text``; the

@@ -16,7 +16,7 @@ from ..common.shared_records import SharedRecords
 from ..convert.on_error import Partial, SkippedRows
 from ..convert.transform import Output, only_row
 from ..frameworks.torch_loader import process_number
-from .batch_slots import BatchSlots, Kept
+from .batch_slots import BatchSlots, LocalBatch
 from .start import begin_worker
 
 
@@ -68,7 +68,7 @@ class WorkerDataset(Dataset):
         stats = self._begun()
         if place[0] is None:
             return Unread()
-        if isinstance(place[0], Kept):
+        if isinstance(place[0], LocalBatch):
             return place[0]
         # What a user's function keeps of a batch must not change with the slot.
         is_shared = self._output.transform is None and self._collate is None
