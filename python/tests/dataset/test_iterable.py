@@ -109,6 +109,7 @@ def test_any_choice_of_rows_is_covered(wide_range, order, chosen):
 # -- workers and ranks -------------------------------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("order", "drop_last", "workers"),
     [(0, True, 2), (1, True, 3), (1, False, 2), (2, True, 1), (2, False, 3)],

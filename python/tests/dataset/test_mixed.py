@@ -231,6 +231,7 @@ def test_peeking_and_counting_epochs_are_as_for_one_table(tables):
     assert taken[0][0] == look
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_ranks_read_each_block_once(tables, small_windows, monkeypatch, ranks):
     read = record_reads(monkeypatch, lambda reader, rows: (reader.recipe.name, len(rows)))

@@ -176,6 +176,7 @@ assert dataset.stats()["cached_rows"] >= len(rows)
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_processes_that_begin_together_write_each_part_once(
     table, cache, tmp_path, starter, processes
@@ -200,6 +201,7 @@ def of_other_rows(path):
     shutil.copy(other, path)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("damage", [cut, emptied, flipped, replaced, of_other_rows])
 def test_a_damaged_part_is_deleted_and_read_anew(table, cache, damage):
     fill(cached(table, cache))

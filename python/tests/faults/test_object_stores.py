@@ -122,6 +122,7 @@ def test_refusals_in_a_row_are_sat_out_with_lancedbs_own_options(proxy, make, fa
     assert proxy.spoiled.total() == 30
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("make", "fault"),
     [

@@ -72,6 +72,7 @@ def test_two_processes_of_accelerate_and_fabric_get_each_row_once(tmp_path, tabl
     assert "DataLoaderShard would shard" in second["sharded"]
 
 
+@pytest.mark.few(2)
 @KINDS
 def test_accelerate_saves_and_loads_the_position(tmp_path, table, make):
     loader = make(table)
@@ -220,6 +221,7 @@ def test_a_state_that_rays_loader_has_run_past_is_refused(table, make):
     assert loader.state_dict()["position"] == 48
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_accelerates_stateful_loader_does_not_replace_ours(tmp_path, table, make):
     settings = DataLoaderConfiguration(use_stateful_dataloader=True)
@@ -269,6 +271,7 @@ def steps_that_sync(loader, epochs=2, accumulate=8):
     return synced
 
 
+@pytest.mark.few(2)
 @KINDS
 def test_accumulated_gradients_end_with_the_epoch_as_under_accelerates_own_loader(table, make):
     plain = DataLoader(mapped(table).dataset, batch_size=48, drop_last=True)

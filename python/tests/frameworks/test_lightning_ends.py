@@ -32,6 +32,7 @@ def test_both_begin_their_next_epoch_after_the_last_batch(tmp_path, table, runs,
     assert runs.fit(resumed, tmp_path / "again", tmp_path / f"step={done}.ckpt") == whole[done:]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("limit", [{"limit_train_batches": 4}, {"limit_train_batches": 0.5}])
 def test_an_epoch_that_is_cut_short_is_over(tmp_path, table, runs, mode, limit):
@@ -60,6 +61,7 @@ def test_one_loader_begins_anew_after_an_epoch_that_is_cut_short(
         assert runs.fit(again, tmp_path / "again", checkpoint, **options) == whole[done:]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("by", ["epochs", "steps"])
 def test_a_data_modules_states_of_an_epochs_end(tmp_path, table, runs, mode, by):

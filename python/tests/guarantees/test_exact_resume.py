@@ -18,6 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 # -- resume ------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("order", "format", "drop_last"),
     [

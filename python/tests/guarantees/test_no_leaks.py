@@ -111,6 +111,7 @@ def without_collection():
     gc.enable()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("workers", "started", "ending"),
     [

@@ -96,6 +96,7 @@ def test_all_packed_batches_but_the_last_have_one_shape(table, order):
     assert shapes[-1][0] <= PACKING.rows
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("batching", "order", "drop_last"),
     [

@@ -122,6 +122,7 @@ def test_rows_of_a_map_style_dataset_draw_the_same(table, expected, workers, shu
     assert drawn([*loader, *loader]) == kept
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("shuffle", "options"),
     [(True, {}), (False, {"transform_threads": 2}), (True, {"workers": 2})],

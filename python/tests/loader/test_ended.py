@@ -13,6 +13,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 STEPS = 20
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loop_that_names_each_epoch_repeats_none(table, make, workers):
@@ -105,6 +106,7 @@ def test_workers_of_a_plain_loader_hear_that_an_epoch_has_ended(table):
     assert [run(resumed), run(resumed)] == [[], epochs[1]]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("to_the_end", [True, False])
 def test_torchdatas_loader_goes_on_after_an_epochs_last_batch(table, workers, to_the_end):
@@ -118,6 +120,7 @@ def test_torchdatas_loader_goes_on_after_an_epochs_last_batch(table, workers, to
     assert (run(resumed) or run(resumed)) == epochs[1]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("to_the_end", "workers"), [(True, 0), (False, 0), (False, 2)])
 def test_torchdatas_loader_repeats_no_epoch_that_is_named(table, workers, to_the_end):
     epochs = [run(loader) for loader in [iterable(table)] for _ in range(3)]

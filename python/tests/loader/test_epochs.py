@@ -79,6 +79,7 @@ def test_without_a_batch_there_is_none_to_look_at(table):
 # -- epochs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("make", "stop"),
     [(iterable, 0), (mapped, 7), (iterable, 20), (mapped, 20), (iterable, 25), (mapped, 40),

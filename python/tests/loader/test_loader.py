@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate, random_
 # -- epochs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_iter_is_the_next_epoch(table, make, workers):

@@ -136,8 +136,8 @@ def _name(path):
 
 
 RUN = [path for path in PAGES if list(parse(path)) and path != TROUBLESHOOTING]
-# Pages that start whole programs, many of them on several ranks.
-LONG = {"several-gpus", "resume", "trainers", "training", "workers"}
+# Pages that start whole programs, many of them on several ranks, or train for long.
+LONG = {"several-gpus", "resume", "trainers", "training", "tutorial", "workers"}
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,7 @@ def test_hard_negatives_are_worth_their_search(tmp_path, run_warm):
         assert hard > 1.3 * by_chance > 0
 
 
+@pytest.mark.soak
 def test_documents_have_the_same_loss_padded_and_packed_and_packed_takes_fewer_steps(
     tmp_path, run_warm
 ):

@@ -42,6 +42,7 @@ def rows_of(table, **options):
     return pa.Table.from_batches(list(LanceIterableTorchDataset(table, **options)))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("condition", ["id % 4 > 0", "id % 5 < 3", "id > 5000 and label < 6"])
 def test_rows_of_a_filter_are_those_of_lancedb(mixed, scanned, condition):
     wanted = mixed.search().where(condition).to_arrow()

@@ -17,7 +17,6 @@ from lancedb.integrations.torch import (
 )
 from lancedb.schema import blob
 from peak import Peak
-from soak import soaked
 from torch.utils.data import ConcatDataset, DataLoader
 
 MEGABYTE = 1 << 20
@@ -61,8 +60,8 @@ def checked(batches):
     return ids
 
 
-@pytest.mark.few(1)
-@pytest.mark.parametrize("shuffle", [soaked(False), "global"])
+@pytest.mark.soak
+@pytest.mark.parametrize("shuffle", [False, "global"])
 def test_memory_is_that_of_the_batches_to_come(large, shuffle, little):
     options = {"shuffle": shuffle, "batch_size": 2, "format": "arrow"}
     loader = LanceDataLoader(LanceIterableTorchDataset(large, **options))

@@ -204,6 +204,7 @@ def test_what_a_factory_has_bound_is_not_shown(kind, tmp_path, seen):
 USER = f"user:{MARK}@"
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize(
     "uri",

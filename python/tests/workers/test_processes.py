@@ -33,6 +33,7 @@ def asked(monkeypatch):
     return counts
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("workers", [0, 1, 3, 8])
 @pytest.mark.parametrize("order", ["none", "block", "global"])
 def test_each_row_is_read_once_whatever_the_number_of_workers(table, asked, workers, order):
