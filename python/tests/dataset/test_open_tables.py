@@ -34,16 +34,16 @@ def opener(tmp_path):
     ],
     ids=["map-style", "iterable", "uncached"],
 )
-def test_a_table_is_opened_once_to_be_pinned_and_read(opener, kind, options):
+def test_a_table_is_opened_once_to_be_pinned_and_once_to_be_read(opener, kind, options):
     dataset = kind(table_name="points", connection_factory=opener, batch_size=10, **options)
-    assert opener.calls == 1
+    assert opener.calls <= 2
     for _ in range(3):
         assert len(list(dataset)) == 10
     assert dataset.schema.names == ["x"]
-    assert opener.calls == 1
+    assert opener.calls == 2
 
 
 def test_so_does_a_lookup(opener):
     lookup = LanceLookup(table_name="points", connection_factory=opener, key="x")
     assert lookup.fetch([3, 1])["x"].tolist() == [3, 1]
-    assert opener.calls == 1
+    assert opener.calls == 2

@@ -37,6 +37,7 @@ from .permutation_rows import PermutationRows
 from .pylance import PylanceRows
 from .recipe import Recipe
 from .selection import Selection
+from .sources import is_in_object_store
 from .sql import as_one_expression
 
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
@@ -341,8 +342,8 @@ def opened(recipe: Recipe) -> OpenTable:
 
 
 def keep_open(recipe: Recipe, table: Table) -> None:
-    """Read through a table that was opened to be pinned, unless io_uring opens another one."""
-    if not uring.may_open(recipe):
+    """Read through a table that was opened to be pinned, where to open it anew takes requests."""
+    if is_in_object_store(recipe.source):
         recipe.opened.get(lambda: recipe.in_time(lambda: OpenTable(table)))
 
 

@@ -43,11 +43,6 @@ class Uring:
     is_refused = False
 
 
-def may_open(recipe: Recipe) -> bool:
-    """Whether a table is opened once more to be read, if what is tried then succeeds."""
-    return _may_be_used() and _through_uring(recipe) is not None
-
-
 def open_table(recipe: Recipe) -> Table | None:
     """The recipe's table, read through io_uring; None where that cannot be had.
 
