@@ -217,6 +217,7 @@ def test_workers_of_every_start_method_read_the_same_rows(table, method):
         assert batches[-1]["text"][-1] == "row 999"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_shuffled_epochs_have_every_row_once(table, workers):
     dataset = LanceTorchDataset(table, columns=["id"], format="torch")

@@ -51,6 +51,7 @@ def test_a_whole_table_of_one_process_is_read_once_for_all_epochs(wide_range, ro
     assert sum(rows_asked) == 20_000
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "otherwise",
     [

@@ -59,6 +59,7 @@ def test_columns_that_turn_out_to_be_too_large_are_not_kept(db, monkeypatch, col
     assert columns_read == [["text"]]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("chosen", "cache"),
     [

@@ -81,6 +81,7 @@ def test_a_complete_cache_is_all_that_is_read(table, cache, monkeypatch):
     assert f"cache_dir={str(cache)!r}" in repr(first)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("gone", [[0], [3, 7], range(7), "all but the last"])
 def test_rows_of_missing_parts_are_of_the_table(table, cache, gone, monkeypatch):
     monkeypatch.setattr("lancedb.integrations._torch.cache.disk._LOOKED_EVERY", 3600)

@@ -140,6 +140,7 @@ FORMATS_OF_COLUMNS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("format", FORMATS_OF_COLUMNS)
 def test_loaders_hand_on_batches_that_are_no_rows(table, format):
     dataset = LanceTorchDataset(table, columns=["id", "label"], format=format)

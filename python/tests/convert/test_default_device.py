@@ -20,6 +20,7 @@ def elsewhere():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("ragged", ["jagged", "pad", "mask", "list"])
 @pytest.mark.parametrize("kind", [LanceTorchDataset, LanceIterableTorchDataset])
 def test_batches_are_on_the_cpu(table, elsewhere, kind, ragged):

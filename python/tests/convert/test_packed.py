@@ -252,6 +252,7 @@ def drawn(batches):
     return found
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("order", list(ORDERS))
 def test_a_transform_with_a_context_has_one_of_each_for_each_document(table, order):
     def made(workers=0, **options):

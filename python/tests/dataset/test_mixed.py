@@ -144,6 +144,7 @@ def test_an_epoch_that_waits_for_all_delivers_every_row(tables):
 # -- ranks, workers, resume ----------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_make_the_batches_of_one_process(tables, small_windows, workers):
     loader = LanceDataLoader(mixed(tables), num_workers=workers, persistent_workers=True)
@@ -291,6 +292,7 @@ def test_a_run_goes_on_with_other_weights_only_where_they_are_allowed(tables, sm
     assert ids(again) == ids(resumed)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sources", [{}, {"balance_by": "id % 7 = 0"}], ids=["all", "balanced"])
 def test_allowed_weights_make_the_same_steps_on_any_ranks(tables, small_windows, sources):
     old = {name: tables[name] for name in ("web", "code")}

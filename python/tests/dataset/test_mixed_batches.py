@@ -122,6 +122,7 @@ def test_a_small_source_is_whole_before_it_repeats(tables):
     assert len(set(randoms)) == len(randoms)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_and_threads_make_the_same_batches(tables, whole, workers):
     loader = LanceDataLoader(
@@ -137,6 +138,7 @@ def test_workers_and_threads_make_the_same_batches(tables, whole, workers):
     assert batches_of(own) == whole[0]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("ranks", [3, 8])
 def test_ranks_share_each_step_of_a_source(tables, whole, ranks):
     loaders = [

@@ -74,6 +74,7 @@ def test_sources_are_near_their_shares_in_any_stretch(db, batching):
         assert abs(sum(documents[start : start + 600]) - 180) < 60
 
 
+@pytest.mark.few(1)
 @SHUFFLES
 def test_no_batch_is_above_its_budget_and_packed_ones_have_one_shape(db, shuffle):
     assert max(batch["tokens"].numel() for batch in mixture(db, BUDGET, shuffle)) <= BUDGET.tokens
@@ -81,6 +82,7 @@ def test_no_batch_is_above_its_budget_and_packed_ones_have_one_shape(db, shuffle
     assert shapes == {(PACKING.rows, LENGTH)}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("batching", "shuffle"),
     [(BUDGET, False), soaked(BUDGET, True), (PACKING, True), soaked(PACKING, "global")],
@@ -162,6 +164,7 @@ def drawn(dataset):
     return found
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_documents_draw_the_same_wherever_they_are(db, batching):
     options = {"transform": drawing, "drop_last": False}

@@ -51,6 +51,7 @@ def rated_of(loader, epochs=1):
     return [id for id in found if id < START]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_a_sources_own_sequence_is_the_weighted_one(tables, shuffle, cache):

@@ -100,6 +100,7 @@ def test_each_epoch_draws_other_rows_and_orders_them_anew(rated, shuffle):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("shuffle", "cache"), [(True, False), ("global", False), ("global", True)])
 def test_a_run_resumes_at_every_batch(rated, shuffle, cache):
     options = {"shuffle": shuffle, "sample_weights": "quality", "cache": cache}

@@ -172,6 +172,7 @@ def kill(worker):
     assert worker.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("kind", "stop", "method"),
     [

@@ -153,6 +153,7 @@ def test_a_lasting_fault_ends_the_epoch_and_a_resume_is_exact(proxy, make, fault
 
 
 # With its own options lancedb went on for more than eight minutes.
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("make", "fault"),
     [

@@ -116,6 +116,7 @@ NAMES = [
 OF_ITERABLE = ["seed", "shuffle", "block_rows", "window_rows", "lanes", "readahead", "rank"]
 
 
+@pytest.mark.few(1)
 @BOTH
 @given(data=st.data())
 @SAME_TABLE

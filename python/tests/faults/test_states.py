@@ -149,6 +149,7 @@ def assert_taken_or_refused(subject, state, hostile):
     assert set(rows) <= set(range(ROWS))
 
 
+@pytest.mark.few(1)
 @given(data=st.data())
 @SAME_TABLE
 def test_a_state_with_any_field_changed(subject, data):
@@ -185,6 +186,7 @@ def test_a_truncated_state(subject, data):
     assert subject[0].state_dict() == good
 
 
+@pytest.mark.few(1)
 @given(hostile=VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES))
 @SAME_TABLE
 @example(hostile=["format_version", "epoch", "position", "plan"])

@@ -202,6 +202,7 @@ def test_a_loader_that_makes_the_batches_is_not_warned_of(table):
         assert next(iter(DataLoader(rows, batch_size=8)))["id"].tolist() == list(range(8))
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_a_state_that_rays_loader_has_run_past_is_refused(table, make):
     from ray.train.torch.train_loop_utils import _WrappedDataLoader  # which takes seconds
@@ -278,6 +279,7 @@ def test_accumulated_gradients_end_with_the_epoch_as_under_accelerates_own_loade
     assert steps_that_sync(make(table)) == steps_that_sync(plain) == [[7, 15, 19]] * 2
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_an_epoch_that_was_resumed_or_left_ends_its_accumulation_where_it_ends(table, make):
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=8)

@@ -79,6 +79,7 @@ def test_a_loader_that_is_reloaded_with_its_workers_goes_on_with_the_next_epoch(
     assert fit(model, tmp_path, reload_dataloaders_every_n_epochs=1) == flat(expected)
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_an_epoch_that_was_set_is_kept_by_a_loader_made_anew(tmp_path, table, Model, fit, make):
     fifth = epochs_of(make(table), 6)[5]

@@ -43,6 +43,7 @@ def test_an_epoch_that_is_cut_short_is_over(tmp_path, table, runs, mode, limit):
     assert runs.fit(resumed, tmp_path / "again", checkpoint, **limit) == whole[done:]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -91,6 +92,7 @@ def test_loaders_may_count_other_epochs_than_lightning(tmp_path, table, runs, fi
         assert resumed == whole[done:]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_an_epoch_that_was_stopped_goes_on_and_says_so(tmp_path, table, runs, mode):
     def fit(folder, checkpoint=None, callbacks=()):

@@ -45,6 +45,7 @@ def test_resuming_at_every_batch_gives_the_rest_of_the_epoch(table, order, forma
     assert run(resumed) == next_epoch
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("workers", "format"), [(1, "python"), (2, "torch"), (3, "torch")])
 def test_resuming_at_every_batch_with_workers(table, workers, format):
     options = {"format": format, "batch_size": 120, "persistent_workers": True}
@@ -61,6 +62,7 @@ def test_resuming_at_every_batch_with_workers(table, workers, format):
         assert run(loader) == (epoch[done:] or next_epoch)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_map_style_dataset_resumes_at_every_batch(table, workers):
     options = {"batch_size": 120, "drop_last": False, "persistent_workers": workers > 0}
@@ -76,6 +78,7 @@ def test_a_map_style_dataset_resumes_at_every_batch(table, workers):
         assert run(loader) == epoch[done:]
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_the_number_of_workers_may_change_at_a_resume(table, make):
     whole = run(make(table))
@@ -89,6 +92,7 @@ def test_the_number_of_workers_may_change_at_a_resume(table, make):
     assert done == whole
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("make", "prefetch_factor", "persistent"),
     [(iterable, 1, False), (iterable, 8, True), (mapped, 1, True), (mapped, 8, False)],
@@ -105,6 +109,7 @@ def test_what_was_prefetched_is_not_counted(table, make, prefetch_factor, persis
     assert run(loader) == whole[3:]
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_state_may_be_loaded_before_after_and_instead_of_iter(table, make, workers):

@@ -94,6 +94,7 @@ def test_no_thread_outlives_the_epoch(wide_range, order, ending):
     assert ours() == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("ending", [run_out, break_off, drop_the_iterator])
 def test_no_worker_outlives_the_epoch(wide_range, ending):
     before = len(psutil.Process().children(recursive=True))

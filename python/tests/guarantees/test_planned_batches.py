@@ -73,6 +73,7 @@ def test_each_document_comes_once_an_epoch_and_in_another_order_in_the_next(tabl
         assert len(flat(first)) == int(np.ceil(lengths_of(ROWS) / LENGTH).sum())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("order", "pad_to"),
     [("none", None), ("block", None), ("block", 8), ("one window", [4, 16, 48]), ("global", 8)],
@@ -125,6 +126,7 @@ def test_resuming_at_every_batch_gives_the_rest_of_the_epoch(table, batching, or
     assert run(resumed, 2) == following
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("batching", "workers"), [(BUDGET, 3), (PACKING, 1)], ids=name_of)
 def test_workers_change_nothing_and_may_be_others_at_a_resume(table, batching, workers):
     alone = loader(table, batching)
@@ -203,6 +205,7 @@ def test_the_last_ones_are_dealt_evenly_where_none_is_left_out(table, batching, 
         assert len(each) == len(batches)
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_other_ranks_and_workers_go_on_where_a_state_was_taken(table, batching):
     whole = run(loader(table, batching))
@@ -222,6 +225,7 @@ def test_other_ranks_and_workers_go_on_where_a_state_was_taken(table, batching):
     assert done + run(alone) == whole
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_ranks_whose_number_divides_the_shards_read_each_block_once(table, batching):
     sizes = [
@@ -274,6 +278,7 @@ def test_len_is_exact_and_the_steps_are_known_once_an_epoch_is_planned(table, ba
     assert len(run(made)) == made.stats()["step"]
 
 
+@pytest.mark.few(1)
 @KINDS
 def test_real_ranks_make_equal_steps(table, tmp_path, starter, batching):
     name, uri = type(batching).__name__, Path(dataset(table, batching)._rows.view.recipe.source.uri)

@@ -113,6 +113,7 @@ def test_rows_draw_the_same_in_workers_that_are_spawned(table, expected):
     assert drawn(loader) == {at: rows for at, rows in expected.items() if at[1] == 0}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("workers", "shuffle"), [(0, False), (2, True)])
 def test_rows_of_a_map_style_dataset_draw_the_same(table, expected, workers, shuffle):
     loader = mapped(table, workers, shuffle=shuffle, persistent_workers=workers > 0)
@@ -154,6 +155,7 @@ def test_in_torchs_own_loader_too(table, expected):
         assert drawn(batches) == expected
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("make", [iterable, mapped])
 def test_rows_draw_the_same_after_a_resume_at_any_batch(table, expected, make):
     loader = make(table, batch_size=300)

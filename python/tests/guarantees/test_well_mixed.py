@@ -48,6 +48,7 @@ def test_a_block_shuffle_with_auto_settings_mixes_nearly_as_well_as_sampling(epo
     assert sixteen <= 1.3
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("batch", [64, 256, 1024])
 def test_a_table_sorted_by_a_thousand_labels_mixes_well(batch):
     one, sixteen = mixing(auto_plan(10**6, batch), batch, kinds=1000)

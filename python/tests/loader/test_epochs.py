@@ -15,6 +15,7 @@ def whole(table, request):
     return [run(loader) for loader in [request.getfixturevalue("make")(table)] for _ in range(4)]
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_looking_at_the_first_batch_uses_nothing_up(table, make, workers, whole):

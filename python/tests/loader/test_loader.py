@@ -84,6 +84,7 @@ def test_two_iterators_at_once_are_two_epochs(table):
     assert [ids(other) for _, other in both] == epochs[1]
 
 
+@pytest.mark.few(2)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_iterator_that_nothing_was_taken_from_uses_up_no_epoch(table, make, workers):
@@ -142,6 +143,7 @@ class StopsAtFourth:
         return batch
 
 
+@pytest.mark.few(1)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stop_iteration_of_ones_own_does_not_pass_for_the_end(table, make, workers):
@@ -150,6 +152,7 @@ def test_a_stop_iteration_of_ones_own_does_not_pass_for_the_end(table, make, wor
         run(loader)
 
 
+@pytest.mark.few(1)
 @KINDS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nor_does_one_of_a_transform(table, make, workers):

@@ -111,6 +111,7 @@ def test_a_loader_begins_where_its_dataset_was_told_to(table, workers, made_befo
     assert flat(run(loader)) == flat(run(reference))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("make", [iterable, mapped])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_set_epoch_leaves_the_iterator_that_is_under_way_alone(table, make, workers):

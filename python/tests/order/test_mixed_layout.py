@@ -38,6 +38,7 @@ def rows_held(plan, steps, reads=1):
     return first, most
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("tables", "rows"), [(4, 50_000), (20, 10_000), (20, 20_000), (50, 8000)])
 def test_many_tables_hold_as_many_rows_as_one_of_all_their_rows(tables, rows):
     all_rows = tables * rows

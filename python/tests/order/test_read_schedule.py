@@ -25,6 +25,7 @@ def spans_of(rows, batch_size, worker=0, workers=1):
     return [steps.slice_of(step, 0) for step in range(worker, steps.num_steps, workers)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shuffle", list(LAYOUTS))
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 4), st.integers(1, 500), st.data())
 @settings(max_examples=40)

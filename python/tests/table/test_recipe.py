@@ -47,6 +47,7 @@ def write(table, how):
 WRITES = ["append", "delete", "update", "merge", "optimize", "drop_columns", "add_columns"]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("how", WRITES)
 def test_nothing_that_is_written_meanwhile_is_seen(table, how):
     order = permutation_builder(table).shuffle(seed=1).execute()

@@ -137,6 +137,7 @@ def run_whole_and_broken(kind, source, workers, seen):
     return raw
 
 
+@pytest.mark.few(1)
 @RUNS
 def test_a_run_over_an_object_store_shows_no_credential(bucket, kind, workers, seen):
     raw = run_whole_and_broken(kind, bucket, workers, seen)
@@ -163,6 +164,7 @@ class Refuses:
         return {**closed, **key, "client_max_retries": "0"}
 
 
+@pytest.mark.few(1)
 @KINDS
 @pytest.mark.parametrize("how", ["storage_options", soaked("connection_factory")])
 def test_a_database_that_cannot_be_reached_shows_no_credential(kind, how, seen, monkeypatch):

@@ -36,6 +36,7 @@ def loader_of(table, persistent):
     return LanceDataLoader(dataset_of(table), num_workers=2, persistent_workers=persistent)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("persistent", [True, False])
 @pytest.mark.parametrize("taken", [0, 1])
 def test_an_epoch_broken_off_at_once_is_followed_by_the_next_one(table, epochs, persistent, taken):
@@ -47,6 +48,7 @@ def test_an_epoch_broken_off_at_once_is_followed_by_the_next_one(table, epochs, 
     assert [batch["id"] for batch in loader] == epochs[2]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("persistent", [True, False])
 def test_a_state_that_is_loaded_at_once_is_where_it_goes_on(table, epochs, persistent):
     loader = loader_of(table, persistent)
@@ -83,6 +85,7 @@ def ids_of(loader):
     return [batch["id"] for batch in loader]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("persistent", [True, False])
 def test_a_plain_loader_broken_off_at_once_is_followed_by_the_epoch_set(table, epochs, persistent):
     dataset = dataset_of(table)
