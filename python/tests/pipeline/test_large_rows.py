@@ -88,7 +88,6 @@ def test_memory_is_bounded_by_bytes_and_every_row_is_whole(uneven, shuffle, know
     assert peak.more < 72 * MEGABYTE
 
 
-@pytest.mark.few(2)
 def test_the_order_is_that_of_a_table_without_large_rows(uneven, known_as_uneven):
     import lancedb
 

@@ -80,7 +80,6 @@ def test_a_stretch_is_where_the_rows_are_unless_it_has_over_four_times_as_many(o
         assert stretch == AllRows(max(offsets) - min(offsets) + 1, min(offsets))
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("split", "shuffle"), [(0, True), soaked(0, "global"), soaked(1, True), soaked(1, "global")]
 )

@@ -131,7 +131,7 @@ class EpochCache:
         return self._cached is not None and self._cached.rows.is_too_large
 
     @contextlib.contextmanager
-    def loaded(
+    def cached_table(
         self, reader: Reader, held: Selection, row_bytes: int, most_bytes: int | None
     ) -> Iterator[CachedTable]:
         """All rows that a reader reads, for any number of streams, read as those to hold."""

@@ -49,8 +49,6 @@ class LoaderEpochs:
         Of all epochs.
     meters : Meters or None
         Of the iteration that was begun last.
-    latest : weak reference to Iteration, or None
-        Who iterates, or did so last.
     prepared : UnderWay or None
         An epoch whose first batch was looked at.
     is_ahead : bool
@@ -69,12 +67,17 @@ class LoaderEpochs:
         self.cursor = adapter.cursor
         self.total = Pace()
         self.meters: Meters | None = None
-        self.latest: weakref.ref[Any] | None = None
+        self._latest: weakref.ref[Any] | None = None
         self.prepared: UnderWay | None = None
         self.is_ahead = self.is_restored = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "latest": None, "prepared": None}
+        return {**self.__dict__, "_latest": None, "prepared": None}
+
+    @property
+    def latest(self) -> Any:
+        """The `Iteration` that was begun last; None if nobody holds it any more."""
+        return None if self._latest is None else self._latest()
 
     def stats(self) -> dict[str, Any]:
         """As the dataset's, of this loader alone."""
@@ -93,11 +96,10 @@ class LoaderEpochs:
 
         A new one begins where the next epoch was said to begin.
         """
-        latest, self.latest = self.latest, weakref.ref(iterator)
+        before, self._latest = self.latest, weakref.ref(iterator)
         prepared, self.prepared = self.prepared, None
         tracker = self.cursor.under_way
         if tracker is not None and tracker.is_to_come:
-            before = None if latest is None else latest()
             if prepared is None or prepared.tracker is not tracker or not prepared.is_here:
                 prepared = None if before is None else before.passed_on()
             if prepared is not None:

@@ -335,7 +335,7 @@ class LanceDataLoader(DataLoader):
             self._cursor.seek(named.epoch)
 
     def _peek(self) -> Any:
-        latest = self._epochs.latest() if self._epochs.latest is not None else None
+        latest = self._epochs.latest
         is_live = latest is not None and self._cursor.under_way is not None and latest.has_more
         if latest is None or not is_live:
             if latest is not None:

@@ -23,7 +23,7 @@ from lancedb.table import LanceTable, Table
 
 from .call_threads import in_thread
 from .recipe import Recipe
-from .sources import HandleSource, MemorySource
+from .sources import HandleSource, MemorySource, is_in_memory
 
 SWITCH = "LANCEDB_TORCH_PYLANCE"
 
@@ -142,7 +142,7 @@ def _why_not(table: Table) -> str | None:
         return f"{SWITCH}=0"
     if not isinstance(table, LanceTable):
         return "it is on a server"
-    if str(getattr(table._conn, "uri", "")).startswith("memory://"):
+    if is_in_memory(table):
         return "it is in lancedb's own memory"
     return None if is_installed() else "pylance is not installed"
 

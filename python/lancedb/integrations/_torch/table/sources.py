@@ -131,9 +131,7 @@ def source_of(table: Table) -> Source:
         )
     if is_in_memory(table):
         return HandleSource(table)
-    connection = table._conn
-    uri = str(getattr(connection, "uri", ""))
-    return ConnectionSource(connection.serialize(), uri, _namespace(table))
+    return ConnectionSource(table._conn.serialize(), _uri_of(table), _namespace(table))
 
 
 def check_open(table: Table) -> None:
@@ -171,13 +169,18 @@ def asks_anew(table: Table | None) -> bool:
 
 def is_in_memory(table: Table) -> bool:
     """Whether a table is in lancedb's own memory, where no other process sees it."""
-    return str(part_of(table, "_conn.uri", "")).startswith("memory://")
+    return _uri_of(table).startswith("memory://")
 
 
 def is_near(table: Table) -> bool:
     """Whether a table is in memory or on a disk; that of a namespace may be on a server."""
-    uri = str(part_of(table, "_conn.uri", ""))
+    uri = _uri_of(table)
     return is_in_memory(table) or (uri != "" and is_local(uri))
+
+
+def _uri_of(table: Table) -> str:
+    """That of a table's connection; empty where it has none."""
+    return str(part_of(table, "_conn.uri", ""))
 
 
 def on_branch(table: Table, branch: str | None) -> Table:
