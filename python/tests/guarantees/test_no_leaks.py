@@ -235,7 +235,9 @@ def test_open_files_threads_and_memory_level_off(wide_range):
 
 
 SCRIPT = """
+import copyreg
 import sys
+copyreg.dispatch_table["kept"] = sys.modules["__main__"]  # so that it ends last, as dill has it
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset
 
 if __name__ == "__main__":
@@ -257,11 +259,13 @@ def test_the_interpreter_exits_in_the_middle_of_an_epoch(tmp_path, wide_range, w
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(script), str(tmp_path / "db"), str(workers)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": ""},
         text=True,
     )
     assert child.stdout.readline().strip() == "ready"
     started = time.monotonic()
-    assert child.wait(timeout=HANGS) == 0
+    _, said = child.communicate(timeout=HANGS)
+    assert (child.returncode, said) == (0, "")
     # A bound on hanging, not a measurement: two seconds are promised.
     assert time.monotonic() - started < 20

@@ -73,24 +73,21 @@ class FileLock:
             os.close(file)
             raise
         self._file, self._pid = file, os.getpid()
+        self._close = weakref.finalize(self, os.close, file)
         PROCESS.part(HeldLocks).locks.add(self)
         return True
 
     def release(self) -> None:
         """Let others take the lock."""
-        file, self._file = self._file, None
-        if file is not None and self._pid == os.getpid():
-            os.close(file)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.release()
+        if self.is_held:
+            self._close()
+        self._file = None
 
     def _forget(self) -> None:
         """Close the file in a forked child, which has it open beside its parent."""
         if self._file is not None:
             with contextlib.suppress(OSError):
-                os.close(self._file)
+                self._close()
             self._file = None
 
 

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from ..arrow.large_rows import Limits
 from ..arrow.origins import Origins
 from ..common.checks import one_of
+from ..common.process import PROCESS
 from ..convert.on_error import Partial
 from ..convert.transform import Output, only_row
 from ..frameworks.accelerate import refuse_blind_skip, refuse_second_sharding
@@ -37,6 +38,7 @@ from ..workers.shared_epoch import LayoutCodec, SharedEpoch
 from ..workers.worker_dataset import WorkerDataset
 from .base import BatchDataset, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, StepOrder
+from .open_epochs import OpenEpochs
 from .origins import StepOrigins
 
 
@@ -265,7 +267,9 @@ class ShardedDataset(BatchDataset, IterableDataset):
         plan = self._plan(tracker.at, layout)
         # The stream reads ahead of the steps that are delivered.
         ahead, mine = (tracker.shares(*this_worker()) for _ in range(2))
-        return self._made(tracker, cursor, plan, (share for _, share in ahead), mine)
+        made = self._made(tracker, cursor, plan, (share for _, share in ahead), mine)
+        PROCESS.part(OpenEpochs).batches.add(made)
+        return made
 
     def _made(
         self,
@@ -274,7 +278,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         plan: Any,
         ahead: Iterator[tuple[int, int]],
         mine: Iterator[tuple[int, tuple[int, int]]],
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         self._begins_in(tracker.at.epoch)
         with contextlib.ExitStack() as stack:
             stream = self._stream(stack, plan, ahead, self._output, self._output.takes_context)

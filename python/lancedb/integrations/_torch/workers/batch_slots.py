@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import weakref
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
 
@@ -41,18 +42,18 @@ class BatchSlots:
     """Slots of a memory that grows with what is put into them."""
 
     def __init__(self) -> None:
-        self._file: int | None = os.memfd_create("lance-batches") if _has_memfd() else None
+        self._begin(os.memfd_create("lance-batches") if _has_memfd() else None)
+
+    def _begin(self, file: int | None) -> None:
+        self._file = file
         self._size = 0
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.Lock()  # several threads put batches, each into slots of its own
+        if file is not None:
+            weakref.finalize(self, os.close, file).atexit = False
 
     def __reduce__(self) -> Any:
         return _reopen, (None if self._file is None else DupFd(self._file),)
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)  # type: ignore[arg-type]
-            self._file = None
 
     def put(self, number: int, batch: pa.RecordBatch) -> Any:
         """Put a batch into a slot, in place of the one before; what `get` finds it by."""
@@ -101,8 +102,7 @@ class BatchSlots:
 
 def _reopen(file: Any) -> BatchSlots:
     slots = BatchSlots.__new__(BatchSlots)
-    slots._file = None if file is None else file.detach()
-    slots._size, slots._slots, slots._lock = 0, {}, threading.Lock()
+    slots._begin(None if file is None else file.detach())
     return slots
 
 
