@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -18,12 +17,12 @@ from .epoch_order import Draws, EpochOrder
 from .index_shuffle import derive_key, hashed
 from .layout import Layout
 from .mixed_windows import DrawnRows, Stretch, WindowPlanner
-from .mixture import Drawn, Mixture
+from .mixture import Mixture
 from .read_schedule import PlannedSteps, Span
 from .shards import Shards, epoch_at, rows_before
 from .step_mixture import StepMixture
 from .steps import Steps
-from .window_slices import divided, runs
+from .window_slices import WindowSlices, divided, runs
 
 _SOURCE, _STEP = 1, 2
 _SHARD_BITS = 7
@@ -125,18 +124,19 @@ class MixedEpochOrder:
 
     def drawn_at(self, shards: np.ndarray, rows: np.ndarray) -> DrawnRows:
         """Some rows of shards, in that order, as if they were of one step."""
-        stretches = list(self._stretches(self.mixture.draws(self.epoch, shards, rows)))
-        return DrawnRows(np.zeros_like(rows), stretches, np.arange(len(rows)))
+        every, one = np.arange(len(rows)), np.ones(len(rows), np.int64)
+        stretches = self._stretches(WindowSlices(shards, rows, one))
+        return DrawnRows(np.zeros(1, np.int64), np.array([len(rows)]), list(stretches), every)
 
     def _found(self, drawn: DrawnRows) -> MixedRows:
         found = np.empty((4, len(drawn.order)), np.int64)
-        for source, epoch, here, parts, indices in drawn.stretches:
-            plan = (shards := self._shards(source, epoch)).plan
-            points = plan.points_at(shards.positions(parts, indices))
+        for some in drawn.stretches:
+            plan = (shards := self._shards(some.source, some.epoch)).plan
+            points = plan.points_at(shards.positions(some.parts_of_rows(), some.indices()))
             for of_all, of_some in zip(
-                found, (source, plan.drawn(points), epoch, points), strict=True
+                found, (some.source, plan.drawn(points), some.epoch, points), strict=True
             ):
-                of_all[here] = of_some
+                of_all[some.here] = of_some
         return MixedRows(*(of_all[drawn.order] for of_all in found))
 
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
@@ -162,43 +162,69 @@ class MixedEpochOrder:
 
     def _drawn(self, spans: list[Span]) -> DrawnRows:
         """The rows of some shares of steps, as their shards have them, and their order."""
-        steps, shards, rows, order = self._places(np.array(spans, np.int64))
-        return DrawnRows(
-            steps, list(self._stretches(self.mixture.draws(self.epoch, shards, rows))), order
-        )
+        steps, rows, order = self._places(np.array(spans, np.int64))
+        return DrawnRows(steps, np.cumsum(rows.counts), list(self._stretches(rows)), order)
 
-    def _stretches(self, draws: Drawn) -> Iterator[Stretch]:
+    def _stretches(self, rows: WindowSlices) -> Iterator[Stretch]:
         """The rows of each source in each of its epochs."""
-        for source in _numbers_in(draws.sources):
-            here = np.flatnonzero(draws.sources == source)
-            parts, numbers = draws.parts[here], draws.numbers[here]
-            for epoch, some in self._epochs(source, parts, numbers):
-                of, at, number = here[some], parts[some], numbers[some]
-                before = self._before(source, epoch)
-                yield Stretch(source, epoch, of, at, number - before[at])
+        rows = rows.joined()
+        sources = self.mixture.sources_of(self.epoch, rows)
+        # Those of a source in a run follow each other in a part of it.
+        groups, total = len(rows), len(self.sources)
+        kind = np.int16 if groups * total < 1 << 15 else np.int64  # sorted by counting
+        group = (sources * groups + np.arange(groups).repeat(rows.counts)).astype(kind)
+        here = np.argsort(group, kind="stable")
+        counts = np.bincount(group, minlength=groups * total)
+        some = np.flatnonzero(counts)
+        counts = counts[some]
+        ends = np.cumsum(counts)
+        firsts, run = here[ends - counts], some % groups
+        before = np.cumsum(rows.counts) - rows.counts
+        index = rows.begins[run] + firsts - before[run]
+        _, parts, numbers = self.mixture.draws(self.epoch, rows.windows[run], index)
+        of = some // groups
+        for source in _numbers_in(of):
+            start, stop = np.searchsorted(of, [source, source + 1])
+            its = slice(ends[start] - counts[start], ends[stop - 1])
+            yield from self._epochs(
+                source, here[its], *(a[start:stop] for a in (parts, numbers, counts))
+            )
 
     def _epochs(
-        self, source: int, parts: np.ndarray, numbers: np.ndarray
-    ) -> Iterator[tuple[int, Any]]:
-        """Each epoch that some rows of a source's parts are of, and which of them these are."""
+        self,
+        source: int,
+        here: np.ndarray,
+        parts: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+    ) -> Iterator[Stretch]:
+        """Spans of a source's parts, numbered through its epochs, divided where these end."""
         size, count = self.sources[source].rows, self.mixture.shards
-        first = epoch_at(size, count, 0, numbers.min())
-        if first == epoch_at(size, count, count - 1, numbers.max()):
-            yield int(first), slice(None)
+        first, last = (epoch_at(size, count, parts, at) for at in (starts, starts + counts - 1))
+        epoch = int(first[0])
+        if (first == epoch).all() and (last == epoch).all():
+            starts = starts - rows_before(size, count, parts, epoch)
+            yield Stretch(source, epoch, here, parts, starts, counts)
             return
-        epochs = epoch_at(size, count, parts, numbers)
+        owners, epochs = (
+            np.arange(len(parts)).repeat(last - first + 1),
+            runs(first, last - first + 1),
+        )
+        parts, stops = parts[owners], (starts + counts)[owners]
+        before, after = (rows_before(size, count, parts, each) for each in (epochs, epochs + 1))
+        starts = np.maximum(starts[owners], before)
+        counts = np.minimum(stops, after) - starts
+        places = np.cumsum(counts) - counts
         for epoch in np.unique(epochs).tolist():
-            yield epoch, epochs == epoch
+            some = (epochs == epoch) & (counts > 0)
+            at = here[runs(places[some], counts[some])]
+            yield Stretch(source, epoch, at, parts[some], (starts - before)[some], counts[some])
 
-    def _before(self, source: int, epoch: int) -> np.ndarray:
-        """How many rows each part of a source has in the epochs before one."""
-        count = self.mixture.shards
-        return rows_before(self.sources[source].rows, count, np.arange(count), epoch)
+    def _places(self, spans: np.ndarray) -> tuple[np.ndarray, WindowSlices, np.ndarray]:
+        """The parts of steps that some shares have: which of them each is of, and its rows.
 
-    def _places(self, spans: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of each row of some shares: which of them it is of, its shard and its row there.
-
-        They are in order of shards, steps and rows; the fourth is the order in which they come.
+        They are in order of shards, steps and rows, of which the shard is the window; the third is
+        the order in which rows come.
         """
         count = self.mixture.shards
         size, origin = self.steps.global_batch, self.steps.start
@@ -217,19 +243,20 @@ class MixedEpochOrder:
         shard, step = np.nonzero((high > low).T)
         in_part = sizes[step, shard]
         by_step = np.lexsort((shard, step))
-        shard_of = shard.repeat(in_part)
-        rows = runs(firsts[step, shard], in_part)
-        order = self._shuffled(begins[step], shard, firsts[step, shard], in_part, by_step)
-        share = share[step].repeat(in_part)
+        rows = WindowSlices(shard, firsts[step, shard], in_part)
+        order = self._shuffled(begins[step], shard, rows.begins, in_part, by_step)
+        share = share[step]
         low, high = low[step, shard], high[step, shard]
         if (low > 0).any() or (high < in_part).any():
             index = runs(np.zeros(len(step), np.int64), in_part[by_step])
             low, high = (each[by_step].repeat(in_part[by_step]) for each in (low, high))
             order = order[(index >= low) & (index < high)]
             taken = np.sort(order)
-            share, shard_of, rows = share[taken], shard_of[taken], rows[taken]
+            part = np.arange(len(step)).repeat(in_part)[taken]
+            share = share[part]
+            rows = WindowSlices(shard[part], rows.indices()[taken], np.ones_like(taken))
             order = np.searchsorted(taken, order)
-        return share, shard_of, rows, order
+        return share, rows, order
 
     def _shuffled(
         self,

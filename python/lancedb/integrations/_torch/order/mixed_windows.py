@@ -9,36 +9,61 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .read_schedule import PlannedSteps, Span, Step, WindowRows, in_batches
 from .shards import Shards
-from .window_slices import WindowSlices, distinct_windows
+from .window_slices import WindowSlices, distinct_windows, runs
 
 
 class Stretch(NamedTuple):
-    """Rows of one source's epoch: their places among others, their parts, and where they stand
-    there."""
+    """Rows of one source's epoch: their places among others, and spans of its parts that they are
+    in sequence."""
 
     source: int
     epoch: int
     here: np.ndarray
     parts: np.ndarray
-    indices: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
 
-    def only(self, some: Any) -> Stretch:
-        """Some of them."""
-        return Stretch(*self[:2], *(each[some] for each in self[2:]))
+    def indices(self) -> np.ndarray:
+        """Where each row stands in its part."""
+        return runs(self.starts, self.counts)
+
+    def parts_of_rows(self) -> np.ndarray:
+        """The part of each row."""
+        return self.parts.repeat(self.counts)
+
+    def divided(self, at: int) -> tuple[Stretch, Stretch]:
+        """Those that stand before a row of their parts, and those that do not."""
+        is_before, before = self.indices() < at, np.clip(at - self.starts, 0, self.counts)
+        return (
+            self._replace(here=self.here[is_before], counts=before),
+            self._replace(
+                here=self.here[~is_before],
+                starts=self.starts + before,
+                counts=self.counts - before,
+            ),
+        )
 
 
 class DrawnRows(NamedTuple):
-    """Some rows: the step of each, what they are source by source, and their order."""
+    """Some rows: parts of steps in sequence, what they are source by source, and their order.
+
+    Of each part it is the step, and how many rows there are up to its end.
+    """
 
     steps: np.ndarray
+    ends: np.ndarray
     stretches: list[Stretch]
     order: np.ndarray
+
+    def step_of(self, rows: np.ndarray) -> np.ndarray:
+        """The step of some of the rows."""
+        return self.steps[np.searchsorted(self.ends, rows, "right")]
 
 
 class WindowPlanner:
@@ -83,7 +108,8 @@ class WindowPlanner:
         needed: list[tuple[int, int]] = []
         windows, begins, reads = self._located(drawn, needed)
         pieces = WindowSlices(windows, begins, np.ones(len(windows), np.int64))
-        counts = np.bincount(drawn.steps, minlength=len(spans))
+        rows = np.diff(drawn.ends, prepend=0)
+        counts = np.bincount(drawn.steps, rows, len(spans)).astype(np.int64)
         steps = self._steps(spans, counts, reads, needed)
         return pieces, self._with_sources(steps, drawn) if self._whole_steps else steps
 
@@ -93,7 +119,7 @@ class WindowPlanner:
     ) -> list[tuple[Step, list[WindowRows]]]:
         sources = np.empty(len(steps), np.int64)
         for stretch in drawn.stretches:
-            sources[drawn.steps[stretch.here]] = stretch.source
+            sources[drawn.step_of(stretch.here)] = stretch.source
         return [
             (step._replace(source=source), opened)
             for (step, opened), source in zip(steps, sources.tolist(), strict=True)
@@ -146,22 +172,24 @@ class WindowPlanner:
             source = stretch.source
             shards = self._shards(source, stretch.epoch)
             if shards.plan.has_windows and not self._in_memory[source]:
-                in_lanes = stretch.indices < shards.body_rows
-                if in_lanes.all():
-                    self._place(stretch, shards, drawn, windows, begins, needed)
+                in_lanes, rest = stretch, None
+                if (stretch.starts + stretch.counts).max() > shards.body_rows:
+                    in_lanes, rest = stretch.divided(shards.body_rows)
+                self._place(in_lanes, shards, drawn, windows, begins, needed)
+                if rest is None:
                     continue
-                self._place(stretch.only(in_lanes), shards, drawn, windows, begins, needed)
-                stretch = stretch.only(~in_lanes)
-            rows = shards.rows_at(stretch.parts, stretch.indices)
+                stretch = rest
+            rows = shards.rows_at(stretch.parts_of_rows(), stretch.indices())
             loose.setdefault(source, []).append((stretch.here, rows))
         reads = {}
         for source, found in loose.items():
             here, rows = map(np.concatenate, zip(*found, strict=True))
-            order = np.argsort(drawn.steps[here], kind="stable")  # in which windows are delivered
+            steps = drawn.step_of(here)
+            order = np.argsort(steps, kind="stable")  # in which windows are delivered
             here, rows = here[order], rows[order]
             window = next(self._numbers) * self._count + source
             windows[here], begins[here] = window, np.arange(len(here))
-            needed.append((int(drawn.steps[here[0]]), window))
+            needed.append((int(steps[order[0]]), window))
             reads[window] = WindowRows(window, len(rows), source=source, rows=rows)
         return windows[drawn.order], begins[drawn.order], reads
 
@@ -174,22 +202,19 @@ class WindowPlanner:
         begins: np.ndarray,
         needed: list[tuple[int, int]],
     ) -> None:
-        """Say of some rows of lanes where they are: by as few spans of their shards as may be."""
-        source, epoch, here, parts, indices = stretch
+        """Say of some rows of lanes where they are."""
+        source, epoch, here, parts, starts, counts = stretch
         if not len(here):
             return
-        first = (np.diff(indices, prepend=-2) != 1) | (np.diff(parts, prepend=-1) != 0)
-        firsts = np.flatnonzero(first)
-        lasts = np.append(firsts[1:], len(here)) - 1
-        spans = np.stack([indices[firsts], indices[lasts] + 1], axis=1)
-        pieces, _ = shards.pieces_of(parts[firsts], spans)
+        spans = np.stack([starts, starts + counts], axis=1)
+        pieces, _ = shards.pieces_of(parts, spans)
         distinct, places = distinct_windows(pieces.windows)
         at = np.empty(len(distinct), np.int64)
         at[places[::-1]] = np.arange(len(places))[::-1]  # the first piece of each
         names, is_new = self._names(source, epoch, distinct)
         # A window has rows of one part alone, and so the first of its pieces has the first row.
         firsts = (np.cumsum(pieces.counts) - pieces.counts)[at[is_new]]
-        needed += zip(drawn.steps[here[firsts]].tolist(), names[is_new].tolist(), strict=True)
+        needed += zip(drawn.step_of(here[firsts]).tolist(), names[is_new].tolist(), strict=True)
         windows[here] = np.repeat(names[places], pieces.counts)
         begins[here] = pieces.indices()
 

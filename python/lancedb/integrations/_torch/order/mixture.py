@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .chairman import Period, period
+from .window_slices import WindowSlices
 
 FIRST, ALL = "first_exhausted", "all_exhausted"
 
@@ -139,6 +140,16 @@ class Mixture:
             sources[here] = source
             numbers[here] = times * period.weights[source] + period.earlier[place] + before
         return Drawn(sources, part_of[shards], numbers)
+
+    def sources_of(self, epoch: int, rows: WindowSlices) -> np.ndarray:
+        """The source of each of some rows, as `draws` says; in runs, of which the shard is the
+        window."""
+        index, segments = rows.indices(), self._segments(self.start_of(epoch))
+        if len(segments) > 1:
+            return self.draws(epoch, rows.windows.repeat(rows.counts), index).sources
+        (segment,) = segments
+        places = index + (segment.phases - segment.begins)[rows.windows].repeat(rows.counts)
+        return segment.period.sources[places % segment.period.length]
 
     def counts(self, epoch: int, shard: int, rows: int) -> np.ndarray:
         """How often each source comes in the first rows of a shard's epoch."""

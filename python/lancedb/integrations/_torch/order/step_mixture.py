@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .mixture import FIRST, Change, Drawn, Mixture
+from .window_slices import WindowSlices
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class StepMixture:
         steps, within = np.divmod(rows, self._of_a_shard)
         drawn = self._steps.draws(epoch, np.zeros_like(steps), steps)
         return Drawn(drawn.sources, shards, drawn.numbers * self._of_a_shard + within)
+
+    def sources_of(self, epoch: int, rows: WindowSlices) -> np.ndarray:
+        """The source of each of some rows, as of `Mixture`."""
+        return self.draws(epoch, rows.windows.repeat(rows.counts), rows.indices()).sources
 
     def before(self, epoch: int) -> np.ndarray:
         """How many rows each part has given of each source before an epoch, (parts, sources)."""

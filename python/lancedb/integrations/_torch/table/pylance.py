@@ -124,7 +124,9 @@ class PylanceRows:
         return dataset
 
     def _taken(self, dataset: Any, offsets: np.ndarray) -> pa.RecordBatch:
-        rows = dataset.take(offsets, columns=self._asked).combine_chunks()
+        # Of an array it takes each number by itself, holding the lock of the interpreter for twice
+        # the time.
+        rows = dataset.take(offsets.tolist(), columns=self._asked).combine_chunks()
         types = dict(zip(self._schema.names, self._schema.types, strict=True))
         if types != dict(zip(rows.schema.names, rows.schema.types, strict=True)):
             raise TypeError(f"it reads {rows.schema}, and lancedb {self._schema}")
