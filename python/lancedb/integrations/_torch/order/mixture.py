@@ -248,10 +248,12 @@ class Mixture:
 
     def _segments(self, start: int) -> list[_Segment]:
         """The weights of an epoch that begins at a row, and where in each shard they hold."""
-        if start not in self._latest:
+        found = self._latest.get(start)
+        if found is None:  # threads of two epochs may ask in turn
+            found = self._new_segments(start)
             self._latest.clear()
-            self._latest[start] = self._new_segments(start)
-        return self._latest[start]
+            self._latest[start] = found
+        return found
 
     def _new_segments(self, start: int) -> list[_Segment]:
         ends = [change.row for change in self.changes[1:]]
