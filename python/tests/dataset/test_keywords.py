@@ -40,6 +40,7 @@ def table():
         ("colums", "did you mean 'columns'"),
         ("where", "did you mean 'filter'"),
         ("device", "made on the CPU: give the loader pin_memory=True"),
+        ("dataset", "did you mean 'table'"),
         ("zzz", r"help\(Lance.*Dataset\) says which there are"),
     ],
 )

@@ -258,3 +258,5 @@ def test_states_name_each_difference_of_each_source(tables, tmp_path):
         LanceDataLoader(mixed(tables)).load_state_dict(one)
     with pytest.raises(ValueError, match="belongs to other data"):
         LanceIterableTorchDataset(tables["web"]).load_state_dict(state)
+    with pytest.raises(ValueError, match="it is of a mixture, and this is one table"):
+        LanceDataLoader(LanceIterableTorchDataset(tables["web"])).load_state_dict(state)

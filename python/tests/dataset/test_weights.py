@@ -2,6 +2,7 @@
 """Rows drawn by weights, and classes balanced, out of real tables."""
 
 import pickle
+import re
 from collections import Counter
 
 import numpy as np
@@ -174,6 +175,23 @@ def test_a_repr_says_how_rows_are_drawn(rated):
 def test_what_are_no_weights_is_refused_where_the_dataset_is_made(rated, arguments, message):
     with pytest.raises(ValueError, match=message):
         dataset_of(rated, **arguments)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "quality - 1",
+        "NULLIF(quality, 2)",
+        "CAST(quality AS DOUBLE) * 1e308 * 10",
+        "ACOS(quality)",
+        "NULLIF(quality > 1, false)",
+    ],
+)
+def test_the_expression_that_an_error_gives_in_place_of_bad_weights_is_taken(rated, bad):
+    with pytest.raises(ValueError, match="an expression such as") as caught:
+        dataset_of(rated, sample_weights=bad)
+    (given,) = re.findall("such as ['\"](.*)['\"]$", str(caught.value))
+    assert len(next(iter(dataset_of(rated, sample_weights=given))))
 
 
 @pytest.mark.parametrize("name", ["sample_weights", "balance_by"])

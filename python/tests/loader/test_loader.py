@@ -169,6 +169,8 @@ def test_nor_does_one_of_a_transform(table, make, workers):
     [
         ({"in_order": False}, ValueError, "in_order=False delivers batches as they come"),
         ({"workers": "2"}, ValueError, "num_workers must be a whole number from 0 on, not '2'"),
+        ({"prefetch_factor": 2}, ValueError, "prefetch_factor=2 is for workers"),
+        ({"workers": 1, "prefetch_factor": 0}, ValueError, "prefetch_factor must be a whole"),
         ({"workers": 1.0}, ValueError, r"num_workers must be a whole number .*, not 1\.0"),
         ({"workers": 1, "collate_fn": lambda b: b}, TypeError, "collate_fn .*cannot be sent"),
         ({"workers": 1, "worker_init_fn": lambda n: None}, TypeError, "worker_init_fn .*cannot be"),

@@ -28,6 +28,19 @@ def test_loaders_over_one_dataset_have_epochs_of_their_own(table):
     assert flat(run(late)) == epochs[1]
 
 
+def test_a_state_loaded_into_a_loader_is_not_the_datasets_once_the_loader_has_begun(table):
+    loader = iterable(table)
+    epochs = [flat(run(loader)) for _ in range(2)]
+    loader.set_epoch(0)
+    batches = iter(loader)
+    next(batches)
+    other = LanceDataLoader(loader.dataset)
+    other.load_state_dict(loader.state_dict())
+    assert flat(run(other)) == epochs[0][len(epochs[0]) - len(flat(map(ids, batches))) :]
+    plain = DataLoader(loader.dataset, batch_size=None)
+    assert [flat(run(plain)) for _ in range(2)] == epochs
+
+
 def test_two_loaders_with_workers_do_not_mix_their_epochs(table):
     alone = iterable(table)
     epochs = [flat(run(alone)) for _ in range(2)]
@@ -122,7 +135,7 @@ def test_set_epoch_leaves_the_iterator_that_is_under_way_alone(table, make, work
     for batch in loader:
         got.append(ids(batch))
         loader.set_epoch(3)
-        assert loader.state_dict()["epoch"] == (0 if len(got) < len(loader) else 1)
+        assert loader.state_dict()["epoch"] == (0 if len(got) < len(loader) else 3)
     assert got == epochs[0]
     assert run(loader) == epochs[3]
 

@@ -18,6 +18,7 @@ batches up to the last one     0:8            1:0         1:0, ended 0        1:
 begin, after the end           1:0, ended 0   1:0         1:0, ended 0        2:0
 the first batch of it          1:0, ended 0   2:0         1:4                 2:0
 set_epoch(5)                   0:8            1:0         0:8                 5:0
+batches up to the last one     0:8            5:0         5:0                 5:0
 set_epoch(0), same process     1:0, ended 0   1:0         0:0                 0:0
 load 0:8                       any            any         0:8                 0:8
 load 0:8 twice                 any            any         0:8                 0:8
@@ -276,7 +277,10 @@ class EpochCursor:
     @property
     def place(self) -> Position:
         """Where a state that is taken now stands."""
-        return self.next.settled() if self.under_way is None else self.under_way.place
+        tracker = self.under_way
+        if tracker is None or (self.is_named and tracker.taken and not tracker.has_more()):
+            return self.next.settled()
+        return tracker.place
 
     def seek(self, epoch: int) -> None:
         """Let the next iteration be this epoch, from its beginning.
@@ -310,6 +314,17 @@ class EpochCursor:
         self.layout = other.layout
         self._drop()
         self._go_to(*other._to_come())
+
+    def copy(self) -> EpochCursor:
+        """Another one that begins where this one does."""
+        other = EpochCursor()
+        other.go_back(self)
+        return other
+
+    def go_back(self, before: EpochCursor) -> None:
+        """Be as a copy was made of this one."""
+        self.follow(before)
+        self.is_named = before.is_named
 
     def join(self, at: Position, layout: Any) -> None:
         """Let the next iteration begin where other processes are to begin, too."""

@@ -23,6 +23,7 @@ _CALLED = {
     "where": "filter",
     "path": "uri",
     "db": "uri",
+    "dataset": "table",
     "storage": "connect_kwargs",
     "output_format": "format",
     "fields": "columns",
@@ -105,7 +106,7 @@ def unexpected(owner: str, name: str, advice: str) -> str:
 
 
 def _advice(owner: str, name: str) -> str:
-    loaders = name in names_of(DataLoader.__init__) or name == "seed"
+    loaders = name in names_of(DataLoader.__init__) - {"dataset"} or name == "seed"
     takers = _takers(name)
     if takers:
         of_loader = ", or of LanceDataLoader(dataset, ...)" if loaders else ""

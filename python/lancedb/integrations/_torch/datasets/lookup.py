@@ -386,9 +386,10 @@ class LanceLookup:
                 late=lambda: f"not done within {recipe.limit()}",
             )
         except (RuntimeError, ValueError, OSError) as error:
+            condition = "" if asked.filter is None else f" with filter={asked.filter!r}"
             raise RuntimeError(
-                f"searching {recipe.describe()} for the nearest of {len(asked.vectors)} vectors "
-                f"failed: {error}"
+                f"searching {recipe.describe()} for the nearest of {len(asked.vectors)} vectors"
+                f"{condition} failed: {error}"
             ) from error
 
     def _opened(self) -> _Opened:

@@ -43,6 +43,8 @@ class Adapter(Protocol):
 
     def announce(self) -> None: ...
 
+    def withdraw(self) -> None: ...
+
     def bytes_to_cache(self) -> int | None: ...
 
     def read_state(
@@ -62,6 +64,7 @@ class IterableAdapter:
     def __init__(self, dataset: ShardedDataset):
         self._dataset = dataset
         self.cursor = EpochCursor()
+        self._replaced: EpochCursor | None = None
         self._synced = -1 if dataset._is_named else dataset._cursor.generation
         self.sync()
 
@@ -97,12 +100,21 @@ class IterableAdapter:
         if generation == self._synced:
             return False
         self._synced = generation
+        self._replaced = None
         self.cursor.follow(self._dataset._cursor)
         return True
 
     def announce(self) -> None:
         """Have who iterates the dataset in place of this loader begin where it would."""
+        if self._replaced is None:
+            self._replaced = self._dataset._cursor.copy()
         self._dataset._cursor.follow(self.cursor)
+
+    def withdraw(self) -> None:
+        """Have the dataset begin where it did before, as this loader has begun; nobody else has."""
+        replaced, self._replaced = self._replaced, None
+        if replaced is not None and self._dataset._cursor.is_named:
+            self._dataset._cursor.go_back(replaced)
 
     def iterated(self, tracker: EpochTracker) -> Any:
         """A context in which the dataset is iterated, by torch, from where a tracker begins."""
@@ -200,6 +212,9 @@ class MappedAdapter:
     def announce(self) -> None:
         """Have who takes the sampler in place of this loader begin where it would."""
         self.sampler.begin_at(self.cursor.next)
+
+    def withdraw(self) -> None:
+        """Nothing: it had nothing to announce."""
 
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)

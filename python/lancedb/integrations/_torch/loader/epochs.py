@@ -143,6 +143,7 @@ class LoaderEpochs:
         begins = self.cursor.begins.settled()
         self._agreement.check(world_size, lambda: self._dataset._arguments(order, layout), begins)
         tracker = self.cursor.begin(order)
+        self._adapter.withdraw()
         self._dataset._counts.begin_for(self)
         self.meters = Meters(self.stats())
         return tracker, self.meters

@@ -25,7 +25,12 @@ from . import opentelemetry as otel
 from .adapters import Adapter, IterableAdapter, MappedAdapter
 from .epoch_iterator import EpochIterator
 from .epochs import LoaderEpochs
-from .options import for_whole_batches, refuse_out_of_order, refuse_sampler
+from .options import (
+    check_prefetch_factor,
+    for_whole_batches,
+    refuse_out_of_order,
+    refuse_sampler,
+)
 from .sampler import RankSampler
 from .throughput import Pace
 from .worker_pool import WorkerPool
@@ -123,6 +128,7 @@ class LanceDataLoader(DataLoader):
         options = dict(dataloader_kwargs)
         refuse_unknown("LanceDataLoader", options, LanceDataLoader.__init__)
         num_workers = whole_number("num_workers", num_workers, 0)
+        check_prefetch_factor(options.get("prefetch_factor"), num_workers)
         refuse_out_of_order(options)
         if num_workers:
             options |= start_options(options, opens_tables=not isinstance(dataset, ShardedDataset))

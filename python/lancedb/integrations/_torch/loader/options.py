@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
+from ..common.checks import whole_number
 from ..workers.processes import as_it_is
 
 
@@ -75,3 +76,14 @@ def _sampler_in(options: Mapping[str, Any]) -> str | None:
     """The option that is a sampler, if there is one."""
     given = (name for name in ("sampler", "batch_sampler") if options.get(name) is not None)
     return next(given, None)
+
+
+def check_prefetch_factor(factor: Any, num_workers: int) -> None:
+    """Raise for what torch fails over once it has begun."""
+    if factor is None:
+        return
+    whole_number("prefetch_factor", factor, 1)
+    if not num_workers:
+        raise ValueError(
+            f"prefetch_factor={factor} is for workers, and num_workers is 0: leave it out"
+        )

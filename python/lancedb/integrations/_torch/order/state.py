@@ -115,6 +115,8 @@ def read_state(state: Any, plan: Mapping[str, Any]) -> tuple[Position, dict[str,
         field that differs is named.
     """
     theirs = open_state(state)
+    if isinstance(theirs.get("sources"), Mapping):
+        refuse(["it is of a mixture, and this is one table"])
     refuse(differences(theirs, plan))
     # Of batches there may be more than rows.
     at = place_in(state, _MOST_IN_LAYOUT if "batching" in plan else int(plan["rows"]))

@@ -82,6 +82,8 @@ def check_vectors(known: Mapping[str, int], column: str | None) -> str:
         return str(column)
     there = f"the table has {', '.join(map(repr, known))}" if known else "the table has none"
     if column is None:
+        if not known:
+            raise ValueError("nearest() needs a column of vectors (fixed-size lists): " + there)
         raise ValueError(f"column= must name the column of vectors that is searched: {there}")
     raise ValueError(f"column={column!r} is no column of vectors (fixed-size lists): {there}")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..common.checks import shown
 from ..common.shared_memory import SharedArray
 from ..order.weighted import cumulative, drawn
 from .reader import Reader
@@ -55,7 +56,8 @@ def read_weights(
     is_balanced = balance_by is not None
     name, column = ("balance_by", balance_by) if is_balanced else ("sample_weights", sample_weights)
     if not isinstance(column, str) or not column.strip():
-        raise TypeError(f"{name} must be a column's name or an SQL expression, not {column!r}")
+        said = shown(column)
+        raise TypeError(f"{name} must be a column's name or an SQL expression, not {said}")
     reader = Reader(recipe, selection, {name: names_in_backticks(column)})
     try:
         kind = reader.schema.field(0).type
@@ -86,12 +88,22 @@ class _Column:
             raise ValueError(
                 f"{self._argument} is {said} in {self._named(bad[0])}, and weights must be finite "
                 f"and not negative: {len(bad)} of {len(weights)} rows are so. Leave them out with "
-                "filter=, or give an expression such as "
-                f"{f'COALESCE({self._column}, 0)'!r}"
+                f"filter=, or give an expression such as {self._mended(value)!r}"
             )
         if len(weights) and not weights.any():
             raise ValueError(f"{self._argument} is 0 in every row: none can be drawn")
         return weights
+
+    def _mended(self, bad: float) -> str:
+        """An expression in place of the column that has no such weights."""
+        if np.isnan(bad):
+            if pa.types.is_boolean(self._kind):
+                return f"COALESCE({self._column}, false)"
+            number = (
+                f"NANVL({self._column}, 0)" if pa.types.is_floating(self._kind) else self._column
+            )
+            return f"COALESCE({number}, 0)"
+        return f"LEAST({self._column}, 1000)" if bad > 0 else f"GREATEST({self._column}, 0)"
 
     def balanced(self) -> np.ndarray:
         """Weights by which each value of the column comes as often as any other."""
