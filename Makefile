@@ -13,8 +13,9 @@ STREAMING := $(if $(QUICK),--quick --workloads embeddings,--rounds 2 --seconds 1
 SIDE_BY_SIDE := $(if $(QUICK),--scale quick --workloads embeddings images tokens)
 MIXTURES := $(if $(QUICK),--quick)
 DISK_CACHE := $(if $(QUICK),--rows 100000 --rounds 1)
-# All tests run in three processes, as many wait for others; each file in one, by their names.
-SIDE_BY_SIDE_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
+# Tests run in more processes than there are cores, as many wait for others, and most where programs do;
+# each file in one, by their names.
+SIDE_BY_SIDE_TESTS := --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml $(shell find python/lancedb python/lancedb_torch_worker -name '*.py' -o -name '*.pyi' -o -type d \
 	| grep -v __pycache__)
 
@@ -34,11 +35,11 @@ demo: $(WHEEL)  ## Make a table of handwritten digits and train a model on it wi
 
 test: $(WHEEL)  ## Run the tests, in a few minutes
 	@echo "== running the tests"
-	@$(BIN)/python -m pytest $(or $(ARGS),-m "not soak" $(SIDE_BY_SIDE_TESTS))
+	@$(BIN)/python -m pytest $(or $(ARGS),-m "not soak" -n 3 $(SIDE_BY_SIDE_TESTS))
 
 soak: $(WHEEL)  ## Run what takes long: every start method, programs on ranks, thousands of epochs
 	@echo "== soaking"
-	@$(BIN)/python -m pytest -m soak $(SIDE_BY_SIDE_TESTS)
+	@$(BIN)/python -m pytest -m soak -n 4 $(SIDE_BY_SIDE_TESTS)
 
 check: $(WHEEL)  ## Lint, formatting, types
 	@echo "== ruff check"

@@ -406,7 +406,7 @@ def test_lists_of_different_lengths_need_a_shape(table):
 
 
 def test_a_search_that_fails_names_the_table(lookup):
-    with pytest.raises(RuntimeError, match="searching table 'points'.* with filter='nope = 3' failed"):
+    with pytest.raises(RuntimeError, match="table 'points'.* with filter='nope = 3' failed"):
         lookup.nearest(np.zeros((1, 4)), 2, filter="nope = 3")
 
 
