@@ -16,7 +16,7 @@ BATCH = pa.record_batch(
 
 def raised(format, transform):
     """What a traceback says below the error; before Python 3.11, above it."""
-    with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)) as caught:
+    with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError, IndexError)) as caught:
         Output(format, transform)(BATCH, Stats())
     error = caught.value
     return getattr(error, "__notes__", None) or [str(error.__cause__)]
@@ -39,6 +39,7 @@ def raised(format, transform):
         ("arrow", lambda row: row["text"].lower()),
         ("pandas", lambda row: float(row["x"])),
         ("pandas", lambda row: 1 if row["x"] > 1 else 0),
+        ("numpy", lambda row: float(row["x"])),
         (None, lambda row: float(row["x"])),
     ],
 )

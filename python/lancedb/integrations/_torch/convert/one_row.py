@@ -17,6 +17,7 @@ _MANY_FOR_ONE = re.compile(
     r"|(size|length)-1 arrays can be"
     r"|(truth value of an array|Boolean value of Tensor) with more than one"
     r"|list indices must be integers"
+    r"|only integers, slices .* are valid indices"
     r"|'list' object has no attribute"
     r"|\b(not|got|NoneType) '?(list|pyarrow\.lib\.\w+|Tensor|Series)\b"
     r"|truth value of a (Series|DataFrame) is ambiguous"
@@ -28,7 +29,7 @@ _LISTED = 5
 
 def note_if_written_for_one_row(error: Exception, batch: Any) -> None:
     """Have a transform's error say that it is given a batch, if it seems to expect a row."""
-    likely = isinstance(error, (ValueError, TypeError, RuntimeError, AttributeError))
+    likely = isinstance(error, (ValueError, TypeError, RuntimeError, AttributeError, IndexError))
     if likely and _MANY_FOR_ONE.search(str(error)):
         given = f"here with {_form(batch)}"
         add_note(error, f"transform is called with a whole batch, not with one row; {given}")

@@ -368,6 +368,15 @@ def warn_if_no_step(steps: Steps, stacklevel: int = 3) -> None:
         )
 
 
+def warn_of_new_workers(stacklevel: int) -> None:
+    """Warn, once, that workers which end with an epoch keep nothing for the next one."""
+    warnings.warn(
+        "cache=True, and every epoch has new workers, which read all rows anew: give the "
+        "DataLoader persistent_workers=True, or num_workers=0",
+        stacklevel=stacklevel,
+    )
+
+
 def warn_if_rows_are_left_out(steps: Steps, shuffle: str) -> None:
     """Warn, where a loader is made, that each epoch leaves out the same rows."""
     left_out = steps.rows - steps.num_steps * steps.global_batch

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +40,7 @@ from ..table.row_weights import RowWeights, read_weights
 from ..table.sample import row_sizes
 from ..table.selection import in_stored_order
 from ..table.sources import is_in_object_store
-from .base import READ_TIMEOUT, TableDataset
+from .base import READ_TIMEOUT, TableDataset, warn_of_new_workers
 from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder
 from .keywords import explain_unknown
@@ -432,11 +431,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """Say once that workers which end with an epoch keep nothing for the next one."""
         first = in_worker() and this_worker()[0] == 0 and epoch == 1
         if self.cache is True and first and not workers_are_kept():
-            warnings.warn(
-                "cache=True, and every epoch has new workers, which read all rows anew: give the "
-                "DataLoader persistent_workers=True, or num_workers=0",
-                stacklevel=2,
-            )
+            warn_of_new_workers(stacklevel=3)
 
     def _large_rows(self) -> LargeRows | None:
         """What to do about rows that are far larger than others."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..datasets.base import warn_of_new_workers
 from ..datasets.cursor import EpochTracker
 from ..frameworks.private import part_of
 from ..workers.processes import WorkerProcesses, as_it_is
@@ -41,6 +42,7 @@ class WorkerPool:
         self._loader_ref = weakref.ref(loader)
         self._adapter = adapter
         self._processes: WorkerProcesses | None = None
+        self._started = 0
         if loader.num_workers and isinstance(adapter, IterableAdapter):
             self._processes = WorkerProcesses(adapter.worker_dataset)
 
@@ -79,6 +81,7 @@ class WorkerPool:
         if not tracker.has_more():
             return iter(())  # as where an epoch that has ended is named: no worker is needed
         if isinstance(self._adapter, MappedAdapter):
+            self._warn_if_rows_are_read_anew()
             self._adapter.begin_at(tracker.at)
         if not isinstance(self._adapter, IterableAdapter):
             return DataLoader.__iter__(self._loader)
@@ -90,6 +93,12 @@ class WorkerPool:
             return InProcess(self._adapter.batches(tracker), self._loader.collate_fn)
         with self._adapter.iterated(tracker):
             return DataLoader.__iter__(self._loader)
+
+    def _warn_if_rows_are_read_anew(self) -> None:
+        loader, self._started = self._loader, self._started + 1
+        ends = loader.num_workers and not loader.persistent_workers
+        if self._started == 2 and ends and loader.dataset.cache is True:
+            warn_of_new_workers(stacklevel=9)
 
     def stop(self, batches: Iterator[Any] | None) -> None:
         """End the workers of an iterator that failed; the next `start` makes them anew."""

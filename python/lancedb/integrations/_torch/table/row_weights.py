@@ -88,7 +88,7 @@ class _Column:
             raise ValueError(
                 f"{self._argument} is {said} in {self._named(bad[0])}, and weights must be finite "
                 f"and not negative: {len(bad)} of {len(weights)} rows are so. Leave them out with "
-                f"filter=, or give an expression such as {self._mended(value)!r}"
+                f"filter=, or give an expression such as {self._mended(float(value))!r}"
             )
         if len(weights) and not weights.any():
             raise ValueError(f"{self._argument} is 0 in every row: none can be drawn")
