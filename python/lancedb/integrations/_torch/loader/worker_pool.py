@@ -98,7 +98,7 @@ class WorkerPool:
         loader, self._started = self._loader, self._started + 1
         ends = loader.num_workers and not loader.persistent_workers
         if self._started == 2 and ends and loader.dataset.cache is True:
-            warn_of_new_workers(stacklevel=9)
+            warn_of_new_workers(stacklevel=10)
 
     def stop(self, batches: Iterator[Any] | None) -> None:
         """End the workers of an iterator that failed; the next `start` makes them anew."""
