@@ -64,7 +64,7 @@ from .sharded import ShardedDataset
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_READS_TOGETHER = 2
+_READS_TOGETHER = 3
 _LAYOUT_BYTES = (1 << 10, 1 << 8)  # of a layout in shared memory: in all, and for each source
 
 
@@ -436,6 +436,7 @@ transform_threads : optional
         # Rows that are wanted together are read in a call for each source: small calls cost more.
         reads = _READS_TOGETHER if len(plan.sources) > 1 else 1
         groups = schedule(steps, spans, ahead.read_rows, reads)
+        ahead = dataclasses.replace(ahead, reads=-(-ahead.reads // reads))
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)
 
     def _origins_of(self, plan: MixedPlan, shares: list[Span]) -> Origins:
