@@ -174,21 +174,18 @@ class MixedEpochOrder:
         kind = np.int16 if groups * total < 1 << 15 else np.int64  # sorted by counting
         group = (sources * groups + np.arange(groups).repeat(rows.counts)).astype(kind)
         here = np.argsort(group, kind="stable")
-        counts = np.bincount(group, minlength=groups * total)
-        some = np.flatnonzero(counts)
-        counts = counts[some]
-        ends = np.cumsum(counts)
-        firsts, run = here[ends - counts], some % groups
+        starts = np.flatnonzero(np.diff(group[here], prepend=-1))
+        counts = np.diff(starts, append=len(here))
+        firsts = here[starts]
+        of, run = np.divmod(group[firsts].astype(np.int64), groups)
         before = np.cumsum(rows.counts) - rows.counts
         index = rows.begins[run] + firsts - before[run]
         _, parts, numbers = self.mixture.draws(self.epoch, rows.windows[run], index)
-        of = some // groups
         for source in _numbers_in(of):
-            start, stop = np.searchsorted(of, [source, source + 1])
-            its = slice(ends[start] - counts[start], ends[stop - 1])
-            yield from self._epochs(
-                source, here[its], *(a[start:stop] for a in (parts, numbers, counts))
-            )
+            first, end = np.searchsorted(of, [source, source + 1])
+            its = here[starts[first] : starts[end - 1] + counts[end - 1]]
+            spans = (each[first:end] for each in (parts, numbers, counts))
+            yield from self._epochs(source, its, *spans)
 
     def _epochs(
         self,
@@ -206,10 +203,8 @@ class MixedEpochOrder:
             starts = starts - rows_before(size, count, parts, epoch)
             yield Stretch(source, epoch, here, parts, starts, counts)
             return
-        owners, epochs = (
-            np.arange(len(parts)).repeat(last - first + 1),
-            runs(first, last - first + 1),
-        )
+        owners = np.arange(len(parts)).repeat(last - first + 1)
+        epochs = runs(first, last - first + 1)
         parts, stops = parts[owners], (starts + counts)[owners]
         before, after = (rows_before(size, count, parts, each) for each in (epochs, epochs + 1))
         starts = np.maximum(starts[owners], before)
