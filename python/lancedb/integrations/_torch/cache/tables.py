@@ -130,15 +130,14 @@ class EpochCache:
         """Whether it was found out that all rows are more than may be held."""
         return self._cached is not None and self._cached.rows.is_too_large
 
-    @contextlib.contextmanager
     def cached_table(
         self, reader: Reader, held: Selection, row_bytes: int, most_bytes: int | None
-    ) -> Iterator[CachedTable]:
+    ) -> CachedTable:
         """All rows that a reader reads, for any number of streams, read as those to hold."""
         if self._cached is None:
             over = reader.over(held)
             self._cached = CachedTable(over, reader.selection, row_bytes, most_bytes)
-        yield self._cached
+        return self._cached
 
 
 def window_memory(plan: EpochOrder) -> WindowMemory:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..arrow.large_rows import LargeRows, Limits, vary_in_size
 from ..cache.directory import CacheSettings
-from ..cache.tables import CachedTable
+from ..cache.tables import EpochCache
 from ..convert.transform import Output
 from ..order.epoch_order import Draws
 from ..order.mixed_layout import SourceSize
@@ -67,7 +67,7 @@ class MixtureSource:
         self._cache = cache
         self._are_skewed = are_skewed
         self._rows: PinnedRows | None = None
-        self._cached: CachedTable | None = None
+        self._kept = EpochCache()
 
     @property
     def counted(self) -> Counted:
@@ -81,8 +81,7 @@ class MixtureSource:
         return self.described, recipe.identity or recipe.source, self.view.columns
 
     def __getstate__(self) -> dict[str, Any]:
-        of_this_process = dict.fromkeys(("_rows", "_cached"))
-        return {**self.__dict__, "view": sent_view(self.view), **of_this_process}
+        return {**self.__dict__, "view": sent_view(self.view), "_rows": None}
 
     def reader(self, names: list[str]) -> Reader:
         """This process's reader of columns in a certain sequence, opened."""
@@ -110,8 +109,7 @@ class MixtureSource:
     @property
     def can_be_kept(self) -> bool:
         """Whether nothing speaks against keeping its rows unasked."""
-        too_large = self._cached is not None and self._cached.rows.is_too_large
-        return not self._are_skewed and not too_large
+        return not self._are_skewed and not self._kept.is_too_small
 
     def rows(
         self, schema: pa.Schema, in_memory: bool, limits: Limits, one_call: asyncio.Lock
@@ -130,13 +128,10 @@ class MixtureSource:
         reader, large = self.reader(schema.names), None
         if vary_in_size(schema):
             large = LargeRows(self.size.row_bytes, self._are_skewed, limits, one_call)
-        return SourceRows(reader, schema, large, self._cached_table(reader) if in_memory else None)
-
-    def _cached_table(self, reader: Reader) -> CachedTable:
-        if self._cached is None:
-            over = reader.over(self._held)
-            self._cached = CachedTable(over, reader.selection, self.size.row_bytes, None)
-        return self._cached
+        cached = None
+        if in_memory:
+            cached = self._kept.cached_table(reader, self._held, self.size.row_bytes, None)
+        return SourceRows(reader, schema, large, cached)
 
     def describe(self) -> str:
         """The source in a few words."""

@@ -62,9 +62,10 @@ class RowCache:
                 return contextlib.nullcontext(MappedTable(disk, reader))
         if held is None:
             return self._kept.for_windows(rows_plan_of(plan))
-        if self._keeps_all:
-            return self._kept.cached_table(reader, held, self._whole_row_bytes, None)
-        return self._kept.cached_table(reader, held, self._sizes.average, most_kept())
+        sizes = (
+            (self._whole_row_bytes, None) if self._keeps_all else (self._sizes.average, most_kept())
+        )
+        return contextlib.nullcontext(self._kept.cached_table(reader, held, *sizes))
 
     def bytes_to_keep(self, is_alone: bool) -> int | None:
         """What ``cache=True`` would keep; None where it is kept, would not fit, or is not known."""
