@@ -186,6 +186,13 @@ class Epochs(RuleBasedStateMachine):
         self.iterator = None
         self.stands, self.upcoming = (0, 0), (0, 0)  # epoch and step
         self.over = None  # the epoch that a loaded state says has ended
+        self.is_named = False  # where to go on, since an iteration began
+
+    @property
+    def begins(self):
+        """Where the next iteration does, as a state says it."""
+        epoch, step = self.upcoming
+        return (epoch + 1, 0) if step == 5 else (epoch, step)
 
     @rule()
     def iterate(self):
@@ -193,8 +200,7 @@ class Epochs(RuleBasedStateMachine):
             self.iterator.finish()  # dropped
         self.cursor.take_back()
         self.iterator = self.cursor.begin(ORDER)
-        epoch, step = self.upcoming
-        self.stands = (epoch + 1, 0) if step == 5 else (epoch, step)
+        self.stands, self.is_named = self.begins, False
         assert self.iterator.at.settled().epoch == self.stands[0]
 
     @precondition(lambda self: self.iterator is not None)
@@ -212,11 +218,12 @@ class Epochs(RuleBasedStateMachine):
         if step == 5:
             assert not tracker.has_more()
             tracker.finish()
-            self.stands = (epoch + 1, 0)
+            self.stands = self.begins if self.is_named else (epoch + 1, 0)
             return
         tracker.advance()
         assert tracker.position == 4 * (step + 1)
-        self.stands = (epoch, step + 1) if step < 4 else (epoch + 1, 0)
+        at_end = self.begins if self.is_named else (epoch + 1, 0)
+        self.stands = (epoch, step + 1) if step < 4 else at_end
 
     @rule(epoch=st.integers(0, 3))
     def name(self, epoch):
@@ -231,9 +238,9 @@ class Epochs(RuleBasedStateMachine):
         elif to[1] == 5:
             to = (epoch, 0)
         self.cursor.seek(epoch)
-        self.upcoming = to
-        if not under_way:
-            self.stands = to if to[1] != 5 else (epoch + 1, 0)
+        self.upcoming, self.is_named = to, True
+        if not under_way or not self.iterator.has_more():
+            self.stands = self.begins
 
     @rule()
     def be_killed_and_resume(self):

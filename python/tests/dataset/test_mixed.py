@@ -15,7 +15,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceMixedTorchDataset,
 )
-from mixtures import FIRST, SIZES, WEIGHTS, epochs_of, mixed, source_of, tables_in
+from mixed_tables import FIRST, SIZES, WEIGHTS, epochs_of, mixed, source_of, tables_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning")
 

@@ -10,7 +10,7 @@ from lancedb.integrations.torch import (
     LanceIterableTorchDataset,
     LanceMixedTorchDataset,
 )
-from mixtures import mixed, of_sources, sources, tables_in
+from mixed_tables import mixed, of_sources, sources, tables_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning")
 

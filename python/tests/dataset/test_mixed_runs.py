@@ -10,7 +10,7 @@ from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
 )
-from mixtures import SHUFFLES, epochs_of, flat, ids, mixed, of_sources, source_of, tables_in
+from mixed_tables import SHUFFLES, epochs_of, flat, ids, mixed, of_sources, source_of, tables_in
 from torch.utils.data import DataLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than one step:UserWarning")
