@@ -322,7 +322,7 @@ class EpochCursor:
         return other
 
     def go_back(self, before: EpochCursor) -> None:
-        """Be as a copy was made of this one."""
+        """Begin where a copy does that was made of this one before."""
         self.follow(before)
         self.is_named = before.is_named
 

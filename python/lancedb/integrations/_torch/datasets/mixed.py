@@ -434,7 +434,7 @@ transform_threads : optional
             plan, of_sources, labelled, stats, ahead.reads, memories, sequence, ahead.read_rows
         )
         # Rows that are wanted together are read in a call for each source: small calls cost more.
-        reads = _READS_TOGETHER if len(plan.sources) > 1 else 1
+        reads = _READS_TOGETHER if sequence is None and len(plan.sources) > 1 else 1
         groups = schedule(steps, spans, ahead.read_rows, reads)
         ahead = dataclasses.replace(ahead, reads=-(-ahead.reads // reads))
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)

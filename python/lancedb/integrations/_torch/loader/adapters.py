@@ -214,7 +214,7 @@ class MappedAdapter:
         self.sampler.begin_at(self.cursor.next)
 
     def withdraw(self) -> None:
-        """Nothing: it had nothing to announce."""
+        """Nothing: each epoch says anew where the sampler begins."""
 
     def begin_at(self, at: Position) -> None:
         self.sampler.begin_at(at)
