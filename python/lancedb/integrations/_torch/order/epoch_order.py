@@ -298,7 +298,7 @@ class EpochOrder:
         firsts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
         lasts = np.append(firsts[1:], len(positions))[: len(firsts)] - 1
         pieces, _ = self.pieces_of(np.stack([positions[firsts], positions[lasts] + 1], axis=1))
-        return np.repeat(pieces.windows, pieces.counts), pieces.indices()
+        return pieces.windows_of_rows(), pieces.indices()
 
     def pieces(self, start: int, stop: int) -> WindowSlices:
         """The positions from `start` to `stop` as runs of windows, in sequence; see `pieces_of`."""

@@ -132,7 +132,7 @@ class MixedEpochOrder:
         found = np.empty((4, len(drawn.order)), np.int64)
         for some in drawn.stretches:
             plan = (shards := self._shards(some.source, some.epoch)).plan
-            points = plan.points_at(shards.positions(some.parts_of_rows(), some.indices()))
+            points = plan.points_at(shards.positions(*some.parts_and_indices()))
             for of_all, of_some in zip(
                 found, (some.source, plan.drawn(points), some.epoch, points), strict=True
             ):
@@ -201,7 +201,7 @@ class MixedEpochOrder:
         epoch = int(first[0])
         if (first == epoch).all() and (last == epoch).all():
             starts = starts - rows_before(size, count, parts, epoch)
-            yield Stretch(source, epoch, here, parts, starts, counts)
+            yield Stretch(source, epoch, here, WindowSlices(parts, starts, counts))
             return
         owners = np.arange(len(parts)).repeat(last - first + 1)
         epochs = runs(first, last - first + 1)
@@ -213,7 +213,8 @@ class MixedEpochOrder:
         for epoch in np.unique(epochs).tolist():
             some = (epochs == epoch) & (counts > 0)
             at = here[runs(places[some], counts[some])]
-            yield Stretch(source, epoch, at, parts[some], (starts - before)[some], counts[some])
+            spans = WindowSlices(parts[some], (starts - before)[some], counts[some])
+            yield Stretch(source, epoch, at, spans)
 
     def _places(self, spans: np.ndarray) -> tuple[np.ndarray, WindowSlices, np.ndarray]:
         """The parts of steps that some shares have: which of them each is of, and its rows.

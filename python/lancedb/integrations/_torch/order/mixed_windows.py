@@ -15,38 +15,30 @@ import numpy as np
 
 from .read_schedule import PlannedSteps, Span, Step, WindowRows, in_batches
 from .shards import Shards
-from .window_slices import WindowSlices, distinct_windows, runs
+from .window_slices import WindowSlices, distinct_windows
 
 
 class Stretch(NamedTuple):
-    """Rows of one source's epoch: their places among others, and spans of its parts that they are
-    in sequence."""
+    """Rows of one source's epoch: their places among others, and the spans of its parts that they
+    are in sequence, of which the part is the window."""
 
     source: int
     epoch: int
     here: np.ndarray
-    parts: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
+    spans: WindowSlices
 
-    def indices(self) -> np.ndarray:
-        """Where each row stands in its part."""
-        return runs(self.starts, self.counts)
-
-    def parts_of_rows(self) -> np.ndarray:
-        """The part of each row."""
-        return self.parts.repeat(self.counts)
+    def parts_and_indices(self) -> tuple[np.ndarray, np.ndarray]:
+        """The part of each row, and where it stands there."""
+        return self.spans.windows_of_rows(), self.spans.indices()
 
     def divided(self, at: int) -> tuple[Stretch, Stretch]:
         """Those that stand before a row of their parts, and those that do not."""
-        is_before, before = self.indices() < at, np.clip(at - self.starts, 0, self.counts)
+        parts, begins, counts = self.spans.windows, self.spans.begins, self.spans.counts
+        is_before, before = self.spans.indices() < at, np.clip(at - begins, 0, counts)
+        after = WindowSlices(parts, begins + before, counts - before)
         return (
-            self._replace(here=self.here[is_before], counts=before),
-            self._replace(
-                here=self.here[~is_before],
-                starts=self.starts + before,
-                counts=self.counts - before,
-            ),
+            self._replace(here=self.here[is_before], spans=WindowSlices(parts, begins, before)),
+            self._replace(here=self.here[~is_before], spans=after),
         )
 
 
@@ -173,13 +165,13 @@ class WindowPlanner:
             shards = self._shards(source, stretch.epoch)
             if shards.plan.has_windows and not self._in_memory[source]:
                 in_lanes, rest = stretch, None
-                if (stretch.starts + stretch.counts).max() > shards.body_rows:
+                if (stretch.spans.begins + stretch.spans.counts).max() > shards.body_rows:
                     in_lanes, rest = stretch.divided(shards.body_rows)
                 self._place(in_lanes, shards, drawn, windows, begins, needed)
                 if rest is None:
                     continue
                 stretch = rest
-            rows = shards.rows_at(stretch.parts_of_rows(), stretch.indices())
+            rows = shards.rows_at(*stretch.parts_and_indices())
             loose.setdefault(source, []).append((stretch.here, rows))
         reads = {}
         for source, found in loose.items():
@@ -203,11 +195,11 @@ class WindowPlanner:
         needed: list[tuple[int, int]],
     ) -> None:
         """Say of some rows of lanes where they are."""
-        source, epoch, here, parts, starts, counts = stretch
+        source, epoch, here, spans = stretch
         if not len(here):
             return
-        spans = np.stack([starts, starts + counts], axis=1)
-        pieces, _ = shards.pieces_of(parts, spans)
+        edges = np.stack([spans.begins, spans.begins + spans.counts], axis=1)
+        pieces, _ = shards.pieces_of(spans.windows, edges)
         distinct, places = distinct_windows(pieces.windows)
         at = np.empty(len(distinct), np.int64)
         at[places[::-1]] = np.arange(len(places))[::-1]  # the first piece of each

@@ -146,9 +146,9 @@ class Mixture:
         window."""
         index, segments = rows.indices(), self._segments(self.start_of(epoch))
         if len(segments) > 1:
-            return self.draws(epoch, rows.windows.repeat(rows.counts), index).sources
+            return self.draws(epoch, rows.windows_of_rows(), index).sources
         (segment,) = segments
-        places = index + (segment.phases - segment.begins)[rows.windows].repeat(rows.counts)
+        places = index + (segment.phases - segment.begins)[rows.windows_of_rows()]
         return segment.period.sources[places % segment.period.length]
 
     def counts(self, epoch: int, shard: int, rows: int) -> np.ndarray:

@@ -85,7 +85,7 @@ class StepMixture:
 
     def sources_of(self, epoch: int, rows: WindowSlices) -> np.ndarray:
         """The source of each of some rows, as of `Mixture`."""
-        return self.draws(epoch, rows.windows.repeat(rows.counts), rows.indices()).sources
+        return self.draws(epoch, rows.windows_of_rows(), rows.indices()).sources
 
     def before(self, epoch: int) -> np.ndarray:
         """How many rows each part has given of each source before an epoch, (parts, sources)."""

@@ -64,6 +64,10 @@ class WindowSlices:
         """The index of each row in its window."""
         return runs(self.begins, self.counts)
 
+    def windows_of_rows(self) -> np.ndarray:
+        """The window of each row."""
+        return self.windows.repeat(self.counts)
+
 
 def together(pieces: Sequence[WindowSlices]) -> WindowSlices:
     """All of these in sequence."""
