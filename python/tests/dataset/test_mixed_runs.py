@@ -114,10 +114,12 @@ def test_peeking_and_counting_epochs_are_as_for_one_table(tables):
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("ranks", [1, 2, 8])
-def test_ranks_read_each_block_once(tables, small_windows, monkeypatch, ranks):
+# A source's windows go on from one epoch of the mixture into the next.
+@pytest.mark.parametrize(("epochs", "stop"), [(1, 9600), (20, 480)])
+def test_ranks_read_each_block_once(tables, small_windows, monkeypatch, ranks, epochs, stop):
     read = record_reads(monkeypatch, lambda reader, rows: (reader.recipe.name, len(rows)))
     needed, got = Counter(), Counter()
-    options = {"cache": False, "weights": {"web": 2, "code": 1}, "stop": 9600}
+    options = {"cache": False, "weights": {"web": 2, "code": 1}, "stop": stop}
     loaders = [
         LanceDataLoader(
             mixed(tables, batch_size=48 // ranks, rank=rank, world_size=ranks, **options)
@@ -125,8 +127,9 @@ def test_ranks_read_each_block_once(tables, small_windows, monkeypatch, ranks):
         for rank in range(ranks)
     ]
     read.clear()
-    for loader in loaders:
-        needed.update(source_of(id) for batch in loader for id in batch["id"].tolist())
+    for _ in range(epochs):
+        for loader in loaders:
+            needed.update(source_of(id) for batch in loader for id in batch["id"].tolist())
     for name, rows in read:
         got[name] += rows
     assert needed.total() == 9600

@@ -69,26 +69,31 @@ def cut(plan, shares):
     return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def read_back(plan, shares, read_rows):
-    """The rows of some shares as the windows of a schedule hand them out."""
-    opened, made = {}, []
-    for group in schedule(plan, shares, read_rows):
+def read_back(planner, shares, read_rows, opened=None):
+    """The rows of some shares as the windows of a schedule deliver them.
+
+    Those that are open, and how many of their rows were delivered, are given and left in `opened`.
+    """
+    opened, made = {} if opened is None else opened, []
+    for group in schedule(planner, shares, read_rows):
         for read in group.reads:
             assert len({window.source for window in read}) == 1
             for window in read:
                 assert window.window not in opened
-                opened[window.window] = (window.source, window.rows.tolist())
+                opened[window.window] = (window.source, window.rows.tolist(), [])
         begin, pieces = 0, list(group.pieces)
         for step in group.steps:
             rows = []
             for window, at, count in pieces[begin : begin + step.pieces]:
-                source, known = opened[window]
+                source, known, delivered = opened[window]
                 rows += [(source, row) for row in known[at : at + count]]
+                delivered.append(at)
             assert len(rows) == step.rows
             made.append(rows)
             begin += step.pieces
             for window in step.spent:
-                del opened[window]
+                *_, delivered = opened.pop(window)
+                assert min(delivered) == 0  # no row is read that was delivered before
     return made
 
 
@@ -115,6 +120,51 @@ def test_schedules_of_ranks_and_workers_hand_out_their_rows(of, epoch, batch, ra
             shares = [plan.steps.slice_of(step, rank) for step in steps]
             expected = cut(plan, shares)
             assert read_back(plan, shares, read_rows=50) == expected
+
+
+@given(mixed(), st.integers(6, 60), st.integers(1, 3), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_windows_that_are_open_as_an_epoch_ends_go_on_in_the_next(of, batch, ranks, workers):
+    for rank in range(ranks):
+        for worker in range(workers):
+            opened, windows, before = {}, None, None
+            for epoch in range(4):
+                plan = plan_of(*of, epoch, batch, ranks, drop_last=False)
+                assert before is None or plan.follows(before)
+                planner = plan.windows(plan.parts_of(rank, epoch + 1), windows)
+                steps = range(worker, plan.steps.num_steps, workers)
+                shares = [plan.steps.slice_of(step, rank) for step in steps]
+                assert read_back(planner, shares, 50, opened) == cut(plan, shares)
+                windows, before = planner.windows, plan
+                opened = {number: opened[number] for number in windows}
+
+
+def test_only_the_epoch_that_comes_next_follows():
+    mixture = Mixture((60, 40), (Change(0, (3, 1)),), 2)
+    sources = tuple(
+        SourceOrder(name, rows, "block", Layout(2, 8, 2, 1))
+        for name, rows in (("a", 60), ("b", 40))
+    )
+    first, second = (plan_of(mixture, sources, epoch, 10) for epoch in (0, 1))
+    assert second.follows(first)
+    assert not first.follows(first)
+    assert not first.follows(second)
+    assert not plan_of(mixture, sources, 1, 10, start=10).follows(first)
+    assert not plan_of(mixture, sources[::-1], 1, 10).follows(first)
+    heavier = Mixture((60, 40), (Change(0, (4, 1)),), 2)
+    assert not plan_of(heavier, sources, 1, 10).follows(first)
+
+
+def test_windows_are_read_from_the_row_on_that_is_resumed_at():
+    sources = (SourceOrder("a", 960, "block", Layout(4, 240, 2, 1)),)
+    mixture = Mixture((960,), (Change(0, (1,)),), 2)
+    read = []
+    for start in (0, 120, 480):
+        plan = plan_of(mixture, sources, 0, 24, start=start)
+        shares = [plan.steps.slice_of(step, 0) for step in range(plan.steps.num_steps)]
+        groups = schedule(plan.windows(), shares, 64)
+        read.append(sum(each.size for group in groups for some in group.reads for each in some))
+    assert read == [960, 840, 480]
 
 
 @given(mixed(), st.integers(10, 40))

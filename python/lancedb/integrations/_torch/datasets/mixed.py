@@ -6,14 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrow.buffer_pool import WindowMemory
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
 from ..cache.tables import most_kept
@@ -32,7 +30,8 @@ from ..order.shuffle import read_rows
 from ..order.state import Position, allowances
 from ..order.step_mixture import StepMixture
 from ..order.steps import Steps
-from ..pipeline.mixed_sources import MixedInput, mixed_memory
+from ..pipeline.mixed_sources import MixedInput
+from ..pipeline.mixture_windows import MixtureWindows
 from ..pipeline.prefetch import Prefetcher, ReadAhead
 from ..table.sources import is_in_object_store
 from ..workers.shared_epoch import LayoutCodec
@@ -215,12 +214,12 @@ transform_threads : optional
 
     def _begin_use(self) -> None:
         super()._begin_use()
-        self._memories: list[WindowMemory] = []
+        self._windows: MixtureWindows | None = None
         self._mixtures: dict[tuple[MixedLayout, int], Mixture | StepMixture] = {}
         self._own_layouts: dict[int, MixedLayout] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_memories": [], "_mixtures": {}}
+        return {**super().__getstate__(), "_windows": None, "_mixtures": {}}
 
     # -- what is read ------------------------------------------------------------------------
 
@@ -413,8 +412,8 @@ transform_threads : optional
         with_origins: bool,
     ) -> Prefetcher:
         spans, origins = self._with_origins(plan, spans, with_origins)
-        steps, plan = plan, rows_order_of(plan)
-        sequence = steps if isinstance(steps, BatchSequence) else None
+        sequence = plan if isinstance(plan, BatchSequence) else None
+        plan = rows_order_of(plan)
         sources = [self._sources[order.name] for order in plan.sources]
         limits, one_call = self._limits_here(), asyncio.Lock()
         of_sources = [
@@ -424,18 +423,19 @@ transform_threads : optional
         for source, order in zip(sources, plan.sources, strict=True):
             if not order.in_memory or self.cache is True:
                 source.fill_cache()
-        memories = stack.enter_context(self._memories_for(plan))
+        windows = stack.enter_context(self._windows_of(plan))
         ahead, stats = self._read_ahead(plan), self._stats()
         names = tuple(order.name for order in plan.sources)
         labelled = partial(self._kind.labelled, names=names)
         if sequence is not None:
             labelled = partial(labelled_documents, self._kind.column, sequence)
         rows = MixedInput(
-            plan, of_sources, labelled, stats, ahead.reads, memories, sequence, ahead.read_rows
+            plan, of_sources, labelled, stats, ahead.reads, windows, sequence, ahead.read_rows
         )
         # Rows that are wanted together are read in a call for each source: small calls cost more.
         reads = _READS_TOGETHER if sequence is None and len(plan.sources) > 1 else 1
-        groups = schedule(steps, spans, ahead.read_rows, reads)
+        read = windows.planner if sequence is None else sequence
+        groups = schedule(read, spans, ahead.read_rows, reads)
         ahead = dataclasses.replace(ahead, reads=-(-ahead.reads // reads))
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)
 
@@ -457,16 +457,18 @@ transform_threads : optional
         return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
 
     @contextlib.contextmanager
-    def _memories_for(self, plan: MixedEpochOrder) -> Iterator[list[WindowMemory]]:
-        """Memory for all sources' windows, or of each; a stream beside another has its own."""
-        kept, self._memories = self._memories, []
-        together = [[each] for each in plan.sources] if self._kind.whole_steps else [plan.sources]
-        pairs = itertools.zip_longest(together, kept[: len(together)])
-        memories = [mixed_memory(sources, memory) for sources, memory in pairs]
+    def _windows_of(self, plan: MixedEpochOrder) -> Iterator[MixtureWindows]:
+        """The windows of an epoch; a stream beside another has its own."""
+        before, self._windows = self._windows, None
+        rank = self.rank_and_world_size()[0]
+        # Most workers end with the epoch.
+        lasting = () if in_worker() else plan.parts_of(rank, plan.epoch + 1)
+        windows = MixtureWindows(plan, lasting, self._kind.whole_steps, before)
         try:
-            yield memories
+            yield windows
         finally:
-            self._memories = memories
+            windows.leave()
+            self._windows = windows
 
     def _read_ahead(self, plan: MixedEpochOrder) -> ReadAhead:
         weights = plan.mixture.weights_at(plan.mixture.start_of(plan.epoch))

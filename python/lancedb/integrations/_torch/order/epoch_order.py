@@ -164,7 +164,7 @@ class EpochOrder:
 
     def window_size(self, window: int) -> int:
         """How many rows a window delivers."""
-        _, start, stop = self._window_span(window)
+        _, start, stop = self.window_span(window)
         return stop - start
 
     def window_rows_of(self, window: int) -> np.ndarray:
@@ -184,13 +184,13 @@ class EpochOrder:
         return self.draws.rows(places, self.seed, self.epoch)
 
     def _window_places(self, window: int) -> np.ndarray:
-        lane, start, stop = self._window_span(window)
+        lane, start, stop = self.window_span(window)
         if lane == self.lanes:
             return self._tail_rows_at(np.arange(start, stop))
         key = self._key(_WINDOW, lane, window // self.lanes)
         return self._lane_rows_in(lane, start, stop)[shuffled(stop - start, key)]
 
-    def _window_span(self, window: int) -> tuple[int, int, int]:
+    def window_span(self, window: int) -> tuple[int, int, int]:
         """A window's lane, and where in the lane's rows it starts and stops."""
         if window == self.tail_window:
             return self.lanes, 0, self.rows - self.body_rows
@@ -348,12 +348,14 @@ class EpochOrder:
         Each span is one of the sequence that takes a chunk from each of every `shards`-th lane in
         turn, from its `shard` on; by default from each lane, which is the epoch's own.
         """
-        owners, starts, stops = divided(starts, stops, self.chunk)
+        # A lane of its own is one chunk, so to speak.
+        unit = self.chunk if self.lanes > shards else max(1, self.lane_rows)
+        owners, starts, stops = divided(starts, stops, unit)
         # A chunk may go on in the lane's next window, and from there in the one after that.
         parts = []
         while len(starts):
             first = None if shard is None else shard[owners]
-            windows, begins, counts = self._pieces_at(starts, stops, first, shards)
+            windows, begins, counts = self._pieces_at(starts, stops, unit, first, shards)
             parts.append((owners, starts, windows, begins, counts))
             more = starts + counts < stops
             owners, starts, stops = owners[more], (starts + counts)[more], stops[more]
@@ -367,14 +369,19 @@ class EpochOrder:
         return owners[order], *(column[order] for column in pieces)
 
     def _pieces_at(
-        self, starts: np.ndarray, stops: np.ndarray, shard: np.ndarray | None, shards: int
+        self,
+        starts: np.ndarray,
+        stops: np.ndarray,
+        chunk: int,
+        shard: np.ndarray | None,
+        shards: int,
     ) -> tuple[np.ndarray, ...]:
         """What follows some positions within a chunk out of one window."""
-        chunks = starts // self.chunk
+        chunks = starts // chunk
         cycles, lanes = np.divmod(chunks, self.lanes // shards)
         if shard is not None:
             lanes = lanes * shards + shard
-        index, size = cycles * self.chunk + starts - chunks * self.chunk, self.block_rows
+        index, size = cycles * chunk + starts - chunks * chunk, self.block_rows
         numbers, firsts, ends = self._windows_at(lanes, index // size)
         counts = np.minimum(stops - starts, ends * size - index)
         return numbers * self.lanes + lanes, index - firsts * size, counts

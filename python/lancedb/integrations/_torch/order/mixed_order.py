@@ -8,15 +8,16 @@ each of its epochs (`epoch_order`, in `shards`), whose windows `mixed_windows` n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 
 from .epoch_order import Draws, EpochOrder
 from .index_shuffle import derive_key, hashed
 from .layout import Layout
-from .mixed_windows import DrawnRows, Stretch, WindowPlanner
+from .mixed_windows import DrawnRows, OpenWindows, Stretch, WindowPlanner
 from .mixture import Mixture
 from .read_schedule import PlannedSteps, Span
 from .shards import Shards, epoch_at, rows_before
@@ -143,11 +144,37 @@ class MixedEpochOrder:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
         return self.windows().planned(spans, read_rows)
 
-    def windows(self) -> WindowPlanner:
-        """What says of rows in which windows they are read."""
+    def windows(
+        self, lasting: Container[int] = (), left: OpenWindows | None = None
+    ) -> WindowPlanner:
+        """What says of rows in which windows they are read.
+
+        Parameters
+        ----------
+        lasting : container of int
+            The parts of sources whose windows go on in the next epoch.
+        left : OpenWindows, optional
+            Windows that the epoch before has left open.
+        """
         in_memory = [source.in_memory for source in self.sources]
         whole_steps = isinstance(self.mixture, StepMixture)
-        return WindowPlanner(self._drawn, self._shards, in_memory, whole_steps)
+        until = partial(self._until, lasting)
+        return WindowPlanner(self._drawn, self._shards, until, in_memory, whole_steps, left)
+
+    def parts_of(self, rank: int, epoch: int) -> set[int]:
+        """The parts of sources that a rank reads in an epoch of the mixture."""
+        shards, ranks = self.mixture.shards, self.steps.world_size
+        own = slice(rank * shards // ranks, -(-(rank + 1) * shards // ranks))
+        return set(self.mixture.parts_of(epoch)[own].tolist())
+
+    def follows(self, before: MixedEpochOrder) -> bool:
+        """Whether this epoch begins where another one ends."""
+        begins = self.epoch == before.epoch + 1 and self.steps.start == 0
+        return begins and (self.mixture, self.sources, self.seed) == (
+            before.mixture,
+            before.sources,
+            before.seed,
+        )
 
     # -- which rows ------------------------------------------------------------------------
 
@@ -159,6 +186,17 @@ class MixedEpochOrder:
                 self._known.clear()
             self._known[source, epoch] = found
         return found
+
+    def _until(self, lasting: Container[int], source: int, epoch: int, part: int) -> int | None:
+        if part in lasting:
+            return None
+        before = rows_before(self.sources[source].rows, self.mixture.shards, part, epoch)
+        return int(self._given[part, source]) - before
+
+    @cached_property
+    def _given(self) -> np.ndarray:
+        """How many rows each part has given of each source as this epoch ends."""
+        return self.mixture.before(self.epoch + 1)
 
     def _drawn(self, spans: list[Span]) -> DrawnRows:
         """The rows of some shares of steps, as their shards have them, and their order."""

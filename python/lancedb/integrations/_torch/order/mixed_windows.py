@@ -3,19 +3,23 @@
 
 Each source has a plan of its own for each of its epochs; a window of it is here named by a number
 of the whole mixture. Rows that are in no lane are read with their steps.
+
+A source's windows do not end with the mixture's epoch: those that are open then go on in the next
+one. Where they cannot, as on resume or where other ranks go on with them, only those of their rows
+are read that the epoch needs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .read_schedule import PlannedSteps, Span, Step, WindowRows, in_batches
 from .shards import Shards
-from .window_slices import WindowSlices, distinct_windows
+from .window_slices import WindowSlices, distinct_windows, runs
 
 
 class Stretch(NamedTuple):
@@ -40,6 +44,76 @@ class Stretch(NamedTuple):
             self._replace(here=self.here[is_before], spans=WindowSlices(parts, begins, before)),
             self._replace(here=self.here[~is_before], spans=after),
         )
+
+
+class OpenWindow(NamedTuple):
+    """A window of a source's epoch, and the first of its rows that is read."""
+
+    source: int
+    epoch: int
+    number: int
+    first: int
+
+
+class OpenWindows(Mapping[int, OpenWindow]):
+    """The windows of all sources that are open, by numbers of the whole mixture.
+
+    Parameters
+    ----------
+    sources : int
+        How many there are; a window's number is its source's, modulo this.
+    """
+
+    def __init__(self, sources: int):
+        self._sources = sources
+        self._counter = itertools.count()
+        self._numbers: dict[tuple[int, int, int], int] = {}
+        self._windows: dict[int, OpenWindow] = {}
+        self._in_lane: dict[tuple[int, int], int] = {}
+
+    def __getitem__(self, number: int) -> OpenWindow:
+        return self._windows[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._windows)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def new_number(self, source: int) -> int:
+        """A number for a window of a source."""
+        return next(self._counter) * self._sources + source
+
+    def number(self, window: OpenWindow) -> tuple[int, bool]:
+        """The number of a window, and whether it was not open before."""
+        key = window[:3]
+        found = self._numbers.get(key)
+        if found is not None:
+            return found, False
+        self._numbers[key] = number = self.new_number(window.source)
+        self._windows[number] = window
+        return number, True
+
+    def follow(self, number: int, lane: int) -> int | None:
+        """Have a window follow the one that its source's lane had open, which is open no more."""
+        place = (self._windows[number].source, lane)
+        before = self._in_lane.get(place)
+        self._in_lane[place] = number
+        if before is not None:
+            self._close(before)
+        return before
+
+    def keep(self, numbers: Container[int]) -> None:
+        """Close all but some."""
+        for place, number in list(self._in_lane.items()):
+            if number not in numbers:
+                del self._in_lane[place]
+        for number in list(self._windows):
+            if number not in numbers:
+                self._close(number)
+
+    def _close(self, number: int) -> None:
+        del self._numbers[self._windows.pop(number)[:3]]
 
 
 class DrawnRows(NamedTuple):
@@ -67,33 +141,41 @@ class WindowPlanner:
         The rows of some shares of steps.
     shards : callable of (int, int) to Shards
         A source's rows in one of its epochs.
+    until : callable of (int, int, int) to int or None
+        The row of a source's part, in one of the source's epochs, at which windows end early.
     in_memory : sequence of bool
         Of each source, whether its rows are read once: then windows serve nothing.
     whole_steps : bool
         Whether each step is of one source.
+    windows : OpenWindows, optional
+        Those that the epoch before has left open.
     """
+
+    has_windows = True
 
     def __init__(
         self,
         drawn: Callable[[list[Span]], DrawnRows],
         shards: Callable[[int, int], Shards],
+        until: Callable[[int, int, int], int | None],
         in_memory: Sequence[bool],
         whole_steps: bool,
+        windows: OpenWindows | None = None,
     ):
         self._drawn = drawn
         self._shards = shards
+        self._until = until
         self._in_memory = in_memory
         self._whole_steps = whole_steps
-        self._count = len(in_memory)
-        self._numbers = itertools.count()
-        self._open: dict[tuple[int, int], int] = {}  # of a source's lane
-        self._named: dict[tuple[int, int, int], int] = {}  # of a source, its epoch, its window
-        self._keys: dict[int, tuple[int, int, int]] = {}
+        self.windows = OpenWindows(len(in_memory)) if windows is None else windows
+        self.is_over = False
 
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
         for some in in_batches(spans, read_rows):
             yield self.planned_at_once(some, self._drawn(some))
+        self.windows.keep({each for each in self.windows if self._end_of(each) is None})
+        self.is_over = True
 
     def planned_at_once(self, spans: list[Span], drawn: DrawnRows) -> PlannedSteps:
         """As `planned`, of the rows of some steps, those before which were planned before."""
@@ -127,29 +209,36 @@ class WindowPlanner:
         opened: dict[int, list[WindowRows]] = {}
         spent: dict[int, list[int]] = {}
         # Rows of a step are shuffled: a lane's windows come in the order of their epochs and ids.
-        needed.sort(key=lambda each: (each[0], self._keys.get(each[1], (0, 0, 0))))
+        needed.sort(key=lambda each: (each[0], self._key(each[1])))
         for step, window in needed:
             if window in reads:  # of these steps alone
                 opened.setdefault(step, []).append(reads[window])
                 spent.setdefault(len(spans) - 1, []).append(window)
                 continue
-            source, epoch, number = self._keys[window]
+            source, epoch, number, first = self.windows[window]
             shards = self._shards(source, epoch)
-            lane = (source, shards.lane_of(number))
-            before = self._open.get(lane)
-            self._open[lane] = window
-            rows = shards.window_rows_of(number)
+            rows = shards.window_rows_of(number)[first : self._end_of(window)]
             read = WindowRows(window, len(rows), source=source, rows=rows)
             opened.setdefault(step, []).append(read)
+            before = self.windows.follow(window, shards.lane_of(number))
             if before is not None:
                 spent.setdefault(step, []).append(before)
-                del self._named[self._keys.pop(before)]
         return [
             (Step(stop - start, count, tuple(spent.get(number, ()))), opened.get(number, []))
             for number, ((start, stop), count) in enumerate(
                 zip(spans, counts.tolist(), strict=True)
             )
         ]
+
+    def _end_of(self, window: int) -> int | None:
+        """Before which of its rows a window ends that does not go on in the next epoch."""
+        source, epoch, number, _ = self.windows[window]
+        shards = self._shards(source, epoch)
+        until = self._until(source, epoch, shards.shard_of(number))
+        return None if until is None else shards.in_window_before(number, until)
+
+    def _key(self, window: int) -> tuple[int, ...]:
+        return self.windows.get(window, ())
 
     def _located(
         self, drawn: DrawnRows, needed: list[tuple[int, int]]
@@ -179,7 +268,7 @@ class WindowPlanner:
             steps = drawn.step_of(here)
             order = np.argsort(steps, kind="stable")  # in which windows are delivered
             here, rows = here[order], rows[order]
-            window = next(self._numbers) * self._count + source
+            window = self.windows.new_number(source)
             windows[here], begins[here] = window, np.arange(len(here))
             needed.append((int(steps[order[0]]), window))
             reads[window] = WindowRows(window, len(rows), source=source, rows=rows)
@@ -203,18 +292,12 @@ class WindowPlanner:
         distinct, places = distinct_windows(pieces.windows)
         at = np.empty(len(distinct), np.int64)
         at[places[::-1]] = np.arange(len(places))[::-1]  # the first piece of each
-        names, is_new = self._names(source, epoch, distinct)
+        wanted = zip(distinct.tolist(), pieces.begins[at].tolist(), strict=True)
+        found = [self.windows.number(OpenWindow(source, epoch, *each)) for each in wanted]
+        names, is_new = (np.array(each) for each in zip(*found, strict=True))
         # A window has rows of one part alone, and so the first of its pieces has the first row.
         firsts = (np.cumsum(pieces.counts) - pieces.counts)[at[is_new]]
         needed += zip(drawn.step_of(here[firsts]).tolist(), names[is_new].tolist(), strict=True)
         windows[here] = np.repeat(names[places], pieces.counts)
-        begins[here] = pieces.indices()
-
-    def _names(self, source: int, epoch: int, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The mixture's own numbers of windows of a source's epoch, and which of them are new."""
-        keys = [(source, epoch, window) for window in windows.tolist()]
-        is_new = np.array([key not in self._named for key in keys])
-        for key in itertools.compress(keys, is_new.tolist()):
-            self._named[key] = next(self._numbers) * self._count + source
-            self._keys[self._named[key]] = key
-        return np.array([self._named[key] for key in keys]), is_new
+        read = np.array([self.windows[name].first for name in names.tolist()])
+        begins[here] = runs(pieces.begins - read[places], pieces.counts)

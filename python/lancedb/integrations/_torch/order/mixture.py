@@ -124,7 +124,7 @@ class Mixture:
             The shard of each row, and its number in the shard's epoch.
         """
         sources, numbers = np.empty_like(rows), np.empty_like(rows)
-        part_of = (np.arange(self.shards) + epoch % self.shards) % self.shards
+        part_of = self.parts_of(epoch)
         offsets = self.before(epoch)[part_of]
         segments = self._segments(self.start_of(epoch))
         for segment in segments:
@@ -140,6 +140,10 @@ class Mixture:
             sources[here] = source
             numbers[here] = times * period.weights[source] + period.earlier[place] + before
         return Drawn(sources, part_of[shards], numbers)
+
+    def parts_of(self, epoch: int) -> np.ndarray:
+        """The part of every source that each shard plays in an epoch."""
+        return (np.arange(self.shards) + epoch % self.shards) % self.shards
 
     def sources_of(self, epoch: int, rows: WindowSlices) -> np.ndarray:
         """The source of each of some rows, as `draws` says; in runs, of which the shard is the

@@ -195,6 +195,11 @@ class Shards:
         tail = window - self.plan.tail_window
         return self.plan.lanes + tail if tail >= 0 else self.plan.lane_of(window)
 
+    def shard_of(self, window: int) -> int:
+        """The shard a window belongs to."""
+        tail = window - self.plan.tail_window
+        return tail if tail >= 0 else self.plan.lane_of(window) % self.count
+
     def window_size(self, window: int) -> int:
         """How many rows a window delivers."""
         tail = window - self.plan.tail_window
@@ -208,6 +213,23 @@ class Shards:
         if tail < 0:
             return self.plan.window_rows_of(window)
         return self.rows_at(tail, np.arange(self.body_rows, int(self.sizes[tail])))
+
+    def in_window_before(self, window: int, index: int) -> int:
+        """How many rows of a window stand before a place of its shard's own numbering.
+
+        Examples
+        --------
+        >>> shards = Shards(EpochOrder(64, block_rows=2, window_rows=8, lanes=4, chunk=2), 2)
+        >>> [shards.in_window_before(2, index) for index in (0, 1, 2, 5, 16, 99)]
+        [0, 0, 0, 1, 8, 8]
+        """
+        size = self.window_size(window)
+        if window >= self.plan.tail_window:
+            return min(max(index - self.body_rows, 0), size)
+        lane, start, _ = self.plan.window_span(window)
+        cycles, within = divmod(min(index, self.body_rows), self._lanes_of_one * self.plan.chunk)
+        in_chunk = min(max(within - lane // self.count * self.plan.chunk, 0), self.plan.chunk)
+        return min(max(cycles * self.plan.chunk + in_chunk - start, 0), size)
 
     # -- how lanes are assigned ----------------------------------------------------------------
 

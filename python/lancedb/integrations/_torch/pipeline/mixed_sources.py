@@ -15,23 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow import large_rows
-from ..arrow.buffer_pool import WindowMemory
 from ..arrow.large_rows import LargeRows, Limits
 from ..cache.tables import CachedTable
 from ..common.counters import Stats
 from ..order.batch_sequence import BatchSequence
-from ..order.mixed_order import MixedEpochOrder, SourceOrder
+from ..order.mixed_order import MixedEpochOrder
 from ..order.mixed_shards import MixedShardWindows
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader
 from .completion import Backlog, RowsInMemory, Timed
 from .groups import GroupSource, planned_source
-from .sources import LabelledSource, Reads, Source, WindowSource
-
-_LEAST_SEGMENT = 64
-# Of what windows hold while they are delivered row by row: half of their rows.
-_MOST_IN_SEGMENTS = 4 / 3
+from .mixture_windows import MixtureWindows
+from .sources import LabelledSource, Reads, Source
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class MixedInput:
         Where the seconds of reading are added up.
     ahead : int
         Reads under way beyond the one whose rows come next, over all sources.
-    memories : sequence of WindowMemory
-        Where the rows of open windows are kept: of all sources together, or of each.
+    windows : MixtureWindows
+        Those that are open.
     sequence : BatchSequence, optional
         The batches that are made of its rows, where they are planned.
     read_rows : int
@@ -88,14 +84,14 @@ class MixedInput:
         label: Callable[..., pa.RecordBatch],
         stats: Stats,
         ahead: int,
-        memories: Sequence[WindowMemory],
+        windows: MixtureWindows,
         sequence: BatchSequence | None = None,
         read_rows: int = 1,
     ):
         self._plan = plan
         self._sequence = sequence
         self._read_rows = read_rows
-        self._memories = memories
+        self._windows = windows
         self._label = label
         self._local = [each.reader.local for each in sources if each.reader.local is not None]
         # One for all sources, so that as many reads are under way as for one table.
@@ -116,7 +112,7 @@ class MixedInput:
         return LabelledSource(self._unlabelled(), lambda pieces: partial(label, pieces=pieces))
 
     def _unlabelled(self) -> Source:
-        sources = [WindowSource(self._reads, memory) for memory in self._memories]
+        sources = self._windows.sources(self._reads)
         if self._sequence is None:
             return sources[0] if len(sources) == 1 else _SourceBySource(sources)
         schedule = MixedShardWindows(self._plan)
@@ -157,31 +153,6 @@ class _SourceBySource:
 
     def _of(self, window: int) -> Source:
         return self._sources[window % len(self._sources)]
-
-
-def mixed_memory(sources: Sequence[SourceOrder], memory: WindowMemory | None) -> WindowMemory:
-    """Memory for the windows of some sources: one that was used before, if it will do.
-
-    Windows of all sources are cut into segments of one size, the largest part of a window by which
-    they take little more than the rows that wait.
-    """
-    windows = [
-        (each.layout.lanes, min(each.layout.window_rows, each.rows))
-        for each in sources
-        if each.shuffle == "block" and not each.in_memory
-    ]
-
-    def segments_of(rows: int, more: int = 0) -> int:
-        return sum(lanes * (-(-window // rows) + more) for lanes, window in windows)
-
-    # Of k segments of a window that is being delivered, (k + 1) / 2 are in use on average.
-    most = _MOST_IN_SEGMENTS * sum(lanes * window for lanes, window in windows)
-    segment_rows = _LEAST_SEGMENT
-    while windows and 2 * segment_rows * segments_of(2 * segment_rows, 1) <= most:
-        segment_rows *= 2
-    if memory is not None and memory.segment_rows == segment_rows:
-        return memory
-    return WindowMemory(segment_rows, max(1, segments_of(segment_rows)))
 
 
 class _MixedReads:

@@ -194,25 +194,49 @@ class WindowReads(Protocol):
         ...
 
 
-class WindowSource:
-    """For block shuffles: windows of many lanes, each delivered bit by bit."""
+def _no_window(number: int) -> bool:
+    return False
 
-    def __init__(self, reads: WindowReads, memory: WindowMemory):
+
+class WindowSource:
+    """For block shuffles: windows of many lanes, each delivered bit by bit.
+
+    Parameters
+    ----------
+    reads : WindowReads
+        What begins their reads.
+    memory : WindowMemory
+        Where their rows are kept.
+    windows : dict of int to ReadWindows, optional
+        Those that are open already, of the same memory.
+    lasts : callable of int to bool, optional
+        Whether a window stays open when this is closed, if it was read.
+    """
+
+    def __init__(
+        self,
+        reads: WindowReads,
+        memory: WindowMemory,
+        windows: dict[int, ReadWindows] | None = None,
+        lasts: Callable[[int], bool] = _no_window,
+    ):
         self._reads = reads
         self._memory = memory
-        self._open: dict[int, _PendingWindows] = {}
+        self._open = {} if windows is None else windows
+        self._lasts = lasts
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
-        read = _PendingWindows(self._reads, windows, self._memory)
+        read = ReadWindows(self._reads, windows, self._memory)
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
         numbers, owners = distinct_windows(pieces.windows)
         windows = [self._open[number].window(number) for number in numbers.tolist()]
         batch = assemble(windows, owners, pieces)
-        # A window is delivered from first to last, over any steps in a row.
+        # A window is delivered from first to last, over any steps in a row; within a step the
+        # last of its pieces may not be the one that ends it, and frees a little less.
         ends = np.zeros(len(windows), np.int64)
-        np.maximum.at(ends, owners, pieces.begins + pieces.counts)
+        ends[owners] = pieces.begins + pieces.counts
         for window, end in zip(windows, ends.tolist(), strict=True):
             window.deliver(end)
         return batch
@@ -221,24 +245,31 @@ class WindowSource:
         self._open.pop(window).close(window)
 
     def close(self) -> None:
-        for window in list(self._open):
-            self.drop(window)
+        for window, read in list(self._open.items()):
+            if not (read.is_done and self._lasts(window)):
+                self.drop(window)
 
 
-class _PendingWindows:
+class ReadWindows:
     """One read, which becomes several windows as soon as one of them is wanted."""
 
     def __init__(self, reads: WindowReads, windows: Sequence[WindowRows], memory: WindowMemory):
-        self._reads = reads
+        self._finish = reads.finish
         self._reading: Any = reads.begin(windows)
         self._wanted = windows
         self._memory = memory
         self._windows: dict[int, Window] = {}
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the windows are in memory."""
+        return self._reading is None
+
     def window(self, number: int) -> Window:
+        """One of the windows, waiting until it was read."""
         if self._reading is not None:
             self._keep(self._reading)
-            self._reads.finish(self._reading)
+            self._finish(self._reading)
             self._reading = None
         return self._windows[number]
 
@@ -252,6 +283,7 @@ class _PendingWindows:
             start += wanted.size
 
     def close(self, number: int) -> None:
+        """Free one of the windows."""
         if number in self._windows:
             self._windows.pop(number).close()
 

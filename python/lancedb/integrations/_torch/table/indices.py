@@ -61,12 +61,28 @@ def distinct(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if (np.diff(offsets) > 0).all():
         return offsets, None
-    order = np.argsort(offsets)
+    order = sorting(offsets)
     ascending = offsets[order]
     new = np.diff(ascending, prepend=ascending[0] - 1) > 0
     places = np.empty(len(offsets), np.int64)
     places[order] = np.cumsum(new) - 1
     return ascending[new], places
+
+
+def sorting(numbers: np.ndarray) -> np.ndarray:
+    """What sorts some numbers, as `numpy.argsort`: a quarter of its time where they are close.
+
+    Examples
+    --------
+    >>> sorting(np.array([7, 2**40, 7, -3])).tolist()
+    [3, 0, 2, 1]
+    """
+    above = numbers - numbers.min()
+    if above.max() >> 32:
+        return np.argsort(numbers, kind="stable")
+    # Numbers of 16 bits are sorted by counting.
+    order = np.argsort(above.astype(np.uint16), kind="stable")
+    return order[np.argsort((above >> 16).astype(np.uint16)[order], kind="stable")]
 
 
 def _as_integers(indices: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.order.layout import Layout
 from lancedb.integrations._torch.order.mixed_order import SourceOrder
-from lancedb.integrations._torch.pipeline.mixed_sources import mixed_memory
+from lancedb.integrations._torch.pipeline.mixture_windows import mixed_memory
 
 
 def sources_of(windows, lanes=32):
