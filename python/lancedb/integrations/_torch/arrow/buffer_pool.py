@@ -17,6 +17,7 @@ import pyarrow as pa
 # Of a window, so that its memory is freed little by little.
 SEGMENTS = 4
 _HUGE_PAGE = 2 << 20
+_MOST_KEPT = (32 << 20) - (64 << 10)  # with what is beside it
 
 
 def segment_size(window_rows: int) -> int:
@@ -87,6 +88,17 @@ def release_freed() -> None:
     pa.default_memory_pool().release_unused()
     if _TRIM is not None:
         _TRIM(0)
+
+
+def keep_freed(size: int) -> None:
+    """Have the system's allocator keep for itself what is freed, if it does not yet.
+
+    By default glibc maps a large block anew each time, and gives back what is free at the end of
+    an arena, so that reads that end together have the pages of the next ones made once more. Both
+    begin above a size that follows the largest block ever freed, up to 32 MB (mallopt(3)), which
+    one of `size` bytes is here, without a page of it being used.
+    """
+    np.empty(min(size, _MOST_KEPT), np.uint8)
 
 
 def _malloc_trim() -> Callable[[int], int] | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrow.buffer_pool import keep_freed
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
 from ..cache.tables import most_kept
@@ -26,7 +27,7 @@ from ..order.mixed_order import MixedEpochOrder, MixedRows, SourceOrder
 from ..order.mixed_shards import MixedShards
 from ..order.mixture import Mixture
 from ..order.read_schedule import Span, schedule
-from ..order.shuffle import read_rows
+from ..order.shuffle import READ_BYTES, read_rows
 from ..order.state import Position, allowances
 from ..order.step_mixture import StepMixture
 from ..order.steps import Steps
@@ -437,6 +438,7 @@ transform_threads : optional
         read = windows.planner if sequence is None else sequence
         groups = schedule(read, spans, ahead.read_rows, reads)
         ahead = dataclasses.replace(ahead, reads=-(-ahead.reads // reads))
+        keep_freed(reads * READ_BYTES)
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)
 
     def _origins_of(self, plan: MixedPlan, shares: list[Span]) -> Origins:

@@ -13,7 +13,7 @@ from .epoch_order import Draws, EpochOrder
 from .layout import Layout, auto_layout
 
 _SHUFFLES = {False: "none", True: "block", "block": "block", "global": "global"}
-_READ_BYTES = 8 << 20
+READ_BYTES = 8 << 20
 _READ_ROWS = 16_384
 _JOB_BYTES = 4 << 20
 _JOB_ROWS = 8192
@@ -118,7 +118,7 @@ class ShuffleSpec:
 
 def read_rows(row_bytes: int) -> tuple[int, int]:
     """Rows of one call to the reader, and rows that are put together at once."""
-    read = max(1, min(_READ_ROWS, _READ_BYTES // row_bytes))
+    read = max(1, min(_READ_ROWS, READ_BYTES // row_bytes))
     return read, max(1, min(_JOB_ROWS, _JOB_BYTES // row_bytes))
 
 

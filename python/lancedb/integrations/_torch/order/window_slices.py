@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,19 +80,29 @@ def together(pieces: Sequence[WindowSlices]) -> WindowSlices:
     )
 
 
-def distinct_windows(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_windows(
+    windows: np.ndarray, of: Collection[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """The distinct ones, ascending, and which of them each is: those open have near numbers.
+
+    Parameters
+    ----------
+    windows : numpy.ndarray of int64
+        At least one.
+    of : collection of int, optional
+        All that they may be, if that is known.
 
     Examples
     --------
     >>> [found.tolist() for found in distinct_windows(np.array([9, 7, 9]))]
     [[7, 9], [1, 0, 1]]
     """
-    low = int(windows.min())
-    if int(windows.max()) - low > _NEAR:
+    low, high = (min(of), max(of)) if of else (int(windows.min()), int(windows.max()))
+    if high - low > _NEAR:
         return np.unique(windows, return_inverse=True)
-    seen = np.bincount(windows - low) > 0
-    return np.flatnonzero(seen) + low, (np.cumsum(seen) - 1)[windows - low]
+    places, is_there = windows - low, np.zeros(high - low + 1, np.bool_)
+    is_there[places] = True
+    return np.flatnonzero(is_there) + low, (np.cumsum(is_there) - 1)[places]
 
 
 def runs(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
