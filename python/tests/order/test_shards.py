@@ -54,6 +54,22 @@ def row_by_row(shards):
     return dealt
 
 
+@given(sharded(most_rows=600), st.data())
+@settings(max_examples=60, deadline=None)
+def test_windows_say_how_many_of_their_rows_come_before_a_place(shards, data):
+    if not shards.plan.has_windows:
+        return
+    shard = data.draw(st.integers(0, shards.count - 1))
+    size = int(shards.sizes[shard])
+    pieces, _ = shards.pieces_of(shard, [(0, size)])
+    windows = pieces.windows_of_rows()
+    assert {shards.shard_of(window) for window in windows.tolist()} <= {shard}
+    for index in (0, size, size + 5, data.draw(st.integers(0, size))):
+        for window in set(windows.tolist()):
+            before = np.count_nonzero(windows[:index] == window)
+            assert shards.in_window_before(window, index) == before
+
+
 def test_a_step_has_the_largest_power_of_two_that_divides_it():
     assert [canonical_shards(rows) for rows in (1, 2, 12, 256, 1000)] == [1, 2, 4, 8, 8]
     assert [canonical_shards(rows) for rows in (1008, 1040, 1056, 1024, 4096)] == [

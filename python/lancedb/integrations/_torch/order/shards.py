@@ -220,8 +220,8 @@ class Shards:
         Examples
         --------
         >>> shards = Shards(EpochOrder(64, block_rows=2, window_rows=8, lanes=4, chunk=2), 2)
-        >>> [shards.in_window_before(2, index) for index in (0, 1, 2, 5, 16, 99)]
-        [0, 0, 0, 1, 8, 8]
+        >>> [shards.in_window_before(0, index) for index in (0, 1, 4, 5, 16)]
+        [0, 1, 2, 3, 4]
         """
         size = self.window_size(window)
         if window >= self.plan.tail_window:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,24 +80,15 @@ def together(pieces: Sequence[WindowSlices]) -> WindowSlices:
     )
 
 
-def distinct_windows(
-    windows: np.ndarray, of: Collection[int] = ()
-) -> tuple[np.ndarray, np.ndarray]:
+def distinct_windows(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct ones, ascending, and which of them each is: those open have near numbers.
-
-    Parameters
-    ----------
-    windows : numpy.ndarray of int64
-        At least one.
-    of : collection of int, optional
-        All that they may be, if that is known.
 
     Examples
     --------
     >>> [found.tolist() for found in distinct_windows(np.array([9, 7, 9]))]
     [[7, 9], [1, 0, 1]]
     """
-    low, high = (min(of), max(of)) if of else (int(windows.min()), int(windows.max()))
+    low, high = int(windows.min()), int(windows.max())
     if high - low > _NEAR:
         return np.unique(windows, return_inverse=True)
     places, is_there = windows - low, np.zeros(high - low + 1, np.bool_)

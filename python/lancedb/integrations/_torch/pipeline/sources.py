@@ -230,7 +230,7 @@ class WindowSource:
         self._open.update((window.window, read) for window in windows)
 
     def batch(self, pieces: WindowSlices) -> pa.RecordBatch:
-        numbers, owners = distinct_windows(pieces.windows, self._open)
+        numbers, owners = distinct_windows(pieces.windows)
         windows = [self._open[number].window(number) for number in numbers.tolist()]
         batch = assemble(windows, owners, pieces)
         # A window is delivered from first to last, over any steps in a row; within a step the
