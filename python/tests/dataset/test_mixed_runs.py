@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixtures on ranks and workers, resumed, and with other weights and sources than before."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -135,6 +136,20 @@ def test_ranks_read_each_block_once(tables, small_windows, monkeypatch, ranks, e
     assert needed.total() == 9600
     for name in ("web", "code"):
         assert got[name] <= 1.1 * needed[name]
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("taken", [1, 5, 9, 10])
+def test_an_epoch_is_the_same_whatever_was_read_of_the_one_before(tables, small_windows, taken):
+    options = {"weights": {"web": 2, "code": 1}, "cache": False}
+    whole = epochs_of(tables, 4, **options)
+    assert len(whole[0]) == 10
+    loader = LanceDataLoader(mixed(tables, **options))
+    for epoch in (0, 1, 2, 0):
+        loader.set_epoch(epoch)
+        assert [b["id"].tolist() for b in itertools.islice(loader, taken)] == whole[epoch][:taken]
+        loader.set_epoch(epoch + 1)
+        assert ids(loader) == whole[epoch + 1]
 
 
 # -- weights that change -------------------------------------------------------------------------

@@ -61,16 +61,21 @@ class MixtureWindows:
     def sources(self, reads: WindowReads) -> list[WindowSource]:
         """Where rows come from, of each memory."""
         return [
-            WindowSource(reads, memory, windows, self._lasts)
+            WindowSource(reads, memory, windows)
             for memory, windows in zip(self._memories, self._read, strict=True)
         ]
 
     def leave(self) -> None:
-        """Leave to the next epoch what its sources have not closed; call when these are closed."""
-        self.planner.windows.keep(set[int]().union(*self._read))
-
-    def _lasts(self, number: int) -> bool:
-        return self.planner.is_over and number in self.planner.windows
+        """Leave to the next epoch the windows that go on; call when nothing is read any more."""
+        lasting = self.planner.windows if self.planner.is_over else ()
+        kept = {
+            number
+            for windows in self._read
+            for number, read in windows.items()
+            if number in lasting and read.is_done
+        }
+        self._close_all_but(kept)
+        self.planner.windows.keep(kept)
 
     def _close_all_but(self, numbers: Container[int]) -> None:
         for windows in self._read:

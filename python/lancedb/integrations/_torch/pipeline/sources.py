@@ -194,10 +194,6 @@ class WindowReads(Protocol):
         ...
 
 
-def _no_window(number: int) -> bool:
-    return False
-
-
 class WindowSource:
     """For block shuffles: windows of many lanes, each delivered bit by bit.
 
@@ -208,9 +204,7 @@ class WindowSource:
     memory : WindowMemory
         Where their rows are kept.
     windows : dict of int to ReadWindows, optional
-        Those that are open already, of the same memory.
-    lasts : callable of int to bool, optional
-        Whether a window stays open when this is closed, if it was read.
+        Those that are open already, of the same memory; who gives them closes what is left there.
     """
 
     def __init__(
@@ -218,12 +212,11 @@ class WindowSource:
         reads: WindowReads,
         memory: WindowMemory,
         windows: dict[int, ReadWindows] | None = None,
-        lasts: Callable[[int], bool] = _no_window,
     ):
         self._reads = reads
         self._memory = memory
         self._open = {} if windows is None else windows
-        self._lasts = lasts
+        self._closes = windows is None
 
     def begin(self, windows: Sequence[WindowRows]) -> None:
         read = ReadWindows(self._reads, windows, self._memory)
@@ -245,9 +238,8 @@ class WindowSource:
         self._open.pop(window).close(window)
 
     def close(self) -> None:
-        for window, read in list(self._open.items()):
-            if not (read.is_done and self._lasts(window)):
-                self.drop(window)
+        for window in list(self._open) if self._closes else ():
+            self.drop(window)
 
 
 class ReadWindows:
