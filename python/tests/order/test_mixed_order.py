@@ -139,6 +139,18 @@ def test_windows_that_are_open_as_an_epoch_ends_go_on_in_the_next(of, batch, ran
                 opened = {number: opened[number] for number in windows}
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_source_of_fewer_rows_than_shards_has_parts_without_rows(in_memory):
+    sources = (
+        SourceOrder("few", 7, "block", Layout(1, 7, 1, 1), in_memory),
+        SourceOrder("many", 900, "block", Layout(2, 8, 8, 1)),
+    )
+    plan = plan_of(Mixture((7, 900), (Change(0, (1, 1)),), 8, 600), sources, 1, 3, ranks=8)
+    for rank in range(8):
+        shares = [plan.steps.slice_of(step, rank) for step in range(plan.steps.num_steps)]
+        assert read_back(plan, shares, 50) == cut(plan, shares)
+
+
 def test_only_the_epoch_that_comes_next_follows():
     mixture = Mixture((60, 40), (Change(0, (3, 1)),), 2)
     sources = tuple(

@@ -248,7 +248,8 @@ class MixedEpochOrder:
         starts = np.maximum(starts[owners], before)
         counts = np.minimum(stops, after) - starts
         places = np.cumsum(counts) - counts
-        for epoch in np.unique(epochs).tolist():
+        # A part of fewer rows than shards has none in some epochs.
+        for epoch in np.unique(epochs[counts > 0]).tolist():
             some = (epochs == epoch) & (counts > 0)
             at = here[runs(places[some], counts[some])]
             spans = WindowSlices(parts[some], (starts - before)[some], counts[some])
