@@ -22,7 +22,7 @@ def mixture_of(tables, rows):
         SourceOrder(name, rows, "block", of) for name, of in zip(names, layout.layouts, strict=True)
     )
     steps = Steps(tables * rows, BATCH)
-    return MixedEpochOrder(mixture, sources, 0, 0, steps), steps
+    return MixedEpochOrder(mixture, sources, 0, 0, steps).windows(), steps
 
 
 def rows_held(plan, steps, reads=1):

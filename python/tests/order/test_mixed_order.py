@@ -119,7 +119,7 @@ def test_schedules_of_ranks_and_workers_hand_out_their_rows(of, epoch, batch, ra
             steps = range(worker, plan.steps.num_steps, workers)
             shares = [plan.steps.slice_of(step, rank) for step in steps]
             expected = cut(plan, shares)
-            assert read_back(plan, shares, read_rows=50) == expected
+            assert read_back(plan.windows(), shares, read_rows=50) == expected
 
 
 @given(mixed(), st.integers(6, 60), st.integers(1, 3), st.integers(1, 3))
@@ -148,7 +148,7 @@ def test_a_source_of_fewer_rows_than_shards_has_parts_without_rows(in_memory):
     plan = plan_of(Mixture((7, 900), (Change(0, (1, 1)),), 8, 600), sources, 1, 3, ranks=8)
     for rank in range(8):
         shares = [plan.steps.slice_of(step, rank) for step in range(plan.steps.num_steps)]
-        assert read_back(plan, shares, 50) == cut(plan, shares)
+        assert read_back(plan.windows(), shares, 50) == cut(plan, shares)
 
 
 def test_only_the_epoch_that_comes_next_follows():
@@ -241,7 +241,7 @@ def test_each_row_is_read_once_by_ranks_that_have_shards_of_their_own(ranks, who
     read = Counter()
     for rank in range(ranks):
         shares = [plan.steps.slice_of(step, rank) for step in range(plan.steps.num_steps)]
-        for group in schedule(plan, shares, 4096):
+        for group in schedule(plan.windows(), shares, 4096):
             for window in (window for some in group.reads for window in some):
                 read[window.source] += window.size
     needed = mixture.delivered(0, plan.steps.num_steps * 64)

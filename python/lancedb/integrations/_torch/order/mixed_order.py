@@ -8,7 +8,7 @@ each of its epochs (`epoch_order`, in `shards`), whose windows `mixed_windows` n
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -19,7 +19,7 @@ from .index_shuffle import derive_key, hashed
 from .layout import Layout
 from .mixed_windows import DrawnRows, OpenWindows, Stretch, WindowPlanner
 from .mixture import Mixture
-from .read_schedule import PlannedSteps, Span
+from .read_schedule import Span
 from .shards import Shards, epoch_at, rows_before
 from .step_mixture import StepMixture
 from .steps import Steps
@@ -109,7 +109,6 @@ class MixedEpochOrder:
     seed: int
     epoch: int
     steps: Steps
-    has_windows: bool = field(default=True, init=False)
     _known: dict[tuple[int, int], Shards] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -139,10 +138,6 @@ class MixedEpochOrder:
             ):
                 of_all[some.here] = of_some
         return MixedRows(*(of_all[drawn.order] for of_all in found))
-
-    def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
-        """The pieces of some steps in a row, and of each step the windows it is first to need."""
-        return self.windows().planned(spans, read_rows)
 
     def windows(
         self, lasting: Container[int] = (), left: OpenWindows | None = None

@@ -151,8 +151,6 @@ class WindowPlanner:
         Those that the epoch before has left open.
     """
 
-    has_windows = True
-
     def __init__(
         self,
         drawn: Callable[[list[Span]], DrawnRows],
@@ -209,7 +207,7 @@ class WindowPlanner:
         opened: dict[int, list[WindowRows]] = {}
         spent: dict[int, list[int]] = {}
         # Rows of a step are shuffled: a lane's windows come in the order of their epochs and ids.
-        needed.sort(key=lambda each: (each[0], self._key(each[1])))
+        needed.sort(key=lambda each: (each[0], self.windows.get(each[1], ())))
         for step, window in needed:
             if window in reads:  # of these steps alone
                 opened.setdefault(step, []).append(reads[window])
@@ -236,9 +234,6 @@ class WindowPlanner:
         shards = self._shards(source, epoch)
         until = self._until(source, epoch, shards.shard_of(number))
         return None if until is None else shards.in_window_before(number, until)
-
-    def _key(self, window: int) -> tuple[int, ...]:
-        return self.windows.get(window, ())
 
     def _located(
         self, drawn: DrawnRows, needed: list[tuple[int, int]]

@@ -48,9 +48,6 @@ PlannedSteps = tuple[WindowSlices, list[tuple[Step, list[WindowRows]]]]
 class Planner(Protocol):
     """An order of rows out of several sources."""
 
-    @property
-    def has_windows(self) -> bool: ...
-
     def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
         """The pieces of some steps in a row, and of each step the windows it is first to need."""
         ...

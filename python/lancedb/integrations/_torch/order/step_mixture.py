@@ -81,12 +81,10 @@ class StepMixture:
         """What stands at some rows of shards in an epoch, as of `Mixture`."""
         steps, within = np.divmod(rows, self._of_a_shard)
         drawn = self._steps.draws(epoch, np.zeros_like(steps), steps)
-        return Drawn(
-            drawn.sources, self.parts_of(epoch)[shards], drawn.numbers * self._of_a_shard + within
-        )
+        return Drawn(drawn.sources, shards, drawn.numbers * self._of_a_shard + within)
 
     def parts_of(self, epoch: int) -> np.ndarray:
-        """As of `Mixture`, and the same in every epoch."""
+        """As of `Mixture`: the part of its own number, in every epoch."""
         return np.arange(self.shards)
 
     def sources_of(self, epoch: int, rows: WindowSlices) -> np.ndarray:

@@ -21,6 +21,7 @@ from ..common.counters import Stats
 from ..order.batch_sequence import BatchSequence
 from ..order.mixed_order import MixedEpochOrder
 from ..order.mixed_shards import MixedShardWindows
+from ..order.mixed_windows import WindowPlanner
 from ..order.read_schedule import WindowRows, rows_of
 from ..order.window_slices import WindowSlices
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader
@@ -94,17 +95,20 @@ class MixedInput:
         self._windows = windows
         self._label = label
         self._local = [each.reader.local for each in sources if each.reader.local is not None]
+        planner = windows.planner
         # One for all sources, so that as many reads are under way as for one table.
-        reads = [Reads(plan, each.reader, stats, ahead + 1, True, each.large) for each in sources]
+        reads = [
+            Reads(planner, each.reader, stats, ahead + 1, True, each.large) for each in sources
+        ]
         semaphore = asyncio.Semaphore(ahead + 1)
         for each in reads:
             each.share_semaphore(semaphore)
         loading = {
-            number: Reads(plan, each.cached.reader.open(), stats, ahead + 1, True)
+            number: Reads(planner, each.cached.reader.open(), stats, ahead + 1, True)
             for number, each in enumerate(sources)
             if each.cached is not None
         }
-        self._reads = _MixedReads(plan, sources, reads, loading, ahead)
+        self._reads = _MixedReads(planner, sources, reads, loading, ahead)
 
     def open(self) -> Source:
         """Where the rows come from."""
@@ -160,13 +164,13 @@ class _MixedReads:
 
     def __init__(
         self,
-        plan: MixedEpochOrder,
+        planner: WindowPlanner,
         sources: Sequence[SourceRows],
         reads: Sequence[Reads],
         loading: Mapping[int, Reads],
         ahead: int,
     ):
-        self._plan = plan
+        self._planner = planner
         self._sources = sources
         self._reads = reads
         self._loading = loading
@@ -179,7 +183,7 @@ class _MixedReads:
         conform = partial(self._conformed, source)
         if cached is None or not cached.load(self._loading[source], self._ahead):
             return _Conformed(conform, reads.begin(windows))
-        batch = cached.take(np.concatenate([rows_of(self._plan, window) for window in windows]))
+        batch = cached.take(np.concatenate([rows_of(self._planner, window) for window in windows]))
         return _Conformed(conform, None, batch)
 
     def backlog(self, limits: Limits) -> Backlog:

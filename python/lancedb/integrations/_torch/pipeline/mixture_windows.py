@@ -42,17 +42,17 @@ class MixtureWindows:
         before: MixtureWindows | None = None,
     ):
         self._plan = plan
-        left = before if before is not None and plan.follows(before._plan) else None
-        windows = None if left is None else left.planner.windows
-        self.planner = plan.windows(lasting, windows)
         together = [[each] for each in plan.sources] if apart else [plan.sources]
+        memories: list[WindowMemory] = []
         self._read: list[dict[int, ReadWindows]] = [{} for _ in together]
-        memories: Sequence[WindowMemory] = ()
+        open_windows = None
         if before is not None:
-            before._close_all_but(self.planner.windows)
             memories = before._memories[: len(together)]
-        if left is not None:
-            self._read = left._read
+            if plan.follows(before._plan):
+                self._read, open_windows = before._read, before.planner.windows
+            else:
+                before._close_all_but(())
+        self.planner = plan.windows(lasting, open_windows)
         self._memories = [
             mixed_memory(sources, memory)
             for sources, memory in itertools.zip_longest(together, memories)
