@@ -154,6 +154,7 @@ def test_twenty_tables_take_no_more_threads_than_one(tmp_path):
     made = {f"t{n}": db.create_table(f"t{n}", rows_of(200, 10_000 * n)) for n in range(20)}
 
     def threads(names):
+        before = set(threading.enumerate())
         dataset = LanceMixedTorchDataset(
             {name: LanceIterableTorchDataset(made[name], shuffle=True) for name in names},
             dict.fromkeys(names, 1),
@@ -162,7 +163,7 @@ def test_twenty_tables_take_no_more_threads_than_one(tmp_path):
         )
         batches = iter(dataset)
         next(batches)
-        count = threading.active_count()
+        count = len(set(threading.enumerate()) - before)
         batches.close()
         return count
 

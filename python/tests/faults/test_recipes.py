@@ -91,7 +91,7 @@ def test_loading_opens_nothing_and_needs_no_table(tmp_path, make):
     loaded = pickle.loads(raw)
     assert (loaded.num_rows, loaded.table_name, loaded.version) == (ROWS, "points", 1)
     assert loaded._perm is None
-    assert threading.enumerate() == threads
+    assert set(threading.enumerate()) <= set(threads)  # one of another test may have ended
     with pytest.raises((FileNotFoundError, RuntimeError, ValueError), match="points|no LanceDB"):
         loaded[0]
 
