@@ -3,6 +3,7 @@
 
 import itertools
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,7 +12,9 @@ from documents import ORDERS, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lancedb.integrations._torch.arrow.documents import Planned, with_plan
+from lancedb.integrations._torch.arrow.large_rows import Limits
 from lancedb.integrations._torch.convert.packed import PackedRows, make_packed_converter
+from lancedb.integrations._torch.datasets.sharded import ShardedDataset
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset, Packing
 
 COLUMNS = {
@@ -274,3 +277,22 @@ def test_documents_draw_the_same_in_workers(table):
         for n in (0, 1)
     ]
     assert made[0] == made[1] != []
+
+
+def test_the_schema_of_a_dataset_of_packed_documents_is_that_of_its_rows(table):
+    assert packing(table).schema.names == table.schema.names
+
+
+def test_a_batch_of_more_bytes_than_may_be_ahead_is_packed_like_any_other(tmp_path, monkeypatch):
+    tokens = np.arange(40 * 20_000).reshape(40, -1)
+    rows = pa.table({"id": np.arange(40), "tokens": list(tokens)})
+    large = lancedb.connect(tmp_path).create_table("large", rows)
+    options = {"format": "torch", "batching": Packing(20_000, rows=8)}
+    whole = ids_of(LanceIterableTorchDataset(large, **options))
+    monkeypatch.setattr(ShardedDataset, "_limits", Limits(1 << 20, 1 << 20))
+    assert ids_of(LanceIterableTorchDataset(large, **options)) == whole
+    assert len(whole) == 5
+
+
+def ids_of(batches):
+    return [batch["id"].tolist() for batch in batches]

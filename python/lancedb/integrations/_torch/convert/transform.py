@@ -100,6 +100,7 @@ class Output:
         if transform is None and on_error != "raise":
             raise ValueError(f"on_error={on_error!r} is about transform, and there is none")
         self._trial = Trial()
+        self.files = files or {}
         make: Any = functools.partial(convert.make_converter, files=files)
         if packed is not None:
             make = functools.partial(make_packed_converter, packed)
@@ -153,11 +154,6 @@ class Output:
         if self.transform is not None and not ragged.pads:
             return None
         return functools.partial(join_lists, ragged=ragged)
-
-    @property
-    def files(self) -> Mapping[str, BlobSource]:
-        """The columns of row ids that are to be files."""
-        return self._convert.files
 
     def schema_of(self, schema: pa.Schema) -> pa.Schema:
         """The schema of what is converted, where `schema` is that of what is read."""
