@@ -36,6 +36,12 @@ def test_workers_make_the_batches_of_one_process(tables, small_windows, workers)
     assert [ids(plain), ids(plain)] == epochs_of(tables, 2)
 
 
+@pytest.mark.soak
+def test_workers_that_are_forked_anew_for_each_epoch_make_them_too(tables, small_windows):
+    plain = DataLoader(mixed(tables), batch_size=None, num_workers=2)
+    assert [ids(plain) for _ in range(3)] == epochs_of(tables, 3)
+
+
 @pytest.mark.few(2)
 # The shards are 8: divided by the ranks, and not.
 @pytest.mark.parametrize(("ranks", "drop_last"), [(2, True), (3, False), (3, True), (8, False)])

@@ -99,6 +99,30 @@ def test_forked_workers_make_the_same_batches(table, shuffle):
     assert [batch["id"].tolist() for batch in forked] == alone
 
 
+def test_all_readers_of_a_process_have_one_delegate_which_ends_with_the_last_of_them(table):
+    before = {each.pid for each in delegates()}
+    readers = [ForkReader(recipe_of(table), {"id": "id"}) for _ in range(3)]
+    (process,) = (each for each in delegates() if each.pid not in before)
+    for offset, reader in enumerate(readers):
+        wanted = np.array([offset])
+        assert reader.submit(wanted).result(HANGS)[0]["id"].to_pylist() == [offset]
+        assert process.is_running()
+        reader.close()
+    assert psutil.wait_procs([process], timeout=HANGS)[1] == []
+
+
+def test_a_reader_that_fails_leaves_the_others_of_its_process_alone(db, table):
+    stays = db.create_table("stays", rows_of(100))
+    failing, reader = (ForkReader(recipe_of(each), {"id": "id"}) for each in (table, stays))
+    shutil.rmtree(f"{db.uri}/points.lance")
+    with pytest.raises(Exception, match="(?i)not found|no such file"):
+        failing.submit(np.array([900])).result(HANGS)
+    failing.give_up(is_late=False)
+    assert failing.is_over
+    assert not reader.is_over
+    assert reader.submit(np.array([7])).result(HANGS)[0]["id"].to_pylist() == [7]
+
+
 def test_one_that_was_killed_is_an_error_and_no_hang(table):
     before = {each.pid for each in delegates()}
     delegate = ForkReader(recipe_of(table), {"id": "id"})

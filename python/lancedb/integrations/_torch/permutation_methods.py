@@ -15,6 +15,7 @@ from lancedb.background_loop import LOOP
 
 from .arrow import take
 from .common.error_notes import add_note
+from .common.process import PROCESS
 from .convert import torch_columns as convert
 from .table import fork_guard as forking
 from .table.blobs import BlobColumns, is_descriptor
@@ -27,7 +28,9 @@ _TOO_LITTLE_MEMORY = (
     "such memory"
 )
 
-_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+class Alive(weakref.WeakSet[Any]):
+    """The permutations of this process."""
 
 
 def extend(module: ModuleType) -> None:
@@ -125,16 +128,17 @@ def shallow_copy(self: Any) -> Any:
 
 def _new(kind: type, *_: Any, **__: Any) -> Any:
     new = object.__new__(kind)
-    _alive.add(new)
+    PROCESS.part(Alive).add(new)
     return new
 
 
 def _prepare_for_fork() -> None:
-    if _alive and not forking.came_with_a_fork():
+    alive = list(PROCESS.part(Alive))
+    if alive and not forking.came_with_a_fork():
         from .table.fork_permutations import note_rows  # which imports torch
 
         forking.note_use()
-        note_rows(list(_alive))
+        note_rows(alive)
 
 
 def _reader_after_fork(permutation: Any) -> Any:

@@ -11,6 +11,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class TooLate(RuntimeError):
+    """What was waited for took longer than it may."""
+
+
 def within(seconds: float | None, call: Callable[[], T], late: Callable[[], str]) -> T:
     """What `call` returns, or whatever it raises.
 
@@ -25,7 +29,7 @@ def within(seconds: float | None, call: Callable[[], T], late: Callable[[], str]
 
     Raises
     ------
-    RuntimeError
+    TooLate
         If it takes longer.
 
     Examples
@@ -52,7 +56,7 @@ def within(seconds: float | None, call: Callable[[], T], late: Callable[[], str]
         if raised:
             raise raised[0]
         if not returned:
-            raise RuntimeError(late())
+            raise TooLate(late())
         return returned[0]
     finally:
         raised.clear()  # an error's traceback holds this frame, which would hold the error

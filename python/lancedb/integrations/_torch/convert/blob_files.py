@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..common.process import PROCESS
+
 if TYPE_CHECKING:
     from ..table.reader import Reader
 
 # lancedb opens many in one call in about the time that one takes.
 _OPENED_TOGETHER = 32
 
-_known: weakref.WeakValueDictionary[str, BlobSource] = weakref.WeakValueDictionary()
+
+class BlobSources(weakref.WeakValueDictionary[str, "BlobSource"]):
+    """Those of this process, by their keys."""
 
 
 class BlobSource:
@@ -38,7 +42,7 @@ class BlobSource:
         self._reader: Reader | bytes = reader
         self._described = f"{next(iter(reader.columns.values()))} of {reader.recipe.describe()}"
         self.key = uuid.uuid4().hex
-        _known[self.key] = self
+        PROCESS.part(BlobSources)[self.key] = self
 
     def __reduce__(self) -> Any:
         reader = self._reader
@@ -66,11 +70,12 @@ class BlobSource:
 
 def _received(key: str, described: str, data: bytes) -> BlobSource:
     """The source that was sent: one for all of its files in a process."""
-    source = _known.get(key)
+    known = PROCESS.part(BlobSources)
+    source = known.get(key)
     if source is None:
         source = BlobSource.__new__(BlobSource)
         source._reader, source._described, source.key = data, described, key
-        source = _known.setdefault(key, source)
+        source = known.setdefault(key, source)
     return source
 
 
@@ -232,7 +237,7 @@ class BlobFileType(pa.ExtensionType):
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: Any, serialized: bytes) -> BlobFileType:
-        source = _known.get(serialized.decode())
+        source = PROCESS.part(BlobSources).get(serialized.decode())
         if source is None:
             raise RuntimeError(
                 "this Arrow column was made of a column of files whose dataset is gone: keep the "

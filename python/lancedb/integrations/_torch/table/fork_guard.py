@@ -8,21 +8,40 @@ through `fork_reader`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
-_used_in: int | None = None
-importing_main = False
+from ..common.process import PROCESS
+
+
+class Runtime:
+    """What is known here of lancedb's runtime, also of a process that this one was forked from."""
+
+    used_in: int | None = None
+    is_importing_main = False
 
 
 def note_use() -> None:
     """Remember that lancedb's runtime is running in this process, or came along with a fork."""
-    global _used_in
-    _used_in = _used_in or os.getpid()
+    runtime = PROCESS.part(Runtime)
+    runtime.used_in = runtime.used_in or os.getpid()
 
 
 def came_with_a_fork() -> bool:
     """Whether lancedb's runtime was in use in the process that this one was forked from."""
-    return _used_in not in (None, os.getpid())
+    return PROCESS.part(Runtime).used_in not in (None, os.getpid())
+
+
+@contextlib.contextmanager
+def importing_main() -> Iterator[None]:
+    """Refuse datasets meanwhile: the script that is imported must not begin to train once more."""
+    runtime = PROCESS.part(Runtime)
+    runtime.is_importing_main = True
+    try:
+        yield
+    finally:
+        runtime.is_importing_main = False
 
 
 def refuse_after_a_fork(begun_in: int) -> None:
@@ -55,7 +74,7 @@ def refuse_while_importing_main() -> None:
     RuntimeError
         If the script makes a dataset whenever it is imported.
     """
-    if importing_main:
+    if PROCESS.part(Runtime).is_importing_main:
         raise RuntimeError(
             "connection_factory is defined in the script itself, which has to be imported once "
             "more to read in a forked worker: put what the script does under "

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.process import PROCESS
 from ..common.timeout import within
 from .arguments import rows_of
 from .permutation_rows import PermutationRows
@@ -29,7 +30,9 @@ _NOTE = "_rows_for_forks"
 # that do not say their version without a look at their store.
 _NOTED_WITHIN = 30.0
 
-_given_up: weakref.WeakSet[Any] = weakref.WeakSet()
+
+class GivenUp(weakref.WeakSet[Any]):
+    """The permutations of this process that cannot be read after a fork."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class Note:
 
 def note_rows(permutations: Iterable[Any]) -> None:
     """Note the rows of permutations, whose copies take the note along; before a fork."""
-    fresh = [each for each in permutations if each not in _given_up and _note_of(each) is None]
+    given_up = PROCESS.part(GivenUp)
+    fresh = [each for each in permutations if each not in given_up and _note_of(each) is None]
     known: dict[tuple, Note] = {}
     ends = time.monotonic() + _NOTED_WITHIN
     for permutation in sorted(fresh, key=_may_wait):
@@ -74,7 +78,7 @@ def note_rows(permutations: Iterable[Any]) -> None:
                 raise RuntimeError(_too_late())
             note = within(limit, lambda of=permutation: _noted(of, known), late=_too_late)
         except Exception as error:  # whatever it is, a fork is not to fail for it
-            _given_up.add(permutation)
+            given_up.add(permutation)
             name = permutation.base_table.name
             _log.debug("a permutation of %s cannot be read after a fork: %s", name, error)
         else:

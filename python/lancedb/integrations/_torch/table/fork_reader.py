@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads of a forked process, made by another process that was not forked.
 
-The two are joined by a socket. One sends the recipe, and then lists of offsets or vectors whose
-nearest rows it wants; the other answers each with a record batch, and ends when the socket does.
+The two are joined by a socket for each reader. One sends the recipe, and then lists of offsets or
+vectors whose nearest rows it wants; the other answers each with a record batch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ import pyarrow as pa
 from ..arrow.large_rows import CountedRead, FetchedRead
 from ..arrow.stream import packed, unpacked
 from ..common.error_notes import add_note
+from ..common.process import PROCESS
 from . import fork_guard as forking
 from .handle import LocalRows, OwnHandle, empty_batch
 from .nearest import Nearest
@@ -78,20 +81,21 @@ class ForkReader:
                 f"{recipe.describe()} cannot be opened in a forked process: {error}. Define what "
                 "connection_factory names with def at the top level of a module"
             ) from error
-        self._connection, self._process = _start()
+        self._has_failed = False
         self._calls = ThreadPoolExecutor(1, "lance-delegate")
-        self.close = weakref.finalize(self, _close, self._connection, self._process, self._calls)
-        self._connection.send(_preparation(asked))
+        self._delegate, self._connection = PROCESS.part(Delegates).connect()
+        self.close = weakref.finalize(self, _close, self._connection, self._delegate, self._calls)
         self.reads_by = expected_reader(recipe)
-        self.schema: pa.Schema = self._ask(asked).schema
+        self.schema: pa.Schema = self._ask(pickle.dumps((_preparation(asked), asked))).schema
 
     @property
     def is_over(self) -> bool:
-        return self._process.poll() is not None
+        return self._has_failed or self._delegate.is_over
 
-    def give_up(self) -> None:
-        self._process.kill()  # which ends the call under way
-        self._process.wait()
+    def give_up(self, is_late: bool) -> None:
+        self._has_failed = True
+        if is_late:
+            self._delegate.kill()  # which ends the call under way, and those of other readers
 
     def submit(
         self,
@@ -153,13 +157,99 @@ class ForkReader:
         return unpacked(data)
 
 
-def serve(fd: int) -> None:
-    """Open the table that is asked for, and read until nobody asks any more."""
-    connection = Connection(fd)
-    with contextlib.suppress(EOFError, ConnectionError):
+class Delegate:
+    """A process that was not forked, and reads for this one until nobody is left who asks."""
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self._control, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE.format(fd=theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt from the keyboard is not for it
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or was told to."""
+        return self._control.closed or self._process.poll() is not None
+
+    def connect(self) -> Connection:
+        """A connection to a thread of it."""
+        ours, theirs = multiprocessing.Pipe()
+        with theirs, contextlib.suppress(ConnectionError):  # which is found out by who asks
+            send_handle(self._control, theirs.fileno(), self._process.pid)
+        return ours
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """Have it end, in the middle of a read if that takes long."""
+        self._control.close()
         try:
-            _prepare(connection.recv())
-            handle = OwnHandle(*pickle.loads(connection.recv_bytes()))
+            self._process.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Delegates:
+    """The one delegate of this process, whatever it reads."""
+
+    def __init__(self) -> None:
+        self.in_child()
+
+    def in_child(self) -> None:
+        """A process that is forked off has none yet."""
+        self._latest: Delegate | None = None
+        self._lock = threading.RLock()  # garbage that is collected meanwhile may hold a reader
+
+    def connect(self) -> tuple[Delegate, Connection]:
+        """A connection to the delegate, for one reader more."""
+        with self._lock:
+            delegate = self._latest or Delegate()
+            delegate.readers += 1  # so that it does not end now
+            if delegate.is_over:
+                delegate = Delegate()
+                delegate.readers = 1
+            self._latest = delegate
+        try:
+            return delegate, delegate.connect()
+        except BaseException:
+            self.leave(delegate)
+            raise
+
+    def leave(self, delegate: Delegate) -> None:
+        """End it if this was the last of its readers."""
+        with self._lock:
+            delegate.readers -= 1
+            is_last = not delegate.readers
+        if is_last:
+            delegate.end()
+
+
+def serve(fd: int) -> None:
+    """Answer each reader of another process in a thread, until that process is gone."""
+    control, opening = Connection(fd), threading.Lock()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            connection = Connection(recv_handle(control))
+            threading.Thread(target=_serve, args=(connection, opening)).start()
+
+
+def _serve(connection: Connection, opening: threading.Lock) -> None:
+    """Open the table that is asked for, and read until nobody asks any more."""
+    with connection, contextlib.suppress(EOFError, ConnectionError):
+        try:
+            preparation, asked = pickle.loads(connection.recv_bytes())
+            with opening, forking.importing_main():
+                multiprocessing.spawn.prepare(preparation)
+            handle = OwnHandle(*pickle.loads(asked))
         except Exception as error:
             return _fail(connection, error)
         _succeed(connection, empty_batch(handle.schema))
@@ -196,14 +286,6 @@ def _preparation(asked: bytes) -> dict[str, Any]:
     return {name: data[name] for name in kept if name in data}
 
 
-def _prepare(data: dict[str, Any]) -> None:
-    forking.importing_main = True  # which must not begin to train once more
-    try:
-        multiprocessing.spawn.prepare(data)
-    finally:
-        forking.importing_main = False
-
-
 def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
     data = packed(batch)
     connection.send(data.size)
@@ -236,25 +318,8 @@ def _sendable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _start() -> tuple[Connection, subprocess.Popen]:
-    ours, theirs = multiprocessing.Pipe()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE.format(fd=theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the keyboard is not for it
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    return ours, process
-
-
-def _close(connection: Connection, process: subprocess.Popen, calls: ThreadPoolExecutor) -> None:
-    """Give up the calls that wait, and have the other process end."""
+def _close(connection: Connection, delegate: Delegate, calls: ThreadPoolExecutor) -> None:
+    """Give up the calls that wait, and have nobody answer any more."""
     calls.shutdown(wait=False, cancel_futures=True)
     connection.close()
-    try:
-        process.wait(_ENDS_WITHIN)
-    except subprocess.TimeoutExpired:  # it is in the middle of a read
-        process.kill()
-        process.wait()
+    PROCESS.part(Delegates).leave(delegate)

@@ -97,8 +97,8 @@ class Handle(Protocol):
         """Whether it cannot be used any more."""
         ...
 
-    def give_up(self) -> None:
-        """Use it no more: something that it read failed, or did not come."""
+    def give_up(self, is_late: bool) -> None:
+        """Use it no more: something that it read failed, or did not come in time."""
         ...
 
     def submit(
@@ -185,7 +185,7 @@ class OwnHandle:
     def is_over(self) -> bool:
         return self._opened.is_over
 
-    def give_up(self) -> None:
+    def give_up(self, is_late: bool) -> None:
         # lancedb's rate control would hold back what is read next, for what failed before.
         self._opened.is_over = True
 

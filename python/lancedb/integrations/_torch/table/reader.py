@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..arrow import take
 from ..arrow.large_rows import CountedRead, FetchedRead
 from ..common.per_process import PerProcess
-from ..common.timeout import within
+from ..common.timeout import TooLate, within
 from . import fork_guard as forking
 from .fork_reader import ForkReader
 from .handle import Handle, LocalRows, OwnHandle
@@ -145,7 +145,7 @@ class Reader:
                 late=lambda: f"not read within {self.recipe.limit()}",
             )
         except (RuntimeError, OSError, ValueError) as error:
-            handle.give_up()
+            handle.give_up(isinstance(error, TooLate))
             raise RuntimeError(f"reading {what} failed: {explained(str(error))}") from error
 
     def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
@@ -181,7 +181,7 @@ class Waiting:
         except (NotInTime, RuntimeError, OSError, ValueError) as error:
             late = isinstance(error, NotInTime) and not self._future.done()
             self.cancel()
-            self._handle.give_up()
+            self._handle.give_up(late)
             said = str(error) or type(error).__name__
             reason = f"not read within {self._recipe.limit()}" if late else said
             raise RuntimeError(self._failure(reason)) from error
