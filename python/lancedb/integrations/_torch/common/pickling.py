@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a user gives can be pickled for worker processes, and how to fix it if not."""
+"""What is sent to processes that are started: whether it can be, and how."""
 
 from __future__ import annotations
 
 import functools
 import pickle
 import sys
+from collections.abc import Callable
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _WAYS_OUT = "use num_workers=0, or pass multiprocessing_context='fork'."
 
@@ -34,6 +38,24 @@ def check_sendable(name: str, given: Any) -> None:
             "interactive session, which they cannot import. Put it into a module (a file beside "
             f"the notebook, imported from there), {_WAYS_OUT}"
         )
+
+
+def send_to_new_processes(kind: type[T], reduce: Callable[[T], Any]) -> None:
+    """Have a process that is started given objects of a kind in another way than by a pickle.
+
+    Parameters
+    ----------
+    kind : type
+        The objects' very class.
+    reduce : callable
+        Called with an object that is sent, for what `object.__reduce__` would return.
+    """
+
+    def reduced(given: T) -> Any:
+        started = get_spawning_popen() is not None
+        return reduce(given) if started else given.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+    ForkingPickler.register(kind, reduced)
 
 
 def name_of(function: Any) -> str:

@@ -10,10 +10,11 @@ torch is imported where something is to be shared: a process that only reads doe
 from __future__ import annotations
 
 import os
-from multiprocessing.context import get_spawning_popen
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .pickling import send_to_new_processes
 
 if TYPE_CHECKING:
     import torch
@@ -34,31 +35,35 @@ class SharedArray:
         self._array = array
         self._tensor: torch.Tensor | None = None  # over the same memory, once it is shared
 
-    def __getstate__(self) -> dict[str, Any]:
-        if get_spawning_popen() is None:
-            return {"_bytes": (self._array.tobytes(), self._array.dtype.str)}
-        self._share()  # for a process that is being started
-        return {"_tensor": self._tensor}
+    def __getstate__(self) -> tuple[bytes, str]:
+        return self._array.tobytes(), self._array.dtype.str
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._tensor = state.get("_tensor")
-        if self._tensor is None:
-            data, kind = state["_bytes"]
-            self._array = np.frombuffer(bytearray(data), kind)
-        else:
-            self._array = self._tensor.numpy()
+    def __setstate__(self, state: tuple[bytes, str]) -> None:
+        data, kind = state
+        self.__init__(np.frombuffer(bytearray(data), kind))
 
     @property
     def array(self) -> np.ndarray:
         """The array, or one over the memory that it shares."""
         return self._array
 
-    def _share(self) -> None:
+    def share(self) -> torch.Tensor:
+        """The array's memory, once processes can map it."""
         import torch
 
         if self._tensor is None:
             self._tensor = shared(torch.from_numpy(self._array))
             self._array = self._tensor.numpy()
+        return self._tensor
+
+
+def _mapped(tensor: torch.Tensor) -> SharedArray:
+    array = SharedArray(tensor.numpy())
+    array._tensor = tensor
+    return array
+
+
+send_to_new_processes(SharedArray, lambda array: (_mapped, (array.share(),)))
 
 
 def shared(tensor: torch.Tensor) -> torch.Tensor:

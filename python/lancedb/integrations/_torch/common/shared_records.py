@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
 import torch
 
+from .pickling import send_to_new_processes
 from .shared_memory import shared
 
 Fields = Sequence[tuple[Any, ...]]
@@ -39,20 +39,16 @@ class SharedRecords:
     def __init__(self, fields: Fields, count: int = 1):
         self._fields = list(fields)
         self._count = count
-        self._memory = self._zeros()
+        size = count * np.dtype(self._fields, align=True).itemsize
+        self._memory = torch.zeros(size, dtype=torch.uint8, device="cpu")
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = {"_fields": self._fields, "_count": self._count}
-        if get_spawning_popen() is not None:  # for a process that is being started
-            return {**state, "_memory": self._memory}
-        return {**state, "_written": self._memory.numpy().tobytes().rstrip(b"\0")}
+    def __getstate__(self) -> tuple[Fields, int, bytes]:
+        return self._fields, self._count, self._memory.numpy().tobytes().rstrip(b"\0")
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        written = state.pop("_written", b"")
-        self.__dict__.update(state)
-        if "_memory" not in state:
-            self._memory = self._zeros()
-            self._memory.numpy()[: len(written)] = np.frombuffer(written, np.uint8)
+    def __setstate__(self, state: tuple[Fields, int, bytes]) -> None:
+        fields, count, written = state
+        self.__init__(fields, count)
+        self._memory.numpy()[: len(written)] = np.frombuffer(written, np.uint8)
 
     def __len__(self) -> int:
         return self._count
@@ -81,10 +77,17 @@ class SharedRecords:
         copy._records[: len(self)] = self._records
         return copy
 
-    def _zeros(self) -> torch.Tensor:
-        size = self._count * np.dtype(self._fields, align=True).itemsize
-        return torch.zeros(size, dtype=torch.uint8, device="cpu")
-
     @property
     def _records(self) -> np.ndarray:
         return self._memory.numpy().view(np.dtype(self._fields, align=True))
+
+
+def _over(fields: Fields, count: int, memory: torch.Tensor) -> SharedRecords:
+    records = SharedRecords(fields, count)
+    records._memory = memory
+    return records
+
+
+send_to_new_processes(
+    SharedRecords, lambda records: (_over, (records._fields, len(records), records._memory))
+)

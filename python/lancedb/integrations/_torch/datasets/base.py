@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ..cache.columns import Cache, check_cache
 from ..cache.directory import cache_settings
 from ..common.checks import one_of, whole_number
 from ..common.counters import Counts, Stats
+from ..common.pickling import send_to_new_processes
 from ..convert.blob_files import BlobSource
 from ..convert.on_error import OnError, Partial, SkippedRows
 from ..convert.packed import PackedRows
@@ -62,6 +64,12 @@ _ELSEWHERE = {
 }
 
 
+def _preloaded(dataset: Any) -> Any:
+    """As a pickle has it; a plain DataLoader sends its dataset first, then starts the server."""
+    preload_workers()
+    return dataset.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
 class BatchDataset:
     """What becomes of record batches, and what was counted: all that needs no table.
 
@@ -77,6 +85,10 @@ class BatchDataset:
 
     _default_batch_size = 100
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        send_to_new_processes(cls, _preloaded)
+
     def __init__(self, output: Output, batch_size: Any, unwrap: bool):
         self._output = output
         self.batch_size = whole_number("batch_size", batch_size, 1)
@@ -90,7 +102,6 @@ class BatchDataset:
         forking.note_use()
 
     def __getstate__(self) -> dict[str, Any]:
-        preload_workers()  # a plain DataLoader sends its dataset first, and then starts the server
         self._output.check_sendable()
         return dict(self.__dict__)
 

@@ -9,7 +9,6 @@ table version have, which depends on nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from lancedb.table import Table
 
 from ..arrow.dictionaries import Codes, CommonDictionary, has_codes
 from ..arrow.stream import packed, unpacked
+from ..common.pickling import send_to_new_processes
 from ..common.shared_memory import SharedArray
 
 DICTIONARY = ("values", "codes")
@@ -36,23 +36,19 @@ class Categories:
     ----------
     columns : sequence of str
         The columns, as the table knows them.
+    packed : SharedArray, optional
+        The values, if they are known.
     """
 
-    def __init__(self, columns: Sequence[str]):
+    def __init__(self, columns: Sequence[str], packed: SharedArray | None = None):
         self._columns = tuple(columns)
         self._values: dict[str, pa.Array] | None = None
-        self._packed: SharedArray | None = None
+        self._packed = packed
 
-    def __getstate__(self) -> dict[str, Any]:
-        sent = self._packed
-        if get_spawning_popen() is not None and self._values is not None:
-            sent = self._pack()
-        elif sent is not None and sent.array.nbytes > _SENT_BYTES:
-            sent = None
-        return {"_columns": self._columns, "_values": None, "_packed": sent}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def __reduce__(self) -> Any:
+        known = self._packed
+        is_small = known is not None and known.array.nbytes <= _SENT_BYTES
+        return Categories, (self._columns, known if is_small else None)
 
     def of(self, table: Table) -> dict[str, pa.Array]:
         """The values of each column; `table` is read if they are not known yet.
@@ -66,14 +62,11 @@ class Categories:
             self._values = (
                 _found(table, self._columns) if self._packed is None else _unpack(self._packed)
             )
-            self._packed = self._pack()
+            self._packed = self._packed or _pack(self._values)
         return self._values
 
-    def _pack(self) -> SharedArray:
-        if self._packed is None:
-            assert self._values is not None
-            self._packed = _pack(self._values)
-        return self._packed
+
+send_to_new_processes(Categories, lambda known: (Categories, (known._columns, known._packed)))
 
 
 class DictionaryColumns:

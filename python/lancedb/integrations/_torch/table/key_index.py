@@ -7,7 +7,6 @@ and forked ones have it already.
 
 from __future__ import annotations
 
-from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from lancedb.table import Table
 
 from ..arrow.stream import packed, unpacked
+from ..common.pickling import send_to_new_processes
 from ..common.shared_memory import shared
 
 pc: Any = pyarrow.compute  # whose functions are made where it is imported
@@ -61,11 +61,7 @@ class KeyIndex:
         self._open()
 
     def __reduce__(self) -> Any:
-        if get_spawning_popen() is None:  # not for a process that is being started
-            return _dropped, ()
-        self._data = shared(self._data)
-        self._open()
-        return _opened, (self._data, self._name)
+        return _dropped, ()
 
     def _open(self) -> None:
         batch = unpacked(pa.py_buffer(self._data.numpy()))
@@ -213,3 +209,12 @@ def _opened(data: torch.Tensor, name: str) -> KeyIndex:
     index._data, index._name = data, name
     index._open()
     return index
+
+
+def _shared(index: KeyIndex) -> Any:
+    index._data = shared(index._data)
+    index._open()
+    return _opened, (index._data, index._name)
+
+
+send_to_new_processes(KeyIndex, _shared)

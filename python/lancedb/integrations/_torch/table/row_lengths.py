@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
-from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..common.pickling import send_to_new_processes
 from ..common.shared_memory import SharedArray
 from .reader import Reader
 from .recipe import Recipe
@@ -71,9 +72,7 @@ class RowLengths:
         self._check_type()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process that is being started maps them; any other reads them for itself.
-        read = None if get_spawning_popen() is None else self._all()
-        return {**self.__dict__, "_lock": None, "_read": read}
+        return {**self.__dict__, "_lock": None, "_read": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -152,3 +151,13 @@ class RowLengths:
     def _named(self, row: int) -> str:
         offset = int(self._selection.offsets(np.array([row]))[0])
         return f"row {offset} of {self._recipe.describe()}"
+
+
+def _with_all(lengths: RowLengths) -> Any:
+    """So that a process that is started maps what it would read."""
+    reduced: Any = lengths.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    make, arguments, state = reduced[:3]
+    return make, arguments, {**state, "_read": lengths._all()}
+
+
+send_to_new_processes(RowLengths, _with_all)
