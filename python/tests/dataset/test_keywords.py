@@ -4,6 +4,7 @@
 import copy
 import inspect
 import pickle
+import threading
 import warnings
 
 import lancedb
@@ -142,6 +143,20 @@ def test_an_argument_set_later_is_refused_where_nothing_would_change(table, make
     assert len(next(iter(dataset))) == 2
     dataset.mine = 3
     assert dataset.mine == 3
+
+
+def name_of_the_thread(batch):
+    return threading.current_thread().name
+
+
+@pytest.mark.parametrize("make", [LanceIterableTorchDataset, mixture])
+def test_where_a_transform_runs_and_how_far_is_read_may_be_said_later(table, make):
+    dataset = make(table, transform=name_of_the_thread, batch_size=2)
+    assert set(dataset) == {threading.current_thread().name}
+    dataset.transform_threads, dataset.readahead = 2, 3
+    assert any(name.startswith("lance-transform") for name in dataset)
+    with pytest.raises(AttributeError, match="make another one, with cache="):
+        dataset.cache = True
 
 
 def pickled(dataset):

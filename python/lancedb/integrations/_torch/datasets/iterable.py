@@ -269,7 +269,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             )
         self.readahead = whole_number("readahead", readahead, 1)
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
-        self.cache: Cache = cache
         self._sizes = row_sizes(self._rows.new_reader())
         self._order = ShuffleSpec(
             rows=self.num_rows,
@@ -327,6 +326,11 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
     @property
     def _view(self) -> View:
         return self._rows.view
+
+    @property
+    def cache(self) -> Cache:
+        """Whether rows are kept in memory."""
+        return self._row_cache.cache
 
     @property
     def shuffle(self) -> str:
@@ -438,11 +442,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         if not vary_in_size(self._rows.reader().schema):
             return None
         return LargeRows(self._order.row_bytes, self._sizes.are_skewed, self._limits_here())
-
-    @property
-    def _is_alone(self) -> bool:
-        """Whether no other process reads the table for the same batches."""
-        return not in_worker() and self.rank_and_world_size()[1] == 1
 
     def _bytes_to_cache(self) -> int | None:
         return self._row_cache.bytes_to_keep(self._is_alone)

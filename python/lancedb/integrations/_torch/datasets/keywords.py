@@ -72,7 +72,9 @@ def refuse_to_change(dataset: Any, name: str) -> None:
         If `name` is such an argument.
     """
     kind, mine = type(dataset), vars(dataset)
-    is_argument = name in _DATASETS.get(kind.__name__, ()) and not hasattr(kind, name)
+    own = getattr(kind, name, None)
+    can_be_set = own is not None and getattr(own, "fset", own) is not None
+    is_argument = name in _DATASETS.get(kind.__name__, ()) and not can_be_set
     if is_argument and name not in mine and "_is_made" in mine:
         raise AttributeError(
             f"{name} of a {kind.__name__} cannot be changed: make another one, with {name}=",

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,33 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrow.buffer_pool import keep_freed
 from ..arrow.origins import Origins
 from ..cache.columns import Cache, check_cache
-from ..cache.tables import most_kept
 from ..common.checks import one_of, whole_number
 from ..common.error_notes import add_note
 from ..convert.on_error import OnError
 from ..convert.transform import Output
-from ..frameworks.torch_loader import in_worker
-from ..order.batch_sequence import BatchSequence
 from ..order.mixed_layout import MixedLayout, describe, merged, mixed_layout, read_mixed_state
 from ..order.mixed_order import MixedEpochOrder, MixedRows, SourceOrder
 from ..order.mixed_shards import MixedShards
 from ..order.mixture import Mixture
-from ..order.read_schedule import Span, schedule
-from ..order.shuffle import READ_BYTES, read_rows
+from ..order.read_schedule import Span
 from ..order.state import Position, allowances
 from ..order.step_mixture import StepMixture
 from ..order.steps import Steps
-from ..pipeline.mixed_sources import MixedInput
-from ..pipeline.mixture_windows import MixtureWindows
-from ..pipeline.prefetch import Prefetcher, ReadAhead
-from ..table.sources import is_in_object_store
+from ..pipeline.prefetch import Prefetcher
 from ..workers.shared_epoch import LayoutCodec
 from .batching import Packing, TokenBudget, check_batching
 from .cursor import RankOrder, StepOrder
-from .iterable import FAR_READS
 from .keywords import explain_unknown
 from .mixing import MixedBatchesKind, MixedRowsKind
 from .mixture_arguments import (
@@ -50,12 +41,12 @@ from .mixture_arguments import (
 )
 from .mixture_batches import (
     MixedPlan,
-    labelled_documents,
     merged_between_epochs,
     rows_of_shares,
     rows_order_of,
     starts_in,
 )
+from .mixture_reader import MixtureReader
 from .mixture_source import MixtureSource
 from .origins import RandomSeed, joined, origins_of
 from .planned_batches import NOMINAL_BATCH, PlannedBatches
@@ -64,7 +55,6 @@ from .sharded import ShardedDataset
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_READS_TOGETHER = 3
 _LAYOUT_BYTES = (1 << 10, 1 << 8)  # of a layout in shared memory: in all, and for each source
 
 
@@ -208,19 +198,19 @@ transform_threads : optional
             )
         self.readahead = whole_number("readahead", readahead, 1)
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
-        self.cache = check_cache(cache)
+        self._reader = MixtureReader(self._sources, self._kind, check_cache(cache))
         most_bytes, more = _LAYOUT_BYTES
         codec = LayoutCodec(MixedLayout.of_json, most_bytes + more * len(self._names))
         self._begin_epochs(drop_last, rank, world_size, mesh, codec)
 
     def _begin_use(self) -> None:
         super()._begin_use()
-        self._windows: MixtureWindows | None = None
         self._mixtures: dict[tuple[MixedLayout, int], Mixture | StepMixture] = {}
         self._own_layouts: dict[int, MixedLayout] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_windows": None, "_mixtures": {}}
+        # A copy has windows of its own.
+        return {**super().__getstate__(), "_mixtures": {}, "_reader": copy.copy(self._reader)}
 
     # -- what is read ------------------------------------------------------------------------
 
@@ -240,6 +230,11 @@ transform_threads : optional
         """The names of the columns, as the batches have them; with ``mix="batches"`` a dict of
         those of each source."""
         return self._kind.column_names
+
+    @property
+    def cache(self) -> Cache:
+        """Whether the sources' rows are kept in memory."""
+        return self._reader.cache
 
     @property
     def num_rows(self) -> int:
@@ -353,7 +348,7 @@ transform_threads : optional
                 source.size.rows,
                 source.size.shuffle,
                 of,
-                self._is_in_memory(name, of),
+                self._reader.keeps(name, of, self._is_alone),
                 source.draws,
             )
             for name, of, source in (
@@ -413,32 +408,10 @@ transform_threads : optional
         with_origins: bool,
     ) -> Prefetcher:
         spans, origins = self._with_origins(plan, spans, with_origins)
-        sequence = plan if isinstance(plan, BatchSequence) else None
-        plan = rows_order_of(plan)
-        sources = [self._sources[order.name] for order in plan.sources]
-        limits, one_call = self._limits_here(), asyncio.Lock()
-        of_sources = [
-            source.rows(self._kind.schemas[order.name], order.in_memory, limits, one_call)
-            for source, order in zip(sources, plan.sources, strict=True)
-        ]
-        for source, order in zip(sources, plan.sources, strict=True):
-            if not order.in_memory or self.cache is True:
-                source.fill_cache()
-        windows = stack.enter_context(self._windows_of(plan))
-        ahead, stats = self._read_ahead(plan), self._stats()
-        names = tuple(order.name for order in plan.sources)
-        labelled = partial(self._kind.labelled, names=names)
-        if sequence is not None:
-            labelled = partial(labelled_documents, self._kind.column, sequence)
-        rows = MixedInput(
-            plan, of_sources, labelled, stats, ahead.reads, windows, sequence, ahead.read_rows
-        )
-        # Rows that are wanted together are read in a call for each source: small calls cost more.
-        reads = _READS_TOGETHER if sequence is None and len(plan.sources) > 1 else 1
-        read = windows.planner if sequence is None else sequence
-        groups = schedule(read, spans, ahead.read_rows, reads)
-        ahead = dataclasses.replace(ahead, reads=-(-ahead.reads // reads))
-        keep_freed(reads * READ_BYTES)
+        stats, limits = self._stats(), self._limits_here()
+        windows = stack.enter_context(self._reader.windows(plan, self.rank_and_world_size()[0]))
+        ahead = self._reader.read_ahead(plan, self.readahead, self.transform_threads)
+        rows, groups, ahead = self._reader.opened(plan, spans, windows, ahead, stats, limits)
         return Prefetcher(rows, groups, output, stats, ahead, limits, origins)
 
     def _origins_of(self, plan: MixedPlan, shares: list[Span]) -> Origins:
@@ -457,49 +430,6 @@ transform_threads : optional
                 origins = origins_of(selection, rows.rows[here], seed, name, points, start)
                 parts.append((self._names.index(name), here, origins))
         return dataclasses.replace(joined(parts, len(rows.rows)), epoch=plan.epoch)
-
-    @contextlib.contextmanager
-    def _windows_of(self, plan: MixedEpochOrder) -> Iterator[MixtureWindows]:
-        """The windows of an epoch; a stream beside another has its own."""
-        before, self._windows = self._windows, None
-        rank = self.rank_and_world_size()[0]
-        # Most workers end with the epoch.
-        lasting = () if in_worker() else plan.parts_of(rank, plan.epoch + 1)
-        windows = MixtureWindows(plan, lasting, self._kind.whole_steps, before)
-        try:
-            yield windows
-        finally:
-            windows.leave()
-            self._windows = windows
-
-    def _read_ahead(self, plan: MixedEpochOrder) -> ReadAhead:
-        weights = plan.mixture.weights_at(plan.mixture.start_of(plan.epoch))
-        sizes = [self._sources[order.name].size.row_bytes for order in plan.sources]
-        row_bytes = sum(w * size for w, size in zip(weights, sizes, strict=True)) // sum(weights)
-        reads = self.readahead * (FAR_READS if self._is_far else 1)
-        read, job = read_rows(max(1, row_bytes))
-        return ReadAhead(read, job, reads, self.transform_threads)
-
-    @property
-    def _is_far(self) -> bool:
-        return any(is_in_object_store(s.view.recipe.source) for s in self._sources.values())
-
-    def _is_in_memory(self, name: str, layout: Any) -> bool:
-        """Whether the rows of a source are read once by this process, and kept."""
-        source = self._sources[name]
-        if self.cache is True:
-            return True
-        if self.cache is False or not source.can_be_kept:
-            return False
-        rows = max(source.size.rows, source.view.selection.num_rows)  # of which it may draw a few
-        return self._all_fit or (layout.lanes == 1 and layout.window_rows >= rows)
-
-    @property
-    def _all_fit(self) -> bool:
-        if in_worker() or self.rank_and_world_size()[1] > 1:
-            return False
-        total = sum(source.kept_bytes for source in self._sources.values())
-        return total <= most_kept()
 
     # -- errors and descriptions ---------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class RowCache:
     """
 
     def __init__(self, cache: Cache, rows: PinnedRows, sizes: RowSizes, is_automatic: bool):
-        self._keeps_all = cache is True
+        self.cache: Cache = cache
         self._may_keep = cache == "auto" and is_automatic and not sizes.are_skewed
         self._rows = rows
         self._sizes = sizes
@@ -56,20 +56,22 @@ class RowCache:
             Whether no other process reads the table for the same batches.
         """
         held, disk, reader = self._held(is_alone), self._rows.disk, self._rows.reader()
-        if disk is not None and (held is None or self._keeps_all):
+        if disk is not None and (held is None or self.cache is True):
             disk.fill(again=True)
             if held is None and disk.is_complete and not self._sizes.are_skewed:
                 return contextlib.nullcontext(MappedTable(disk, reader))
         if held is None:
             return self._kept.for_windows(rows_plan_of(plan))
         sizes = (
-            (self._whole_row_bytes, None) if self._keeps_all else (self._sizes.average, most_kept())
+            (self._whole_row_bytes, None)
+            if self.cache is True
+            else (self._sizes.average, most_kept())
         )
         return contextlib.nullcontext(self._kept.cached_table(reader, held, *sizes))
 
     def bytes_to_keep(self, is_alone: bool) -> int | None:
         """What ``cache=True`` would keep; None where it is kept, would not fit, or is not known."""
-        if self._keeps_all or self._sizes.are_skewed or self._held(is_alone) is not None:
+        if self.cache is True or self._sizes.are_skewed or self._held(is_alone) is not None:
             return None
         selection = self._rows.view.selection
         size = (selection.stretch() or selection).num_rows * self._whole_row_bytes
@@ -82,7 +84,7 @@ class RowCache:
     def _held(self, is_alone: bool) -> Selection | None:
         """The rows that this process reads once, and has in memory from then on."""
         selection = self._rows.view.selection
-        if self._keeps_all:
+        if self.cache is True:
             return selection.stretch() or selection
         most = most_kept() // self._sizes.average
         if not (self._may_keep and is_alone) or self._kept.is_too_small:

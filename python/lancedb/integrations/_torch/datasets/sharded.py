@@ -125,6 +125,11 @@ class ShardedDataset(BatchDataset, IterableDataset):
         spans, of_origins = itertools.tee(spans)
         return spans, StepOrigins(of_origins, partial(self._origins_of, plan))
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no other process reads for the same batches."""
+        return not in_worker() and self.rank_and_world_size()[1] == 1
+
     def _limits_here(self) -> Limits:
         """What this process may hold beyond what the layout says."""
         return self._limits.for_one_of(this_worker()[1])

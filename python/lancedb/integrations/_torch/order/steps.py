@@ -50,8 +50,9 @@ class Steps:
     def __post_init__(self) -> None:
         left = self.rows - self.start
         if not self.drop_last and 0 < left < self.world_size:
+            where = f" from position {self.start} on" if self.start else ""
             raise ValueError(
-                f"{left} rows from position {self.start} on cannot be divided among "
+                f"{left} rows{where} cannot be divided among "
                 f"{self.world_size} ranks so that each has one at every step; use at most {left} "
                 "ranks, or drop_last=True"
             )
