@@ -48,3 +48,7 @@ __all__ = [
     "clear_cache",
     "instrument_loader_metrics",
 ]
+
+# Whatever shows or pickles one of them names it as its users do, wherever it is defined.
+for _name in __all__:
+    vars()[_name].__module__ = __name__

@@ -7,8 +7,6 @@ forked processes does not apply.
 
 import warnings
 
-from .loader import LanceDataLoader
-
-__all__ = ["LanceDataLoader"]
+import lancedb.integrations.torch  # noqa: F401
 
 warnings.filterwarnings("ignore", message="lancedb fork support is experimental")
