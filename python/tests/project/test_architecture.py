@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,24 @@ def test_contributing_lists_every_package():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages
     assert not {name for name in packages if f"| `{name}/` |" not in written}
+
+
+def defined_names():
+    """Names of classes, functions, arguments and attributes of the packages, and of their files."""
+    names = {str(path.relative_to(PACKAGE)).replace(".py", "/py") for path in MODULES}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names |= {getattr(node, of, None) for of in ("name", "arg", "id", "attr")}
+    return names
+
+
+def test_whatever_the_walk_through_the_house_names_is_there():
+    written = (ROOT / "CONTRIBUTING.md").read_text()
+    walk = written.partition("## The way of")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w./]+)[`(]", walk))
+    assert len(named) > 40
+    parts = {part for name in named for part in name.replace(".py", "/py").split(".")}
+    assert sorted(parts - defined_names() - {f"{path.parent.name}/" for path in MODULES}) == []
 
 
 def test_order_is_tested_where_there_is_neither_torch_nor_lancedb():
