@@ -18,55 +18,13 @@ from lancedb.integrations.torch import (
 )
 from lancedb.permutation import Permutation, permutation_builder
 from torch.utils.data import DataLoader
-
-# Small enough that 20,000 rows have many windows.
-WINDOWS = {"shuffle": True, "block_rows": 8, "window_rows": 256, "lanes": 8}
-ORDERS = [{"shuffle": False}, WINDOWS, {"shuffle": "global"}]
-ORDER_IDS = ["none", "block", "global"]
-
-
-def torch_ids(table, **options):
-    return LanceIterableTorchDataset(
-        table, **{"columns": ["id"], "format": "torch", "batch_size": 64, **options}
-    )
-
-
-def batches(loader):
-    return [batch["id"].tolist() for batch in loader]
-
-
-def flat(lists):
-    return [each for one in lists for each in one]
-
+from whole_epochs import ORDER_IDS, ORDERS, batches, flat, torch_ids
 
 # -- orders ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
-@pytest.mark.parametrize("drop_last", [True, False])
-def test_an_epoch_has_every_row_once(wide_range, order, drop_last):
-    dataset = torch_ids(wide_range, drop_last=drop_last, **order)
-    got = batches(dataset)
-    assert len(got) == len(dataset) == 20_000 // 64 + (not drop_last)
-    assert all(len(batch) == 64 for batch in got[:-1])
-    assert len(got[-1]) == (64 if drop_last else 20_000 % 64)
-    assert len(set(flat(got))) == len(flat(got)) == (19_968 if drop_last else 20_000)
-
-
 def test_without_shuffle_rows_come_in_base_order(wide_range):
     assert flat(batches(torch_ids(wide_range, drop_last=False))) == list(range(20_000))
-
-
-@pytest.mark.parametrize("order", ORDERS[1:], ids=ORDER_IDS[1:])
-def test_every_epoch_has_its_own_order_and_the_same_one_again_when_asked(wide_range, order):
-    dataset = torch_ids(wide_range, **order)
-    first, second = batches(dataset), batches(dataset)
-    assert first != second
-    dataset.set_epoch(0)
-    assert batches(dataset) == first
-    assert batches(dataset) == second
-    assert batches(torch_ids(wide_range, **order)) == first
-    assert batches(torch_ids(wide_range, seed=1, **order)) != first
 
 
 def test_true_is_the_block_shuffle_and_small_tables_are_shuffled_as_a_whole(table):
@@ -82,79 +40,7 @@ def test_a_shuffled_permutation_keeps_its_order_without_shuffle(table):
     assert flat(batches(torch_ids(table, permutation_table=order, batch_size=50))) == expected
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
-@pytest.mark.parametrize("chosen", ["filter", "split", "permutation", "skip and take"])
-def test_any_choice_of_rows_is_covered(wide_range, order, chosen):
-    if chosen == "filter":
-        dataset = torch_ids(wide_range, filter="label = 3", drop_last=False, **order)
-        expected = [id for id in range(20_000) if id % 7 == 3]
-    elif chosen == "skip and take":
-        part = Permutation.identity(wide_range).with_skip(5000).with_take(3000)
-        dataset = torch_ids(part, drop_last=False, **order)
-        expected = list(range(5000, 8000))
-    else:
-        splits = permutation_builder(wide_range).split_random(
-            counts=[15_000, 5000], seed=1, split_names=["train", "test"]
-        )
-        splits = splits.shuffle(seed=2) if chosen == "permutation" else splits
-        made = splits.execute()
-        dataset = torch_ids(
-            wide_range, permutation_table=made, split="test", drop_last=False, **order
-        )
-        split = Permutation.from_tables(wide_range, made, "test")
-        expected = sorted(row["id"] for row in split.fetch(slice(None)))
-    assert sorted(flat(batches(dataset))) == expected
-
-
 # -- workers and ranks -------------------------------------------------------------------------
-
-
-@pytest.mark.few(3)
-@pytest.mark.parametrize(
-    ("order", "drop_last", "workers"),
-    [(0, True, 2), (1, True, 3), (1, False, 2), (2, True, 1), (2, False, 3)],
-)
-def test_workers_make_the_batches_of_one_process_in_its_order(
-    wide_range, order, drop_last, workers
-):
-    dataset = torch_ids(wide_range, drop_last=drop_last, batch_size=150, **ORDERS[order])
-    alone = [batches(dataset), batches(dataset)]
-    dataset.set_epoch(0)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="forkserver",
-        persistent_workers=True,
-    )
-    assert len(loader) == len(alone[0])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Length of IterableDataset")
-        assert [batches(loader), batches(loader)] == alone
-
-
-def test_workers_that_are_started_anew_go_on_with_the_next_epoch(wide_range):
-    dataset = torch_ids(wide_range, **WINDOWS)
-    alone = [batches(dataset), batches(dataset)]
-    dataset.set_epoch(0)
-    loader = DataLoader(
-        dataset, batch_size=None, num_workers=1, multiprocessing_context="forkserver"
-    )
-    assert [batches(loader), batches(loader)] == alone
-
-
-@pytest.mark.parametrize(("order", "world_size"), [(0, 3), (1, 2), (1, 3), (2, 4)])
-def test_ranks_share_each_step_and_make_as_many(wide_range, order, world_size):
-    batch_size, order = 96 // world_size, ORDERS[order]
-    whole = batches(torch_ids(wide_range, batch_size=96, **order))
-    ranks = [
-        batches(
-            torch_ids(wide_range, batch_size=batch_size, rank=r, world_size=world_size, **order)
-        )
-        for r in range(world_size)
-    ]
-    assert {len(rank) for rank in ranks} == {len(whole)}
-    assert [flat(step) for step in zip(*ranks, strict=True)] == whole
 
 
 def test_the_rank_comes_from_the_environment_and_travels_to_workers(wide_range, monkeypatch):
