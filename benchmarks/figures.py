@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of README and docs, written into the pages out of the results of one run.
+"""The figures of README, docs and notes, written into the pages out of the results beside this.
 
 A page names a table between two comments, ``<!-- figures: NAME -->`` and ``<!-- end -->``. What
 stands there is never written by hand, so that no two pages can disagree.
@@ -16,16 +16,20 @@ from typing import Any
 
 import mixing_report
 import overview
+import ranks
 import report
 from measure import Result
 from workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAGES = tuple(
-    ROOT / name for name in ("README.md", "docs/measured.md", "docs/mixtures.md", "docs/cache.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / f"docs/{name}.md" for name in ("cache", "measured", "mixtures", "tuning", "workers")),
+    ROOT / "benchmarks/NOTES.md",
 )
 SEQUENTIAL = "lancedb, sequential iter(8192)"
+RING = "bare take_offsets, io_uring"
 FIVE = (
     "ours, shuffle=True",
     'ours, shuffle="global", cached on disk',
@@ -56,18 +60,20 @@ def rounded(value: float | None) -> str:
 
 def of_results(folder: Path) -> dict[str, Callable[[], str]]:
     """The tables that pages may name, by name."""
-    peers = json.loads((folder / "peers.json").read_text())
-    streaming = json.loads((folder / "streaming.json").read_text())
-    mixtures = json.loads((folder / "mixtures.json").read_text())
-    cached = json.loads((folder / "disk_cache.json").read_text())
-    rows = report.of_workloads(report.rows(peers))
+    names = ("peers", "streaming", "map_style", "mixtures", "disk_cache", "workers", "ranks")
+    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
+    rows = report.of_workloads(report.rows(found["peers"]))
     return {
         "few": lambda: few(rows),
         "best": lambda: overview.table(rows, rounded),
         "workers": lambda: with_workers(rows),
-        "calls": lambda: beside_calls(streaming),
-        "mixing": lambda: mixing_report.dated(mixtures, rounded),
-        "disk": lambda: on_disk(cached),
+        "calls": lambda: beside(SEQUENTIAL, found["streaming"], ("ours", "lancedb, bare")),
+        "shuffles": lambda: beside(SEQUENTIAL, found["streaming"], ("ours",)),
+        "single": lambda: beside(RING, found["map_style"], ("Lance", "lancedb")),
+        "mixing": lambda: mixing_report.dated(found["mixtures"], rounded),
+        "disk": lambda: on_disk(found["disk_cache"]),
+        "processes": lambda: of_processes(found["workers"]),
+        "ranks": lambda: by_ranks(found["ranks"]),
     }
 
 
@@ -107,22 +113,22 @@ def is_peer(way: str) -> bool:
     return not way.startswith("ours") and way not in CEILINGS
 
 
-def beside_calls(streaming: dict[str, Any]) -> str:
-    """Each way over lancedb's own sequential read, of the same rows in the same run."""
-    kinds = [kind for kind in streaming if kind != "machine"]
-    ways = [way for way in streaming[kinds[0]] if way.startswith(("ours", "lancedb, bare"))]
+def beside(base: str, found: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Ways that begin with a name, over one of lancedb's own, of the same rows in the same run."""
+    kinds = [kind for kind in found if kind != "machine"]
+    ways = [way for way in found[kinds[0]] if way.startswith(names)]
     lines = [f"| | {' | '.join(kinds)} |", "|---|" + "---:|" * len(kinds)]
     for way in ways:
-        cells = [ratio(streaming[kind], way) for kind in kinds]
+        cells = [ratio(found[kind], way, base) for kind in kinds]
         lines.append(f"| {overview.named(way)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def ratio(found: dict[str, Any], way: str) -> str:
+def ratio(found: dict[str, Any], way: str, base: str) -> str:
     if way not in found:
         return "-"
-    ours, base = (Result(**found[each]) for each in (way, SEQUENTIAL))
-    return f"{ours.ratio(base):.2f}"
+    one, other = (Result(**found[each]) for each in (way, base))
+    return f"{one.ratio(other):.2f}"
 
 
 def on_disk(cached: dict[str, Any]) -> str:
@@ -140,6 +146,23 @@ def on_disk(cached: dict[str, Any]) -> str:
     lines += ["", "| a first epoch, for | time, of one that writes no cache |", "|---|---:|"]
     lines += [f"| {who} | {ratio:.2f} |" for who, ratio in cached["beside_the_writing"].items()]
     return "\n".join(lines)
+
+
+def of_processes(found: dict[str, float]) -> str:
+    """What workers cost, of torch's own loader and of ours."""
+    lines = ["| | first batch of two workers, s | MB for each further worker |", "|---|---:|---:|"]
+    for name, loader in (
+        ("torch", "`DataLoader`, over a dataset of nothing"),
+        ("ours", "`LanceDataLoader`, over a table"),
+    ):
+        cells = [rounded(found[f"{figure} {name} this"]) for figure in ("start", "memory")]
+        lines.append(f"| {loader} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_ranks(found: dict[str, Any]) -> str:
+    """Rows a second and memory of ranks, by the workers of each."""
+    return ranks.markdown(found, sorted({int(key.split("; ")[3]) for key in found})).rstrip()
 
 
 def main() -> None:

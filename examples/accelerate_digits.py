@@ -4,11 +4,11 @@
     torchrun --nproc-per-node 2 examples/accelerate_digits.py --stop-after 40
     torchrun --nproc-per-node 1 examples/accelerate_digits.py --resume
 
-``prepare`` makes loaders anew and deals their batches to the processes. A `LanceDataLoader` has
-done that already: ``prepare`` leaves it as it is, and ``save_state`` and ``load_state`` save and
+``prepare`` replaces loaders by ones that shard batches over the processes. A `LanceDataLoader`
+shards already: ``prepare`` leaves it as it is, and ``save_state`` and ``load_state`` save and
 load its position beside the model, as with ``use_stateful_dataloader``. Two things are left to
 you: move batches to the device, and set the dataset's batch size for one process. There is no
-``skip_first_batches``, which would read what it skips: the loader goes on at the next batch.
+``skip_first_batches``, which would read what it skips: the loader continues with the next batch.
 ``rows-*.jsonl`` has the ids of every step.
 """
 

@@ -6,9 +6,9 @@
 
 The data module keeps the loader's state in Lightning's checkpoints. (Lightning saves the state of
 a loader by itself, but loads it too late, and begins the epoch again, where something has asked for
-``trainer.estimated_stepping_batches`` before, as learning rate schedules do.) The loader deals rows
-to the ranks and Lightning leaves it alone. Give the dataset the batch size of one rank, and resume
-on as many ranks as before: Lightning counts the batches of an epoch, not its rows.
+``trainer.estimated_stepping_batches`` before, as learning rate schedules do.) The loader shards
+rows over the ranks, and Lightning leaves it alone. Give the dataset the batch size of one rank, and
+resume on as many ranks as before: Lightning counts the batches of an epoch, not its rows.
 ``rows-*.jsonl`` has the ids of every step.
 """
 

@@ -4,7 +4,7 @@
     python examples/trainer_digits.py --stop-after 40
     python examples/trainer_digits.py --resume
 
-Give ``Trainer`` the map-style `LanceTorchDataset`: it makes the sampler, deals batches to
+Give ``Trainer`` the map-style `LanceTorchDataset`: it makes the sampler, shards batches over
 processes, and skips indices, not rows, when it resumes. Three arguments matter.
 ``default_collate`` takes the columns of a batch as they are, where Trainer's own collator would go
 through them row by row; ``remove_unused_columns=False`` for the same reason (read only what is

@@ -11,7 +11,7 @@ import lancedb
 import pytest
 import torch
 from conftest import rows_of
-from lancedb.integrations._torch.common import error_notes as notes
+from lancedb.integrations._torch.common import error_notes
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -222,7 +222,7 @@ def test_a_plain_data_loader_shows_them_as_well(table):
         list(loader)
 
 
-@pytest.mark.parametrize("add", [notes.add_note, notes.chain])
+@pytest.mark.parametrize("add", [error_notes.add_note, error_notes.chain])
 def test_what_is_added_to_an_error_stands_in_its_traceback_on_every_python(add):
     def fail():
         try:

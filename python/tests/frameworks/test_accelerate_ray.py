@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loaders in the hands of Accelerate, Lightning and Ray: dealt once, and no epoch mistaken."""
+"""Loaders that Accelerate, Lightning and Ray take over: sharded once, and no epoch mistaken."""
 
 import json
 import warnings
@@ -20,7 +20,7 @@ from loaders import mixture
 from torch.utils.data import DataLoader, DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-SCRIPT = Path(__file__).parents[1] / "support/dealing_script.py"
+SCRIPT = Path(__file__).parents[1] / "support/sharding_script.py"
 
 
 def streamed(table):
@@ -130,7 +130,7 @@ def test_samplers_are_refused(table, name):
         LanceDataLoader(dataset, **{name: given})
 
 
-def test_a_map_style_loader_shows_frameworks_that_rows_are_dealt(table):
+def test_a_map_style_loader_shows_frameworks_that_rows_are_sharded(table):
     assert isinstance(mapped(table).sampler, DistributedSampler)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which blocks are dealt: all of them, and from everywhere at any time."""
+"""The order in which blocks are assigned to lanes: all of them, and from everywhere at any time."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ KEYS = st.integers(0, 2**64 - 1)
 SIZES = st.tuples(st.integers(0, 3000), st.integers(1, 12), st.integers(1, 40), KEYS)
 
 
-def dealt_to(lane, lanes, first, count):
-    """What a lane is dealt from its block number `first` on."""
+def numbers_of(lane, lanes, first, count):
+    """The numbers of the blocks that a lane is assigned, from its block number `first` on."""
     return (np.arange(first, first + count)) * lanes + lane
 
 
 @given(SIZES)
 @settings(max_examples=200)
-def test_every_block_is_dealt_exactly_once(sizes):
+def test_every_block_is_assigned_exactly_once(sizes):
     blocks, lanes, window_blocks, key = sizes
     order = spread(np.arange(blocks), blocks, lanes, window_blocks, key)
     assert np.array_equal(np.sort(order), np.arange(blocks))
@@ -26,7 +26,7 @@ def test_every_block_is_dealt_exactly_once(sizes):
 
 @given(SIZES, st.data())
 @settings(max_examples=100)
-def test_a_block_is_dealt_at_the_same_time_whichever_others_are_asked_for(sizes, data):
+def test_a_block_is_assigned_at_the_same_time_whichever_others_are_asked_for(sizes, data):
     blocks, lanes, window_blocks, key = sizes
     order = spread(np.arange(blocks), blocks, lanes, window_blocks, key)
     asked = np.array(data.draw(st.lists(st.integers(0, max(0, blocks - 1)), max_size=20)), int)
@@ -36,9 +36,9 @@ def test_a_block_is_dealt_at_the_same_time_whichever_others_are_asked_for(sizes,
 
 @pytest.mark.parametrize("first", [0, 5, 24, 40])
 @pytest.mark.parametrize("lane", [0, 3, 7])
-def test_blocks_that_a_lane_is_dealt_in_a_row_are_from_equal_parts_of_the_table(lane, first):
+def test_blocks_that_a_lane_is_assigned_in_a_row_are_from_equal_parts_of_the_table(lane, first):
     lanes, window_blocks, blocks = 8, 24, 8 * 24 * 5
-    found = spread(dealt_to(lane, lanes, first, window_blocks), blocks, lanes, window_blocks, 7)
+    found = spread(numbers_of(lane, lanes, first, window_blocks), blocks, lanes, window_blocks, 7)
     assert sorted(found * window_blocks // blocks) == list(range(window_blocks))
 
 
@@ -47,38 +47,38 @@ def test_even_a_part_of_a_window_is_spread_over_the_table(count):
     lanes, window_blocks, blocks = 4, 48, 4 * 48 * 20
     for lane in range(lanes):
         for first in (0, 20, 100):
-            dealt = dealt_to(lane, lanes, first, count)
-            found = np.sort(spread(dealt, blocks, lanes, window_blocks, 3))
+            assigned = numbers_of(lane, lanes, first, count)
+            found = np.sort(spread(assigned, blocks, lanes, window_blocks, 3))
             gaps = np.diff([*found, found[0] + blocks])
             assert gaps.max() <= 2.8 * blocks / count
 
 
-@pytest.mark.parametrize("turns", [1, 2, 5, 12, 23])
+@pytest.mark.parametrize("rounds", [1, 2, 5, 12, 23])
 @pytest.mark.parametrize(("lanes", "window_blocks"), [(8, 24), (24, 24), (7, 24), (48, 24)])
-def test_what_all_lanes_are_dealt_first_is_spread_over_the_table(lanes, window_blocks, turns):
+def test_what_all_lanes_are_assigned_first_is_spread_over_the_table(lanes, window_blocks, rounds):
     blocks = lanes * window_blocks * 5
-    found = spread(np.arange(turns * lanes), blocks, lanes, window_blocks, 9)
+    found = spread(np.arange(rounds * lanes), blocks, lanes, window_blocks, 9)
     of_part = np.bincount(found * window_blocks // blocks, minlength=window_blocks)
     assert of_part.max() - of_part.min() <= 1 + lanes // window_blocks
 
 
 @pytest.mark.parametrize("window_blocks", [100, 101, 5000])
-def test_a_window_larger_than_what_a_lane_is_dealt_is_spread_over_the_table(window_blocks):
+def test_a_window_larger_than_what_a_lane_is_assigned_is_spread_over_the_table(window_blocks):
     lanes, blocks = 10, 1000
     for lane in range(lanes):
-        found = spread(dealt_to(lane, lanes, 0, 100), blocks, lanes, window_blocks, 2)
+        found = spread(numbers_of(lane, lanes, 0, 100), blocks, lanes, window_blocks, 2)
         assert sorted(found * 100 // blocks) == list(range(100))
 
 
 @pytest.mark.parametrize("rest", [0, 1, 95])
-def test_all_lanes_together_are_dealt_one_block_of_each_stratum(rest):
+def test_all_lanes_together_are_assigned_one_block_of_each_stratum(rest):
     lanes, window_blocks = 6, 16
     strata = lanes * window_blocks
     blocks = 10 * strata + rest
     edges = np.arange(strata + 1) * blocks // strata
     for number in range(10):
-        dealt = np.arange(number * strata, (number + 1) * strata)
-        found = np.sort(spread(dealt, blocks, lanes, window_blocks, 11))
+        assigned = np.arange(number * strata, (number + 1) * strata)
+        found = np.sort(spread(assigned, blocks, lanes, window_blocks, 11))
         assert np.array_equal(np.searchsorted(edges, found, "right") - 1, np.arange(strata))
 
 
@@ -90,10 +90,10 @@ def test_what_is_left_of_a_round_is_spread_over_the_table_too():
     assert counts.max() <= 7
 
 
-def test_lanes_next_to_each_other_are_not_dealt_neighbours():
+def test_lanes_next_to_each_other_are_not_assigned_neighbours():
     lanes, window_blocks, blocks = 32, 128, 15_625
     one, other = (
-        spread(dealt_to(lane, lanes, 0, 128), blocks, lanes, window_blocks, 1) for lane in (4, 5)
+        spread(numbers_of(lane, lanes, 0, 128), blocks, lanes, window_blocks, 1) for lane in (4, 5)
     )
     nearest = np.abs(one[:, None] - other[None, :]).min(axis=1)
     # Of 128 random blocks out of 15,625 the nearest is 61 away on average.
@@ -119,10 +119,10 @@ def test_a_block_comes_at_any_time_of_the_epoch():
 @given(st.integers(10**9, 10**13), st.integers(1, 4096), st.integers(1, 4096), KEYS)
 @settings(max_examples=50)
 def test_no_two_of_a_huge_table_collide_and_none_leaves_it(blocks, lanes, window_blocks, key):
-    dealt = np.unique(
+    assigned = np.unique(
         [*range(500), *range(blocks - 500, blocks), *range(blocks // 2, blocks // 2 + 9)]
     )
-    found = spread(dealt, blocks, lanes, window_blocks, key)
-    assert len(np.unique(found)) == len(dealt)
+    found = spread(assigned, blocks, lanes, window_blocks, key)
+    assert len(np.unique(found)) == len(assigned)
     assert found.min() >= 0
     assert found.max() < blocks

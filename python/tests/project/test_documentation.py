@@ -40,7 +40,7 @@ from soak import soaked
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
-ROOMS_PACKAGE = "lancedb.integrations._torch"
+INTERNALS = "lancedb.integrations._torch"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 OBJECT_STORES = ROOT / "docs/object-stores.md"
 LANGUAGES = {"python", "console", "text", ""}
@@ -216,7 +216,7 @@ def test_the_reference_lists_every_public_member():
     entries = dict(re.findall(r"^::: (\S+)\n((?:    .*\n)*)", reference, re.MULTILINE))
     assert {name.rpartition(".")[2] for name in entries} == {*face.__all__, "RowBatch", "fetch"}
     for kind in (face.LanceTorchDataset, face.LanceIterableTorchDataset, face.LanceDataLoader):
-        ours = [base for base in kind.__mro__ if base.__module__.startswith(ROOMS_PACKAGE)]
+        ours = [base for base in kind.__mro__ if base.__module__.startswith("lancedb.integrations")]
         members = {name for base in ours for name in vars(base) if not name.startswith("_")}
         listed = entries[f"lancedb.integrations.torch.{kind.__name__}"]
         shown = set(re.search(r"members: \[(.*)\]", listed)[1].split(", "))
@@ -232,7 +232,7 @@ PUBLIC = {
         f"{kind.__name__}.{name}": getattr(kind, name)
         for kind in (face.LanceTorchDataset, face.LanceIterableTorchDataset, face.LanceDataLoader)
         for name in ("__getitem__", "__getitems__", "set_epoch", "load_state_dict")
-        if getattr(getattr(kind, name, None), "__module__", "").startswith(ROOMS_PACKAGE)
+        if getattr(getattr(kind, name, None), "__module__", "").startswith(INTERNALS)
     },
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of README and docs are those of the results that are kept beside the benchmarks."""
+"""Figures of README, docs and notes are those of the results beside the benchmarks."""
 
 import sys
 from pathlib import Path

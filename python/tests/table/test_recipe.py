@@ -350,7 +350,8 @@ class Named(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-# Of tensors: the shared clock, and the offsets of chosen rows.
+OURS = ("lancedb.integrations._torch.", "lancedb.integrations.torch.")
+# Of tensors: the shared epoch, and the offsets of chosen rows.
 OF_TORCH = {
     "collections.OrderedDict",
     "torch._utils._rebuild_tensor_v2",
@@ -380,12 +381,12 @@ def shuffled(table):
 
 
 @pytest.mark.parametrize("make", [of_table, of_chosen_rows, of_a_split, of_a_place, shuffled])
-def test_a_pickle_asks_for_the_rooms_own_classes_and_torchs_tensors_alone(table, make):
+def test_a_pickle_asks_for_the_packages_own_classes_and_torchs_tensors_alone(table, make):
     dataset = make(table)
     dataset.__getitems__([0]) if make is not shuffled else next(iter(dataset))
     loaded = Named(pickle.dumps(dataset))
     assert loaded.load().num_rows == dataset.num_rows
-    others = {name for name in loaded.names if not name.startswith("lancedb.integrations._torch.")}
+    others = {name for name in loaded.names if not name.startswith(OURS)}
     assert others <= OF_TORCH
 
 

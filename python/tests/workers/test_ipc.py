@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.integrations._torch.convert import nested_tensor as nested
-from lancedb.integrations._torch.workers import ipc as parcel
+from lancedb.integrations._torch.workers import ipc
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -37,14 +37,14 @@ DTYPES = [
     torch.complex128,
     torch.float8_e5m2,
 ]
-LARGE = parcel._SMALL // 4 + 1  # elements of four bytes
+LARGE = ipc._SMALL // 4 + 1  # elements of four bytes
 
 
 @pytest.fixture
 def sending():
     """What a worker has switched on, for one test of this process."""
     before = dict(ForkingPickler._extra_reducers)
-    parcel.send_small_tensors_whole()
+    ipc.send_small_tensors_whole()
     yield
     ForkingPickler._extra_reducers.clear()
     ForkingPickler._extra_reducers.update(before)
@@ -63,7 +63,7 @@ def travelled(tensor):
 def test_a_small_tensor_arrives_with_its_values_type_and_shape(dtype, shape, seed):
     bits = np.random.default_rng(seed).integers(0, 2, (*shape, 16), dtype=np.uint8)
     tensor = torch.from_numpy(bits).sum(-1).to(dtype)
-    function, arguments = parcel._reduce(tensor)
+    function, arguments = ipc._reduce(tensor)
     arrived = function(*pickle.loads(pickle.dumps(arguments)))
     assert arrived.dtype == dtype
     assert arrived.shape == tensor.shape
@@ -101,7 +101,7 @@ def test_a_piece_of_a_large_tensor_is_sent_without_the_rest(sending):
     ids=["large", "transposed", "shared", "requires_grad", "sparse", "parameter"],
 )
 def test_any_other_tensor_is_sent_as_torch_sends_it(sending, tensor):
-    assert parcel._reduce(tensor)[0] is not parcel._rebuild
+    assert ipc._reduce(tensor)[0] is not ipc._rebuild
     arrived = travelled(tensor)
     assert type(arrived) is type(tensor)
     assert torch.equal(arrived.to_dense(), tensor.to_dense())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each of two ranks runs: loaders in the hands of Accelerate and Fabric."""
+"""What each of two ranks runs: loaders that Accelerate and Fabric take over."""
 
 import json
 import sys
