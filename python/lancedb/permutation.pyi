@@ -113,7 +113,7 @@ class Permutation:
         split: str | int | None = None,
     ) -> Permutation: ...
     def fetch(self, indices: Indices) -> Any:
-        """Rows by offset, as one batch in the permutation's format.
+        """Rows by index, as one batch in the permutation's format.
 
         Order and duplicates are kept, negatives count from the end, and no index at all gives
         an empty batch. IndexError if an index is out of range, TypeError for floats and bools.

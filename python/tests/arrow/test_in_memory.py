@@ -99,11 +99,11 @@ def test_a_table_that_turns_out_to_be_too_large_is_read_from_then_on(
 
 def test_rows_that_are_more_than_may_be_kept_are_not_kept():
     rows = rows_with_nulls(3000)
-    resident = InMemoryRows(3000, 50, rows.nbytes // 2)
+    cached = InMemoryRows(3000, 50, rows.nbytes // 2)
     for _ in range(2):
         with pytest.raises(TooLarge):
-            resident.load(rows.to_batches(max_chunksize=100))
-    assert resident.is_too_large
+            cached.load(rows.to_batches(max_chunksize=100))
+    assert cached.is_too_large
 
 
 @ORDERS
@@ -167,12 +167,12 @@ def test_batches_that_are_changed_do_not_change_what_is_kept(wide_range):
 def test_a_column_too_large_for_one_array_is_kept_in_pieces(monkeypatch):
     monkeypatch.setattr("lancedb.integrations._torch.arrow.in_memory._PIECE_BYTES", 20_000)
     rows = rows_with_nulls(3000)
-    resident = InMemoryRows(3000, 50)
-    resident.load(rows.to_batches(max_chunksize=100))
+    cached = InMemoryRows(3000, 50)
+    cached.load(rows.to_batches(max_chunksize=100))
     places = np.random.default_rng(0).integers(0, 3000, 500)
-    assert resident.take(places).to_pylist() == rows.take(places).to_pylist()
-    assert resident.take(places[:1]).to_pylist() == rows.take(places[:1]).to_pylist()
-    assert resident.take(places[:0]).num_rows == 0
+    assert cached.take(places).to_pylist() == rows.take(places).to_pylist()
+    assert cached.take(places[:1]).to_pylist() == rows.take(places[:1]).to_pylist()
+    assert cached.take(places[:0]).num_rows == 0
 
 
 @pytest.mark.parametrize("wrong", ["yes", 2, None])

@@ -69,7 +69,7 @@ def test_held_rows_are_the_columns_own_in_the_order_asked_for(column, data):
     if rows is None:
         assert pa.types.is_nested(column.type)
         return
-    held = rows.held(indices)
+    held = rows.take_views(indices)
     held.validate()
     taken = copied(column.type, held)
     taken.validate(full=True)
@@ -101,7 +101,7 @@ def test_parts_that_are_views_and_parts_that_are_not_become_one_column(column, d
     for _ in range(data.draw(st.integers(1, 4))):
         indices = np.array(data.draw(st.lists(at, min_size=1, max_size=5)))
         rows = rows_of(column) if data.draw(st.booleans()) else None
-        parts.append(column.take(pa.array(indices)) if rows is None else rows.held(indices))
+        parts.append(column.take(pa.array(indices)) if rows is None else rows.take_views(indices))
         begin = data.draw(st.integers(0, len(indices) - 1))
         parts[-1] = parts[-1].slice(begin)
         expected += [column[index].as_py() for index in indices[begin:].tolist()]
@@ -115,7 +115,7 @@ def test_parts_that_are_views_and_parts_that_are_not_become_one_column(column, d
 def test_rows_wait_where_they_were_read(kind):
     column = pa.array(["abc" * 50] * 100 if kind == pa.large_string() else [[1] * 150] * 100, kind)
     before = pa.total_allocated_bytes()
-    held = view_rows(column).held(np.arange(100))
+    held = view_rows(column).take_views(np.arange(100))
     assert pa.total_allocated_bytes() == before
     read, taken = column.buffers()[-1], copied(kind, held).buffers()[-1]
     assert read.address <= held.buffers()[2].address < read.address + read.size

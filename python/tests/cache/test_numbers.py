@@ -106,7 +106,7 @@ def test_who_asks_while_another_reads_waits_for_it(table, cache, monkeypatch):
 
     found = []
     other = threading.Thread(
-        target=lambda: found.append(numbers.kept_numbers(settings, reader, "lengths", never))
+        target=lambda: found.append(numbers.cached_numbers(settings, reader, "lengths", never))
     )
 
     def read():
@@ -114,6 +114,6 @@ def test_who_asks_while_another_reads_waits_for_it(table, cache, monkeypatch):
         assert waits.wait(60)
         return np.arange(200, dtype=np.int32)
 
-    mine = numbers.kept_numbers(settings, reader, "lengths", read)
+    mine = numbers.cached_numbers(settings, reader, "lengths", read)
     other.join()
     assert mine.tolist() == found[0].tolist() == list(range(200))

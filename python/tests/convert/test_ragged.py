@@ -66,7 +66,7 @@ def test_a_torch_that_takes_no_lengths_makes_the_same_lists(monkeypatch):
 
     expected = nested(LISTS)
     monkeypatch.setattr(torch.nested, "nested_tensor_from_jagged", as_in_2_4)
-    for asks in (nested_tensors._can_be_told_lengths, nested_tensors._can_be_made_at_once):
+    for asks in (nested_tensors._takes_lengths, nested_tensors._can_be_made_at_once):
         monkeypatch.setattr(nested_tensors, asks.__name__, asks.__wrapped__)
     got = nested(LISTS)
     assert torch.equal(got.values(), expected.values())

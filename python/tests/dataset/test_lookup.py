@@ -168,9 +168,9 @@ def test_wrong_arguments_are_refused_where_it_is_made(table, arguments, error, m
 def test_every_key_of_a_batch_comes_in_one_read(table, monkeypatch):
     reads = []
     lookup = LanceLookup(table, key="id", columns=["id"])
-    begin = lookup._opened().reader.begin_offsets
+    begin = lookup._opened().reader().begin_offsets
     monkeypatch.setattr(
-        lookup._opened().reader,
+        lookup._opened().reader(),
         "begin_offsets",
         lambda offsets, *rest: reads.append(offsets.tolist()) or begin(offsets, *rest),
     )

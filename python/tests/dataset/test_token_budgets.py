@@ -72,7 +72,7 @@ def test_each_rank_of_a_table_of_fewer_rows_than_shards_has_its_batches(db):
         ({"lengths": None}, ValueError, r"there are \['tokens', 'labels'\]: say which"),
         ({"lengths": "m"}, ValueError, "lengths='m' cannot be evaluated"),
         ({"lengths": 7}, TypeError, r"TokenBudget\(lengths=...\) must be a column's name"),
-        ({"tokens": 0}, ValueError, r"TokenBudget\(tokens=...\) must be a whole number above 0"),
+        ({"tokens": 0}, ValueError, r"TokenBudget\(tokens=...\) must be a whole number from 1 on"),
         ({"tokens": 9.5}, ValueError, r"TokenBudget\(tokens=...\) must be a whole number"),
         ({"max_rows": True}, ValueError, r"TokenBudget\(max_rows=...\) must be a whole number"),
         ({"batch_size": 10}, ValueError, r"batch_size=10 and batching=TokenBudget\(...\)"),

@@ -207,7 +207,7 @@ def test_a_worker_that_dies_as_it_is_asked_to_go_on_is_named_and_replaced(wide_r
     loader.set_epoch(0)
     victim = loader._iterator._workers[1]
     kill(victim)
-    monkeypatch.setattr(WorkerPool, "kept", lambda self: self._loader._iterator)
+    monkeypatch.setattr(WorkerPool, "persistent", lambda self: self._loader._iterator)
     with pytest.raises(RuntimeError, match=rf"\(pid {victim.pid}\) was killed by SIGKILL, after 0"):
         iter(loader)
     loader.load_state_dict(loader.state_dict())

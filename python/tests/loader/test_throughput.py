@@ -6,7 +6,7 @@ import re
 
 import pytest
 from lancedb.integrations._torch.loader import throughput as pace_module
-from lancedb.integrations._torch.loader.throughput import Looks, Pace, Stopwatch, hint
+from lancedb.integrations._torch.loader.throughput import Meters, Pace, Stopwatch, hint
 from lancedb.integrations.torch import (
     LanceDataLoader,
     LanceIterableTorchDataset,
@@ -90,13 +90,18 @@ def test_the_first_batch_counts_for_no_hint(monkeypatch):
     for _ in range(3):
         watch.ask()
         watch.deliver(1)
-    assert (pace.batches, pace.waiting, pace.working) == (3, 9.5, 3.0)
-    assert (steady.batches, steady.waiting, steady.working) == (2, 1.5, 3.0)
+    assert (pace.rows, pace.waiting, pace.working) == (3, 9.5, 3.0)
+    assert (steady.rows, steady.waiting, steady.working) == (2, 1.5, 3.0)
 
 
 def test_hints_are_looked_for_after_five_seconds_and_ever_more_rarely():
-    looks = Looks()
-    assert [second for second in range(90) if looks.is_due(second)] == [5, 10, 20, 40, 80]
+    meters = Meters({})
+
+    def is_due(second):
+        meters.steady.working = second
+        return meters.advice_is_due()
+
+    assert [second for second in range(90) if is_due(second)] == [5, 10, 20, 40, 80]
 
 
 @pytest.mark.parametrize(("look_after", "steps"), [(1e9, 15), (0.0, 4)])
@@ -122,7 +127,7 @@ def test_waiting_and_working_are_told_apart(monkeypatch):
     for rows in (5, 7):
         watch.ask()
         watch.deliver(rows)
-    assert (pace.rows, pace.batches, pace.waiting, pace.working) == (12, 2, 4.0, 7.0)
+    assert (pace.rows, pace.waiting, pace.working) == (12, 4.0, 7.0)
     assert pace.wait_share == pytest.approx(4 / 11)
 
 

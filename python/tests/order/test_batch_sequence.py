@@ -121,7 +121,7 @@ def test_batches_are_within_their_budget_or_have_full_rows(drawn):
             assert len(batch) <= planner.max_rows
         else:
             if batch is not made[-1]:
-                assert len(set(units)) == planner.rows
+                assert len(set(units)) == planner.units_in_batch
             starts = np.array([start for _, _, start in batch])
             used = np.bincount(units, np.minimum(of_rows - starts, planner.length))
             assert (used <= planner.length).all()

@@ -107,7 +107,7 @@ def test_a_position_has_the_same_row_whichever_others_are_asked_with_it(plan, da
 def test_pieces_of_windows_put_together_are_the_rows_in_sequence(plan, data):
     start = data.draw(st.integers(0, plan.rows))
     stop = data.draw(st.integers(start, plan.rows))
-    pieces = plan.pieces(start, stop)
+    pieces = plan.pieces_of(np.array([[start, stop]]))[0]
     rows = [plan.window_rows_of(at.window)[at.begin : at.begin + at.count] for at in pieces]
     assert sum(at.count for at in pieces) == stop - start
     assert all(at.count > 0 for at in pieces)
@@ -240,7 +240,8 @@ def test_what_fills_no_block_is_not_the_same_in_every_epoch():
 
 def test_a_table_in_one_window_is_shuffled_as_a_whole():
     plan = layout_plan(1000, 256)
-    assert [plan.lane_of(at.window) for at in plan.pieces(0, 1000)] == [plan.lanes]
+    pieces, _ = plan.pieces_of(np.array([[0, 1000]]))
+    assert [plan.lane_of(at.window) for at in pieces] == [plan.lanes]
     distances = np.abs(np.diff(everything(plan)))
     # Two random numbers below n are n / 3 apart on average.
     assert 300 < distances.mean() < 370
@@ -282,7 +283,8 @@ def test_planning_a_huge_table_takes_memory_for_what_is_asked_only(rows, shuffle
     tracemalloc.start()
     plan = EpochOrder(rows, 1, 1, shuffle, **vars(layout))
     found = plan.rows_at(asked)
-    pieces = plan.pieces(rows // 3, rows // 3 + 256) if plan.has_windows else ()
+    span = np.array([[rows // 3, rows // 3 + 256]])
+    pieces = plan.pieces_of(span)[0] if plan.has_windows else ()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(np.unique(found)) == len(asked)
@@ -315,12 +317,6 @@ def test_a_window_of_broken_blocks_and_an_unknown_order_are_refused():
         EpochOrder(100, shuffle="sideways")
     with pytest.raises(ValueError, match=r"seed must be a whole number, not 0\.5"):
         EpochOrder(100, seed=0.5)
-
-
-@pytest.mark.parametrize("shuffle", ["none", "global", "block"])
-def test_windows_of_an_order_that_needs_none_are_refused(shuffle):
-    with pytest.raises(ValueError, match=f"shuffle='{shuffle}' has no windows here"):
-        EpochOrder(100, shuffle=shuffle).pieces(0, 10)
 
 
 def test_numpy_integers_give_the_same_order_as_python_ones():

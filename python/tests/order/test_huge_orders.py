@@ -90,7 +90,7 @@ def test_the_pieces_of_a_span_are_its_positions_one_after_the_other(data):
     plan = data.draw(windowed())
     start = int(data.draw(positions_in(plan))[0])
     stop = min(plan.rows, start + data.draw(st.integers(1, 300)))
-    pieces = plan.pieces(start, stop)
+    pieces = plan.pieces_of(np.array([[start, stop]]))[0]
     assert sum(piece.count for piece in pieces) == stop - start
     windows, places = plan.locate(np.arange(start, stop))
     spelt = [(at.window, at.begin + more) for at in pieces for more in range(at.count)]
@@ -117,7 +117,7 @@ def test_layouts_of_huge_numbers_overflow_nowhere(data):
     stop = min(rows, start + 3 * min(plan.chunk, 2**20))
     # Pieces name what is to be read, and read nothing: no window is made.
     before = start
-    for piece in itertools.islice(plan.pieces(start, stop), 100):
+    for piece in itertools.islice(plan.pieces_of(np.array([[start, stop]]))[0], 100):
         assert 0 <= piece.begin < piece.begin + piece.count <= plan.window_size(piece.window)
         before += piece.count
     assert before <= stop

@@ -40,18 +40,18 @@ def rows_of(shards, shard):
 
 
 def row_by_row(shards):
-    """The rows of each shard, dealt as the module says: lanes, then the tail in turn."""
+    """The rows of each shard, assigned as the module says: by lanes, then the tail in turn."""
     plan, count = shards.plan, shards.count
     sequence = plan.rows_at(np.arange(plan.rows)).tolist()
     lanes, lane_rows = plan.lanes, plan.lane_rows
     if not plan.has_windows:
         lanes, lane_rows = count, plan.rows // (count * plan.chunk) * plan.chunk
-    dealt, body = [[] for _ in range(count)], lanes * lane_rows
+    assigned, body = [[] for _ in range(count)], lanes * lane_rows
     for position in range(body):
-        dealt[position // plan.chunk % lanes % count].append(sequence[position])
+        assigned[position // plan.chunk % lanes % count].append(sequence[position])
     for place, row in enumerate(sequence[body:], plan.epoch * (plan.rows - body)):
-        dealt[place % count].append(row)
-    return dealt
+        assigned[place % count].append(row)
+    return assigned
 
 
 @given(sharded(most_rows=600), st.data())
@@ -83,7 +83,7 @@ def test_a_step_has_the_largest_power_of_two_that_divides_it():
 
 @given(sharded())
 @settings(max_examples=150, deadline=None)
-def test_rows_are_dealt_by_lanes_and_the_tail_in_turn(shards):
+def test_rows_are_assigned_by_lanes_and_the_tail_in_turn(shards):
     assert [rows_of(shards, s).tolist() for s in range(shards.count)] == row_by_row(shards)
 
 
@@ -117,7 +117,7 @@ def test_rows_counted_through_all_epochs_have_the_epoch_in_which_they_come(rows,
 
 @given(sharded().filter(lambda shards: shards.plan.has_windows), st.data())
 @settings(max_examples=60, deadline=None)
-def test_windows_hand_out_the_rows_of_a_shard_in_its_order(shards, data):
+def test_windows_deliver_the_rows_of_a_shard_in_its_order(shards, data):
     shard = data.draw(st.integers(0, shards.count - 1))
     size = int(shards.sizes[shard])
     spans = [sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2))) for _ in range(3)]
@@ -163,7 +163,7 @@ def test_a_billion_rows_are_looked_up_without_being_listed():
     assert pieces.counts.sum() == 5000
 
 
-def test_lanes_that_cannot_be_dealt_are_refused():
+def test_lanes_that_cannot_be_assigned_evenly_are_refused():
     plan = EpochOrder(1000, block_rows=4, window_rows=16, lanes=6)
     with pytest.raises(ValueError, match=r"lanes=6 must be a multiple of 4"):
         Shards(plan, 4)

@@ -101,7 +101,7 @@ def test_no_rows_make_no_steps():
 
 @pytest.mark.parametrize(("rows", "start"), [(3, 0), (100, 97)])
 def test_fewer_rows_than_ranks_are_refused_with_both_numbers(rows, start):
-    with pytest.raises(ValueError, match=r"3 rows from position .* among 4 ranks.*at most 3 ranks"):
+    with pytest.raises(ValueError, match=r"3 rows .*among 4 ranks.*at most 3 ranks"):
         Steps(rows, 10, 4, drop_last=False, start=start)
     assert Steps(rows, 10, 4, drop_last=True, start=start).num_steps == 0
 

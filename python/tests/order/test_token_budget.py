@@ -40,7 +40,7 @@ def test_each_row_is_in_one_batch_and_no_batch_is_above_the_budget(drawn, key):
 @settings(max_examples=60, deadline=None)
 def test_all_groups_have_as_many_batches_as_the_one_that_needs_most(drawn, key):
     planner, groups = drawn
-    fewest = [planner.fewest(np.sort(lengths).tolist()) for lengths in groups]
+    fewest = [planner.units_of([lengths], key)[0].number for lengths in groups]
     for lengths, units in zip(groups, planner.units_of(groups, key), strict=True):
         assert units.number == min(max(fewest), len(lengths))
 
@@ -61,8 +61,9 @@ def test_batches_follow_each_other_by_length_in_the_same_order_in_all_groups(dra
 
 
 def test_the_fewest_batches_are_those_of_the_longest_first():
-    assert BudgetPlanner(12, 100).fewest([1, 2, 3, 3, 6, 12]) == 3
-    assert BudgetPlanner(12, 2).fewest([1, 2, 3, 3, 6, 12]) == 4
+    lengths = [np.array([1, 2, 3, 3, 6, 12])]
+    assert [each.number for each in BudgetPlanner(12, 100).units_of(lengths, 0)] == [3]
+    assert [each.number for each in BudgetPlanner(12, 2).units_of(lengths, 0)] == [4]
 
 
 def test_batches_cost_about_as_much_as_each_other():

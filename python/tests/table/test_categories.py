@@ -132,7 +132,7 @@ def test_numbers_have_codes_too(db):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dictionary": "code"}, "dictionary must be 'values' or 'codes', not 'code'"),
+        ({"dictionary": "code"}, "dictionary must be one of 'values', 'codes', not 'code'"),
         ({"columns": ["id"]}, "none of the columns that are read is one: id is int64"),
         (
             {"columns": {"x": "arrow_cast(label, 'Dictionary(Int32, Utf8)')"}},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lancedb's ``Permutation`` gains: batch access by offset, cheap copies, tensors."""
+"""Methods added to lancedb's ``Permutation``: batch access by index, cheap copies, tensors."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def _saying_what_to_do(execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def fetch(self: Any, indices: Any) -> Any:
-    """Rows by offset, as one batch in the permutation's format.
+    """Rows by index, as one batch in the permutation's format.
 
     Parameters
     ----------
     indices : int sequence, range, slice, numpy array or torch tensor
-        Offsets in ``[-len(self), len(self))``. Order and duplicates are kept, negatives count
-        from the end, and none at all gives an empty batch.
+        In ``[-len(self), len(self))``. Order and duplicates are kept, negatives count from the
+        end, and none at all gives an empty batch.
 
     Returns
     -------
@@ -94,8 +94,8 @@ def fetch(self: Any, indices: Any) -> Any:
 
     Notes
     -----
-    Each row is read once and offsets are read in ascending order, whatever order they are asked
-    for in, since lancedb reads neighbouring rows together.
+    Each row is read once, and rows are read in ascending order, whatever order they are asked for
+    in, since lancedb reads neighbouring rows together.
 
     lancedb's runtime does not survive a fork. A forked process, such as a worker that `DataLoader`
     starts by itself on Linux before Python 3.14, reads through a process of its own that was not
@@ -111,9 +111,13 @@ def fetch(self: Any, indices: Any) -> Any:
     >>> Permutation.identity(table).fetch([3, -1, 3])
     [{'x': 3}, {'x': 9}, {'x': 3}]
     """
-    reader = _reader_after_fork(self) if forking.came_with_a_fork() else None
-    if reader is not None:
-        return self.transform_fn(reader.read(normalize_indices(indices, reader.selection.num_rows)))
+    if forking.came_with_a_fork():
+        from .table.fork_permutations import reader_of  # which imports torch
+
+        reader = reader_of(self)
+        if reader is not None:
+            rows = normalize_indices(indices, reader.selection.num_rows)
+            return self.transform_fn(reader.read(rows))
     known, places = distinct(normalize_indices(indices, len(self)))
     batch = _take(self, known)
     return self.transform_fn(batch if places is None else take.take(batch, places))
@@ -139,12 +143,6 @@ def _prepare_for_fork() -> None:
 
         forking.note_use()
         note_rows(alive)
-
-
-def _reader_after_fork(permutation: Any) -> Any:
-    from .table.fork_permutations import reader_of
-
-    return reader_of(permutation)
 
 
 def _take(permutation: Any, offsets: Any) -> pa.RecordBatch:

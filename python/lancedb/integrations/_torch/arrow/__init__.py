@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of Arrow columns: taken in any order, copied once, held in memory.
+"""Rows of Arrow columns: taken in any order, copied once, cached in memory.
 
 ::
 

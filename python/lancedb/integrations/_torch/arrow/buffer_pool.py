@@ -14,15 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-# Of a window, so that its memory is freed little by little.
+# Parts of a window, so that its memory is freed little by little.
 SEGMENTS = 4
 _HUGE_PAGE = 2 << 20
-_MOST_KEPT = (32 << 20) - (64 << 10)  # with what is beside it
-
-
-def segment_size(window_rows: int) -> int:
-    """Rows of a segment, a part of a window."""
-    return max(1, -(-window_rows // SEGMENTS))
+_MOST_REUSED = (32 << 20) - (64 << 10)  # 32 MB with malloc's own bytes
 
 
 class WindowMemory:
@@ -52,7 +47,7 @@ class WindowMemory:
         return self._free.pop()
 
     def free(self, segment: int) -> None:
-        """Let a segment be used again; nobody may look at it any more."""
+        """Free a segment, to be used again; nobody may look at it any more."""
         self._free.append(segment)
 
     def rows(self, column: int, row_bytes: int) -> np.ndarray:
@@ -81,7 +76,7 @@ def new_rows(count: int, row_bytes: int) -> np.ndarray:
 
 
 def release_freed() -> None:
-    """Give the system back what large objects were freed of: allocators keep it, thread by thread.
+    """Release to the system what large objects were freed of: allocators reserve it, by thread.
 
     Some milliseconds: for rows of megabytes.
     """
@@ -93,12 +88,12 @@ def release_freed() -> None:
 def keep_freed(size: int) -> None:
     """Have the system's allocator keep for itself what is freed, if it does not yet.
 
-    By default glibc maps a large block anew each time, and gives back what is free at the end of
-    an arena, so that reads that end together have the pages of the next ones made once more. Both
+    By default glibc maps a large block anew each time, and releases what is free at the end of an
+    arena, so that reads that end together have the pages of the next ones made once more. Both
     begin above a size that follows the largest block ever freed, up to 32 MB (mallopt(3)), which
     one of `size` bytes is here, without a page of it being used.
     """
-    np.empty(min(size, _MOST_KEPT), np.uint8)
+    np.empty(min(size, _MOST_REUSED), np.uint8)
 
 
 def _malloc_trim() -> Callable[[int], int] | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 # What one dictionary may grow to; a column with more distinct values begins another one.
 _MOST_BYTES = 16 << 20
-# Dictionaries whose codes are known: of pages that are read by turns.
+# How many dictionaries' codes are remembered, as several pages are read alternately.
 _KNOWN = 8
 
 
@@ -64,7 +64,7 @@ class Codes:
         self.values = values
         self._by_key: dict[Any, int] | None = None
         self._known: list[tuple[pa.Array, pa.Array]] = []
-        if not _has_keys(values.type):
+        if not has_keys(values.type):
             raise pa.ArrowNotImplementedError(f"values of type {values.type} cannot be looked up")
 
     def of(self, column: pa.DictionaryArray) -> pa.Array | None:
@@ -111,7 +111,7 @@ class CommonDictionary:
 
     def encoded(self, column: pa.DictionaryArray) -> pa.DictionaryArray:
         """The same rows, with the common dictionary; as they are if their type has none."""
-        if not _has_keys(column.type.value_type):
+        if not has_keys(column.type.value_type):
             return column
         if self._codes is None:
             self._codes = Codes(column.dictionary.unique())
@@ -138,13 +138,8 @@ def _are_equal(one: pa.Array, other: pa.Array) -> bool:
     return len(one) == len(other) and one.equals(other)
 
 
-def has_codes(kind: pa.DictionaryType) -> bool:
-    """Whether the values of dictionaries of a type can be looked up."""
-    return _has_keys(kind.value_type)
-
-
-def _has_keys(kind: pa.DataType) -> bool:
-    """Whether values of a type are equal exactly if their keys are."""
+def has_keys(kind: pa.DataType) -> bool:
+    """Whether values of a type can be looked up: they are equal exactly if their keys are."""
     return (
         pa.types.is_integer(kind)
         or pa.types.is_boolean(kind)

@@ -13,7 +13,7 @@ _COLUMNS = ("\0unit", "\0start", "\0length")
 
 
 class Planned(NamedTuple):
-    """What was planned for the documents of a batch.
+    """The plan for the documents of a batch.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows kept in memory: loaded once, taken in any order."""
+"""Rows in memory: loaded once, taken in any order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .fixed_width import from_raw, raw_rows, row_bytes
 from .pieces import SlicesOfRows
 
 _READ_BYTES = 8 << 20
-# Of a column, in one array; small enough for offsets of 32 bits.
+# The most of a column in one array, so that offsets of 32 bits reach its end.
 _PIECE_BYTES = 1 << 30
-# Whoever asks for rows to be kept has estimated their size.
+# Whoever asks for rows to be loaded has estimated their size.
 _SLACK = 9 / 8
 
 
 class TooLarge(Exception):
-    """What was to be kept takes more memory than it may."""
+    """What was to be loaded takes more memory than it may."""
 
 
 class InMemoryRows:
@@ -63,7 +63,7 @@ class InMemoryRows:
         Raises
         ------
         TooLarge
-            As soon as there are more than `most_bytes`; nothing is kept then.
+            As soon as there are more than `most_bytes`; nothing is in memory then.
         """
         with self._loading:
             if self.is_too_large:
@@ -106,8 +106,8 @@ class _Column:
         raw = raw_rows(array) if self._buffer is not None else None
         if raw is None and self._buffer is not None:
             # A null: from here on Arrow has the column.
-            kept = pa.py_buffer(self._buffer[: self._filled])
-            self._chunks.append(from_raw(self._kind, self._filled, kept))
+            values = pa.py_buffer(self._buffer[: self._filled])
+            self._chunks.append(from_raw(self._kind, self._filled, values))
             self._buffer = None
         if self._buffer is None:
             self._chunks.append(array)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows far larger than the others: counted as they are read, left out, and read with their batch.
 
-A layout is chosen by the average row, and what is held ahead is a number of rows. One row in a
+A layout is chosen by the average row, and what is read ahead is a number of rows. One row in a
 thousand may be megabytes: then the large values of a read that brings more than its rows may have
 are left out again, and a column of offsets says of which rows. They are read once more with the
 batch that has them. Where such rows are expected, few rows are asked for at once.
@@ -25,13 +25,13 @@ from .fixed_width import row_bytes
 from .variable_width import value_bytes
 
 LEFT_OUT = "\0left_out"
-# In its column, of a row that is there.
+# In that column, for a row that was not left out.
 NONE = -1
-# What a row may be that was not seen yet, where some are known to be large; and how many such rows
+# The size to expect of rows not seen yet, where some are known to be large; and how many such rows
 # a call may bring that comes upon a stretch of them, after many small ones.
 _EXPECTED_BYTES = 16 << 20
 _MOST_UNSEEN = 8
-# Beyond its rows' share, so that few rows need not be of average size.
+# Allowed beyond the rows' share, so that few rows need not be of average size.
 _SLACK_BYTES = 1 << 20
 # From so many bytes of a call on it pays to have the allocators look for what is free.
 _MUCH_BYTES = 8 << 20
@@ -41,7 +41,7 @@ _FAR_LARGER = 8
 
 
 class Limits(NamedTuple):
-    """Bytes that all processes of a loader together may hold beyond what its layout says."""
+    """Bytes that all processes of a loader together may use beyond what its layout says."""
 
     one_call: int = 32 << 20
     ahead: int = 32 << 20
@@ -61,9 +61,14 @@ class LargeRows:
     are_expected : bool
         Whether some rows are known to be far larger than that.
     limits : Limits
-        How much is read at once, and held ahead.
+        How much is read at once, and ahead.
     one_call : asyncio.Lock, optional
         Shared by streams of which one at a time is to ask for rows that may be large.
+
+    Attributes
+    ----------
+    rows_of_a_call : int or None
+        How many rows to ask for at once; None for all that are wanted.
     """
 
     def __init__(
@@ -75,23 +80,18 @@ class LargeRows:
     ):
         self.limits = limits
         self._average = average_bytes
-        self._rows_of_a_call = self.cautious if are_expected else None
-        # Of an average that large rows have raised, most rows need a small part.
+        self.rows_of_a_call = self.cautious if are_expected else None
+        # Where large rows have raised the average, most rows need a small part of it.
         self._factor = 1 / 4 if are_expected else 2
         self._one_call = asyncio.Lock() if one_call is None else one_call
 
-    def counted(self, held: int = 0) -> CountedRead:
-        """A read ahead, which leaves out what is more than its rows' share and `held` bytes."""
-        return CountedRead(self, held + _SLACK_BYTES)
+    def counted(self, spare: int = 0) -> CountedRead:
+        """A read ahead, which leaves out what is more than its rows' share and `spare` bytes."""
+        return CountedRead(self, spare + _SLACK_BYTES)
 
     def fetched(self) -> FetchedRead:
         """A read of all that is asked for."""
         return FetchedRead(self)
-
-    @property
-    def rows_of_a_call(self) -> int | None:
-        """How many rows to ask for at once; None for all that are wanted."""
-        return self._rows_of_a_call
 
     @property
     def cautious(self) -> int:
@@ -100,7 +100,7 @@ class LargeRows:
 
     def permit(self) -> contextlib.AbstractAsyncContextManager:
         """Entered for a call: one at a time where rows may be large."""
-        return contextlib.nullcontext() if self._rows_of_a_call is None else self._one_call
+        return contextlib.nullcontext() if self.rows_of_a_call is None else self._one_call
 
     def note(self, size: int, rows: int) -> None:
         """Note the bytes that a call brought for some rows.
@@ -108,25 +108,25 @@ class LargeRows:
         Where they are few, the next one may ask for twice as many rows, up to a bound: nobody knows
         where large ones stand.
         """
-        known = self._rows_of_a_call
+        known = self.rows_of_a_call
         if known is None:
             return
         if size > self.limits.one_call:
-            self._rows_of_a_call = max(1, min(known, rows) // 2)
+            self.rows_of_a_call = max(1, min(known, rows) // 2)
         elif rows >= known and size <= self.limits.one_call // 2:
-            self._rows_of_a_call = min(2 * known, _MOST_UNSEEN * self.cautious)
+            self.rows_of_a_call = min(2 * known, _MOST_UNSEEN * self.cautious)
 
     def expect(self, size: int, rows: int) -> None:
         """Expect rows of this size from now on, if as many as these would be too much."""
-        if self._rows_of_a_call is None and size * rows > self.limits.one_call:
-            self._rows_of_a_call = self.cautious
+        if self.rows_of_a_call is None and size * rows > self.limits.one_call:
+            self.rows_of_a_call = self.cautious
 
     def release(self, size: int) -> None:
-        """Give the system back what a call has used, if it was much, and it is one of few rows.
+        """Release to the system what a call has used, if it was much, and it is one of few rows.
 
-        The buffers of each call are of other threads, and allocators keep some for each thread.
+        The buffers of each call are of other threads, and allocators reserve some for each thread.
         """
-        if self._rows_of_a_call is not None and size >= _MUCH_BYTES:
+        if self.rows_of_a_call is not None and size >= _MUCH_BYTES:
             release_freed()
 
     def share(self, rows: int) -> int:
@@ -162,7 +162,7 @@ class CountedRead:
             start = max(stop, 1)
 
     def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
-        """Keep what a call brought, or what of it may be kept."""
+        """Add what a call brought, or what of it does not have to be left out."""
         left_out = np.full(batch.num_rows, NONE, np.int64)
         self._rows += batch.num_rows
         self._brought = own_bytes(batch)
@@ -178,7 +178,7 @@ class CountedRead:
         self._parts.append(with_offsets(batch, left_out))
 
     def batch(self) -> pa.RecordBatch:
-        """All that was kept, in one."""
+        """All that was added, in one."""
         return take.concatenate(self._parts)
 
 
@@ -210,7 +210,7 @@ class FetchedRead:
             start = stop
 
     def add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
-        """Keep what a call brought, in the order in which it was asked for."""
+        """Add what a call brought, in the order in which it was asked for."""
         self._brought = own_bytes(batch)
         if self._brought > self._large.limits.one_call:
             self._at_once = max(1, self._at_once // 2)
@@ -332,13 +332,13 @@ def _too_many(sizes: np.ndarray, allowed: int) -> np.ndarray:
 
 def _without(batch: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
     """A batch with nulls in place of some rows' values, and no memory of the old one."""
-    kept = np.delete(np.arange(batch.num_rows), rows)
-    where = np.full(batch.num_rows, len(kept))
-    where[kept] = np.arange(len(kept))
+    left = np.delete(np.arange(batch.num_rows), rows)
+    where = np.full(batch.num_rows, len(left))
+    where[left] = np.arange(len(left))
     columns = []
     for column in batch.columns:
         if _varies(column.type):
-            some = take.take_column(column, kept)
+            some = take.take_column(column, left)
             some = pa.concat_arrays([some, pa.nulls(1, column.type)])
             columns.append(take.take_column(some, where))
         else:

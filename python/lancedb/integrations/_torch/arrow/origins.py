@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where rows come from, as columns of their own beside what was read of them.
+"""The origins of rows, as columns of their own beside what was read of them.
 
 They go wherever the rows go, cut and taken alike: into the threads and processes that transform.
 """

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from .fixed_width import buffer_for, copy_rows, from_raw, row_bytes
 from .take import FixedRows, Rows, take_column
-from .variable_width import ViewRows, copied, held_of_several
+from .variable_width import ViewRows, copied, views_of_several
 
-# Of a row, that numpy is to copy one by one.
+# The most units of a row, as numpy copies them one by one.
 _MOST_UNITS = 8
 _MOST_STRAYS = 2
 
@@ -89,9 +89,6 @@ class SlicesOfRows:
         self._views = views if len(views) == len(pieces) else None
         self._grid = None if self._fixed is None else grid_of(fixed, starts)
 
-    def __len__(self) -> int:
-        return sum(map(len, self._pieces))
-
     def take(self, indices: np.ndarray) -> pa.Array:
         """The values at some places, each of which is in one of the pieces."""
         return self.take_wanted(Wanted(self._starts, indices))
@@ -107,7 +104,7 @@ class SlicesOfRows:
             return from_raw(self._kind, len(wanted), data)
         if self._views is not None and len(wanted):
             taken = [(self._views[number], rows) for number, rows in wanted.groups]
-            return copied(self._kind, held_of_several(taken, wanted.back))
+            return copied(self._kind, views_of_several(taken, wanted.back))
         parts = [pa.nulls(0, self._kind)]
         parts += [self._pieces[number].take(rows) for number, rows in wanted.groups]
         return take_column(pa.concat_arrays(parts), wanted.back)

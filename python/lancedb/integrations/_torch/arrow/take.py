@@ -22,7 +22,7 @@ def take(batch: pa.RecordBatch, indices: np.ndarray) -> pa.RecordBatch:
 
 
 def concatenate(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """One record batch with the rows of all; a single one is handed on without a copy."""
+    """One record batch with the rows of all; a single one is returned without a copy."""
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
@@ -34,8 +34,6 @@ def slices(batch: pa.RecordBatch, counts: Sequence[int]) -> list[pa.RecordBatch]
 
 class Rows(Protocol):
     """The rows of a column, made ready to be taken several times."""
-
-    def __len__(self) -> int: ...
 
     def take(self, indices: np.ndarray) -> pa.Array:
         """The values at `indices`, in that order."""
@@ -73,7 +71,7 @@ class ArrowRows:
     def take(self, indices: np.ndarray) -> pa.Array:
         return self._column.take(pa.array(indices))
 
-    held = take
+    take_views = take
 
 
 class DictionaryRows:
@@ -90,7 +88,7 @@ class DictionaryRows:
     def take(self, indices: np.ndarray) -> pa.Array:
         return with_codes(self._column, self._codes.take(indices), self.dictionary)
 
-    held = take
+    take_views = take
 
 
 class FixedRows:

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from .fixed_width import from_raw, raw_rows, row_bytes
 
-# What is no longer stands in the view itself.
+# A value of at most so many bytes stands in the view itself.
 _SHORT = 12
-# The bytes of a row among twelve, by its length.
-_KEPT = np.where(np.arange(_SHORT) < np.arange(_SHORT + 1)[:, None], 255, 0).astype(np.uint8)
-_KEPT = _KEPT.view("<i4")
+# Which of twelve bytes are a value's own, by its length.
+_MASKS = np.where(np.arange(_SHORT) < np.arange(_SHORT + 1)[:, None], 255, 0).astype(np.uint8)
+_MASKS = _MASKS.view("<i4")
 # A view's place, and many a type's offsets, have 32 bits.
 _MOST_32 = 2**31 - 1
 # Shorter strings, on average, are taken by Arrow itself in the same time or less.
@@ -49,19 +49,19 @@ class ViewRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held, without what else was read with them."""
+        """Bytes of these rows, without what else was read with them."""
         return len(self._data)
 
     def take(self, indices: np.ndarray) -> pa.Array:
         """The values at `indices`, in that order."""
-        return copied(self._kind, self.held(indices))
+        return copied(self._kind, self.take_views(indices))
 
-    def held(self, indices: np.ndarray) -> pa.Array:
-        """As `take`, but as views, which hold the memory that was read."""
-        return held_of_several([(self, indices)])
+    def take_views(self, indices: np.ndarray) -> pa.Array:
+        """As `take`, but as views of the memory that was read."""
+        return views_of_several([(self, indices)])
 
 
-def held_of_several(
+def views_of_several(
     taken: Sequence[tuple[ViewRows, np.ndarray]], order: np.ndarray | None = None
 ) -> pa.Array:
     """Rows of several columns as views, one after the other, or in an order."""
@@ -182,7 +182,7 @@ def _put_short(
     """Put all of each short row into its view, where longer ones have their place."""
     short = np.flatnonzero(lengths <= _SHORT)
     if len(short):
-        views[short, 1:] = _first_twelve(data, starts[short]) & _KEPT[lengths[short]]
+        views[short, 1:] = _first_twelve(data, starts[short]) & _MASKS[lengths[short]]
 
 
 def _first_twelve(data: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are kept from one read or epoch to the next, in memory or on this machine's disk.
+"""Rows cached from one read or epoch to the next, in memory or on this machine's disk.
 
 ::
 
@@ -9,6 +9,6 @@
              cached_rows (which), parts (files), filler (writes them), directory (what goes), locks
     info     what people ask of a cache directory
 
-A reader asks `disk` for each row before the table; whoever wants all rows takes them from `tables`
+A reader asks `disk` for each row before the table; what needs all rows takes them from `tables`
 or `disk` by one call, `take`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows are to be on disk, and how they are cut into parts: the same in every process."""
+"""The choice of rows that are cached on disk, and of their parts: the same in every process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..table.selection import AllRows, ChosenRows, Selection
 from ..table.sources import HandleSource, MemorySource
 from .directory import CacheSettings
 
-# What is written in another way belongs into another directory.
+# A part of the key: parts that are written in another way belong in another directory.
 _LAYOUT = 1
 _PART_BYTES = 64 << 20
 
@@ -85,23 +85,23 @@ def cached_rows(settings: CacheSettings, reader: Reader, names_columns: bool) ->
         return "blobs are cached by the map-style dataset, where columns= names them"
     stretch = reader.selection.stretch()
     if stretch is not None:
-        held, wanted = AllRows(handle.stored_rows), (stretch.start, stretch.num_rows)
+        chosen, wanted = AllRows(handle.stored_rows), (stretch.start, stretch.num_rows)
     else:
         offsets = reader.selection.offsets(np.arange(reader.selection.num_rows))
-        held = ChosenRows(np.unique(offsets), reader.selection.describe())
-        wanted = (0, held.num_rows)
-    if held.num_rows == 0:
+        chosen = ChosenRows(np.unique(offsets), reader.selection.describe())
+        wanted = (0, chosen.num_rows)
+    if chosen.num_rows == 0:
         return "there are no rows"
-    row_bytes = average_row_bytes(Reader(recipe, held, reader.columns))
-    part_rows = min(max(1, 1 << ((_PART_BYTES // row_bytes) | 1).bit_length() - 1), held.num_rows)
-    about = described(reader, held, part_rows)
+    row_bytes = average_row_bytes(Reader(recipe, chosen, reader.columns))
+    part_rows = min(max(1, 1 << ((_PART_BYTES // row_bytes) | 1).bit_length() - 1), chosen.num_rows)
+    about = described(reader, chosen, part_rows)
     return CachedRows(
         settings,
         key_of(about),
         about,
         recipe,
         reader.columns,
-        held,
+        chosen,
         part_rows,
         part_rows * row_bytes,
         range(wanted[0] // part_rows, (wanted[0] + wanted[1] - 1) // part_rows + 1),
@@ -125,7 +125,7 @@ def key_of(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
-def described(reader: Reader, held: Selection, part_rows: int) -> dict[str, Any]:
+def described(reader: Reader, chosen: Selection, part_rows: int) -> dict[str, Any]:
     """All that decides what is in the parts; nothing that opens the table."""
     recipe = reader.recipe
     assert recipe.identity is not None
@@ -138,12 +138,12 @@ def described(reader: Reader, held: Selection, part_rows: int) -> dict[str, Any]
         "columns": list(reader.columns.items()),
         "blobs": recipe.blobs,
         "dictionary": "values" if recipe.categories is None else "codes",
-        "selection": None if isinstance(held, AllRows) else held.describe(),
-        "rows": held.num_rows,
+        "selection": None if isinstance(chosen, AllRows) else chosen.describe(),
+        "rows": chosen.num_rows,
         "part_rows": part_rows,
     }
-    if not isinstance(held, AllRows):
-        about["digest"] = held.digest().hex()
+    if not isinstance(chosen, AllRows):
+        about["digest"] = chosen.digest().hex()
     if recipe.identity.kind != "manifest":  # which names the table's files
         about["at"] = recipe.source.describe()
         about["fingerprint"] = fingerprint(recipe, AllRows(0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns of a map-style dataset kept in memory, so that single rows need fewer reads.
+"""Columns of a map-style dataset cached in memory, so that single rows need fewer reads.
 
 A row of a few bytes costs lancedb about as much to read by itself as one of a few hundred, and
 each column costs its own. A label or a caption beside a vector is soon worth its memory.
@@ -23,7 +23,7 @@ from ..table.handle import LocalRows
 from ..table.reader import PendingRead, Reader
 from ..table.sample import average_row_bytes, row_sizes
 from ..table.selection import Selection
-from .tables import CachedTable, most_kept
+from .tables import CachedTable, most_cached
 
 _log = logging.getLogger("lancedb.integrations.torch")
 
@@ -36,7 +36,7 @@ _READ_FIRST = 1 / 32
 
 
 def check_cache(cache: Any) -> Cache:
-    """`cache`; ValueError if it is none of what it may be."""
+    """`cache`, checked; ValueError if it is anything else."""
     return one_of("cache", cache, (True, False, "auto"))
 
 
@@ -46,7 +46,7 @@ class ColumnCache:
     Parameters
     ----------
     cache : bool or "auto"
-        Whether to keep every column from the first read on, or none; ``"auto"`` keeps the
+        Whether to cache every column from the first read on, or none; ``"auto"`` caches the
         narrowest that fit, as soon as 3 % of the rows was read.
     """
 
@@ -55,48 +55,44 @@ class ColumnCache:
         self._seen = 0
         self._bytes: Counter[str] = Counter()
         self._decided = cache is False
-        self._held: _CachedColumns | None = None
+        self._cached: _CachedColumns | None = None
         self._counts: Counter[str] = Counter()
 
     def __reduce__(self) -> tuple:
         return ColumnCache, (self.cache,)
 
-    def read(self, reader: Reader, rows: np.ndarray) -> pa.RecordBatch:
-        """As `Reader.read`, out of memory as far as may be."""
-        return self.begin(reader, rows)()
-
     def begin(self, reader: Reader, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
-        """Begin to read, as `read`; what is returned waits for the rows."""
+        """Begin to read, out of memory as far as may be; what is returned waits for the rows."""
         if not self._decided and self._is_due(reader):
             self._decide(reader)
-        held, local = self._held, reader.local
-        if held is not None:
-            return functools.partial(self._finish, held, None, held.begin(rows))
+        columns, local = self._cached, reader.local
+        if columns is not None:
+            return functools.partial(self._finish, columns, None, columns.begin(rows))
         taken = None if local is None else local.take(reader.selection.offsets(rows))
         finish = reader.begin(rows).in_order if taken is None else lambda: taken
         return functools.partial(self._finish, None, local, finish)
 
     def _finish(
         self,
-        held: _CachedColumns | None,
+        columns: _CachedColumns | None,
         local: LocalRows | None,
         finish: Callable[[], pa.RecordBatch],
     ) -> pa.RecordBatch:
         batch = finish()
         size = own_bytes(batch)
-        if held is not None:
-            cached = sum(own_bytes(batch[name]) for name in held.names)
-            rows = batch.num_rows if len(held.names) == batch.num_columns else 0
+        if columns is not None:
+            cached = sum(own_bytes(batch[name]) for name in columns.names)
+            rows = batch.num_rows if len(columns.names) == batch.num_columns else 0
         else:
-            rows = min(0 if local is None else local.count(), batch.num_rows)
+            rows = min(0 if local is None else local.take_count(), batch.num_rows)
             cached = size * rows // max(1, batch.num_rows)
         self._counts.update(bytes=size - cached, cached_bytes=cached, cached_rows=rows)
         if not self._decided:
             self._note(batch)
         return batch
 
-    def counts(self) -> Counter[str]:
-        """The ``bytes`` read, and what came out of memory or off the cache's disk instead."""
+    def take_counts(self) -> Counter[str]:
+        """The ``bytes`` read since the last call, and what memory or the disk had instead."""
         counts, self._counts = self._counts, Counter()
         return counts
 
@@ -114,19 +110,19 @@ class ColumnCache:
 
     def _decide(self, reader: Reader) -> None:
         try:
-            kept = self._worth_keeping(reader)
-            if kept is not None and kept.load():
-                self._held = kept
-                self._counts.update(bytes=kept.num_bytes)
+            columns = self._worth_caching(reader)
+            if columns is not None and columns.load():
+                self._cached = columns
+                self._counts.update(bytes=columns.num_bytes)
         except (RuntimeError, OSError, ValueError) as error:
             if self.cache is True:
                 raise
             # Nobody asked for it. If the rows cannot be read either, that says what is wrong.
-            _log.debug("no columns are kept: %s", error)
+            _log.debug("no columns are cached: %s", error)
         self._decided = True
 
-    def _worth_keeping(self, reader: Reader) -> _CachedColumns | None:
-        """The columns to keep; None if none of them is worth it."""
+    def _worth_caching(self, reader: Reader) -> _CachedColumns | None:
+        """The columns to cache; None if none of them is worth it."""
         selection = reader.selection
         stretch = selection.stretch()
         if self.cache is True:
@@ -140,7 +136,7 @@ class ColumnCache:
         }
         if row_sizes(reader).are_skewed:  # an average says nothing of columns that vary
             widths = {name: widths[name] for name in widths if _has_one_size(reader, name)}
-        budget = most_kept()
+        budget = most_cached()
         names = narrowest(widths, budget / stretch.num_rows)
         return _CachedColumns(reader, names, stretch, budget) if names else None
 
@@ -153,30 +149,31 @@ class _CachedColumns:
     reader : Reader
         What reads every column.
     names : collection of str
-        Which columns to keep.
-    held : Selection
-        Whose rows to keep: a stretch of the table, or the reader's own selection.
+        Which columns to cache.
+    cached : Selection
+        Whose rows to cache: a stretch of the table, or the reader's own selection.
     most_bytes : int, optional
-        How many Arrow bytes may be kept.
+        How many Arrow bytes they may have.
     """
 
     def __init__(
-        self, reader: Reader, names: Collection[str], held: Selection, most_bytes: int | None
+        self, reader: Reader, names: Collection[str], cached: Selection, most_bytes: int | None
     ):
         self._names = list(reader.columns)
         self.names = [name for name in self._names if name in names]
         others = [name for name in self._names if name not in names]
         self._rest = _only(reader, reader.selection, others).open() if others else None
-        kept = _only(reader, held, self.names)
-        self._table = CachedTable(kept, reader.selection, average_row_bytes(kept), most_bytes)
+        whole = _only(reader, cached, self.names)
+        self._table = CachedTable(whole, reader.selection, average_row_bytes(whole), most_bytes)
 
     def load(self) -> bool:
-        """Read what is to be kept; False if it is too large."""
-        return self._table.load(_ByReader(self._table.reader), _READS_AHEAD)
+        """Read what is to be cached; False if it is too large."""
+        begin = self._table.reader.open().begin
+        return self._table.load(begin, lambda _: None, _READS_AHEAD)
 
     @property
     def num_bytes(self) -> int:
-        """What was read to be kept."""
+        """What was read to be cached."""
         return self._table.rows.num_bytes
 
     def begin(self, rows: np.ndarray) -> Callable[[], pa.RecordBatch]:
@@ -184,25 +181,15 @@ class _CachedColumns:
         return functools.partial(self._finish, reading, rows)
 
     def _finish(self, reading: PendingRead | None, rows: np.ndarray) -> pa.RecordBatch:
-        kept = self._table.take(rows)
+        cached = self._table.take(rows)
         if reading is None:
-            return kept
+            return cached
         read = reading.in_order()
-        parts = [(kept if name in self.names else read, name) for name in self._names]
+        parts = [(cached if name in self.names else read, name) for name in self._names]
         return pa.RecordBatch.from_arrays(
             [batch[name] for batch, name in parts],
             schema=pa.schema([batch.schema.field(name) for batch, name in parts]),
         )
-
-
-class _ByReader:
-    """Reads what is to be kept, of which nobody counts the seconds."""
-
-    def __init__(self, reader: Reader):
-        self.begin_rows = reader.open().begin
-
-    def finish(self, reading: PendingRead) -> None:
-        """Nothing more to do."""
 
 
 def _only(reader: Reader, selection: Selection, names: list[str]) -> Reader:

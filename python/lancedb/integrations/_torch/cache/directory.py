@@ -30,12 +30,12 @@ _ABOUT = "about.json"
 _LOCKS = "locks"
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _UNITS = "kmgt"
-# Of the disk, what is left to others unless a size is given.
+# The share of the disk that is left free unless a size is given.
 _LEFT_FREE = 0.1
 
 
 class CacheSettings(NamedTuple):
-    """Where rows are kept on disk, and how many bytes of them.
+    """Settings of a cache on disk: where its rows are, and how many bytes of them.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class CacheSettings(NamedTuple):
     most_bytes : int, optional
         Of all files in it; None for what leaves a tenth of the disk free.
     is_asked_for : bool
-        Whether it was given as an argument, so that whoever gave it wants to know of obstacles.
+        Whether it was given as an argument: then obstacles are worth a warning.
     """
 
     directory: str
@@ -123,7 +123,7 @@ class CacheDirectory:
         Raises
         ------
         OSError
-            If it cannot be written, or locks do not keep others out.
+            If it cannot be written, or locks do not exclude others.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.path / _LOCKS).mkdir(mode=0o700, exist_ok=True)
@@ -224,18 +224,18 @@ class Entry:
     def touch(self) -> None:
         """Note that it is used now."""
         with contextlib.suppress(OSError):
-            os.utime(self._reading_path)
+            os.utime(self.reading.path)
 
     def last_used(self) -> float:
-        """When it was used last; what nobody knows of was used never."""
+        """When it was used last; 0 if that is not known."""
         try:
-            return self._reading_path.stat().st_mtime
+            return self.reading.path.stat().st_mtime
         except OSError:
             return 0.0
 
     def is_used(self) -> bool:
         """Whether a process reads it."""
-        lock = FileLock(self._reading_path)
+        lock = FileLock(self.reading.path)
         try:
             return not lock.acquire()
         except OSError:
@@ -245,7 +245,7 @@ class Entry:
 
     def delete_unless_used(self) -> bool:
         """Delete the directory if no process reads or writes it; whether that was so."""
-        reading, writing = FileLock(self._reading_path), FileLock(self._writing_path)
+        reading, writing = FileLock(self.reading.path), FileLock(self.writing.path)
         try:
             if not (reading.acquire() and writing.acquire()):
                 return False
@@ -258,16 +258,8 @@ class Entry:
             writing.release()
 
     def delete(self) -> None:
-        """Delete the directory; who has mapped its files keeps what they hold."""
+        """Delete the directory; processes that have mapped its files still have their rows."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-    @property
-    def _reading_path(self) -> Path:
-        return self.path.parent / _LOCKS / f"{self.key}.reading"
-
-    @property
-    def _writing_path(self) -> Path:
-        return self.path.parent / _LOCKS / f"{self.key}.writing"
 
     def _names(self) -> list[str]:
         try:

@@ -32,7 +32,7 @@ _LOOKED_EVERY = 1.0
 
 
 class Said(set[str]):
-    """What this process was warned of."""
+    """The warnings that this process has given."""
 
 
 class DiskCache:
@@ -124,8 +124,8 @@ class DiskCache:
         places = self._places(offsets)
         return self._taken(places) if self._are_mapped(places).all() else None
 
-    def count(self) -> int:
-        """How many rows were taken since this was asked last."""
+    def take_count(self) -> int:
+        """How many rows were taken since the last call."""
         count, self._count = self._count, 0
         return count
 
@@ -211,7 +211,7 @@ def disk_cache(settings: CacheSettings, reader: Reader, names_columns: bool) -> 
 
 
 def say(settings: CacheSettings, reason: str) -> None:
-    """Warn whoever asked for a cache, once; log it where only the environment did."""
+    """Warn once if a cache was asked for; log it where only the environment names one."""
     message = f"cache_dir={settings.directory!r}: {reason}"
     said = PROCESS.part(Said)
     if message in said:
@@ -240,7 +240,7 @@ class MappedTable:
         self._disk = disk
         self.reader = reader
 
-    def load(self, reads: Any, ahead: int) -> bool:
+    def load(self, begin: Any, finish: Any, ahead: int) -> bool:
         """As `CachedTable.load`: the rows are there."""
         return True
 

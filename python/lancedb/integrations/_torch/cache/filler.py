@@ -3,7 +3,7 @@
 
 Of all processes over one cache directory, one at a time writes the parts of a table, and a process
 writes those of one table at a time. Off a local disk it works at most half of the time, so that
-whoever trains meanwhile does not notice; from an object store without a rest, as each part that is
+training is not slowed down meanwhile; from an object store without a rest, as each part that is
 there spares thousands of requests.
 """
 
@@ -35,12 +35,12 @@ _log = logging.getLogger("lancedb.integrations.torch")
 _REST = 1.0
 _ASKED_EVERY = 1.0
 _ENDS_WITHIN = 10.0
-# Of rows that differ in size, what is read at once.
+# How much is read at once of rows that differ in size.
 _READ_BYTES = 4 << 20
 
 
 class Fillers:
-    """Those of this process, of which one writes at a time."""
+    """The fillers of this process, of which one writes at a time."""
 
     def __init__(self) -> None:
         self.alive: weakref.WeakSet[Filler] = weakref.WeakSet()
@@ -56,7 +56,7 @@ class Fillers:
                 filler.join(max(0.0, until - time.monotonic()))
 
     def in_child(self) -> None:
-        """Whoever was writing stayed behind."""
+        """The thread that was writing is not in a forked child."""
         self.writing = threading.Lock()
 
 
@@ -118,7 +118,7 @@ class Filler(threading.Thread):
         entry.make(self._rows.about)
         reader = Reader(self._rows.recipe, self._rows.selection, self._rows.columns)
         for number in self._missing(entry):
-            with self._its_turn():
+            with self._writing_alone():
                 started = time.monotonic()
                 if not self._write(entry, reader, number):
                     return
@@ -145,7 +145,7 @@ class Filler(threading.Thread):
         return True
 
     @contextlib.contextmanager
-    def _its_turn(self) -> Iterator[None]:
+    def _writing_alone(self) -> Iterator[None]:
         """While no other table's parts are written by this process."""
         writing = PROCESS.part(Fillers).writing
         while not writing.acquire(timeout=_ASKED_EVERY):

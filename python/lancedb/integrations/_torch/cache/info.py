@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people may want to know of a cache directory, and how they empty it."""
+"""A report on what is in a cache directory, and a function to empty it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def cache_info(dir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``directory``; ``bytes`` of all its files; ``tables``, a list with a dict for each choice
-        of columns and rows of a table version: ``table``, ``version``, ``columns``, ``rows`` there
-        could be, ``cached_rows`` there are, ``bytes``, and whether it is ``in_use`` by a process.
-        Empty for a directory that is not there.
+        ``directory``; ``bytes`` of all its files; ``tables``, a list with a dict for each choice of
+        columns and rows of a table version: ``table``, ``version``, ``columns``, ``rows`` (how many
+        there could be), ``cached_rows`` (how many there are), ``bytes``, and ``in_use``: whether a
+        process uses it. The list is empty for a directory that does not exist.
 
     Raises
     ------
@@ -56,9 +56,9 @@ def cache_info(dir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 
 
 def clear_cache(dir: str | os.PathLike[str] | None = None) -> int:
-    """Delete all rows of a cache directory, also those in use: who reads them has them on.
+    """Delete all rows of a cache directory, even those in use.
 
-    Epochs under way go on with what they have mapped, or from the table.
+    Epochs in progress continue with what they have mapped, or from the table.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
 
 class HeldLocks:
-    """Those that this process holds."""
+    """The locks that this process holds."""
 
     def __init__(self) -> None:
         self.locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
@@ -38,11 +38,11 @@ class FileLock:
     Parameters
     ----------
     path : Path
-        Outside of any directory that may be deleted: who locks a deleted file locks nobody out.
+        Outside of any directory that may be deleted: a lock on a deleted file excludes nobody.
     """
 
     def __init__(self, path: Path):
-        self._path = path
+        self.path = path
         self._file: int | None = None
         self._pid = os.getpid()
 
@@ -63,7 +63,7 @@ class FileLock:
             return True
         if fcntl is None:
             raise OSError("files cannot be locked on this system")
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -78,7 +78,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Let others take the lock."""
+        """Release the lock."""
         if self.is_held:
             self._close()
         self._file = None

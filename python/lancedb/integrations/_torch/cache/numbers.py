@@ -22,11 +22,11 @@ from .disk import say
 from .parts import Damaged, open_part, write_part
 
 _LOOKED_EVERY = 0.05
-# Who has waited so long for another process reads for itself.
+# A process that has waited so long for another one reads the numbers itself.
 _MOST_WAITED = 600.0
 
 
-def kept_numbers(
+def cached_numbers(
     settings: CacheSettings, reader: Reader, made: str, read: Callable[[], np.ndarray]
 ) -> np.ndarray:
     """The numbers on disk, or those that are read, which are on disk from then on.
@@ -90,7 +90,7 @@ def _found(settings: CacheSettings, entry: Entry, rows: int) -> np.ndarray | Non
             say(settings, f"a part is read from the table again: {error}")
             with contextlib.suppress(OSError):
                 part.path.unlink()
-        except OSError:  # deleted by whoever deletes the cache
+        except OSError:  # the cache was deleted meanwhile
             continue
     return None
 

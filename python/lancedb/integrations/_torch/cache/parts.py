@@ -89,7 +89,7 @@ class _Checked:
         self._file.flush()
 
     def close(self) -> None:
-        pass  # by whoever opened it
+        pass  # where it was opened
 
 
 def open_part(part: PartFile, rows: int) -> list[pa.RecordBatch]:
@@ -203,7 +203,7 @@ class MappedParts:
             with contextlib.suppress(OSError):
                 file.path.unlink()
             raise
-        except OSError:  # deleted by whoever deletes the cache
+        except OSError:  # the cache was deleted meanwhile
             del self._files[number]
             return False
         self._batches[number], self._pieces = batches, None

@@ -21,7 +21,7 @@ class RecentRows:
     Parameters
     ----------
     most_bytes : int
-        Arrow bytes of all batches; 0 keeps none.
+        Arrow bytes of all batches; 0 for no cache.
     """
 
     def __init__(self, most_bytes: int):
@@ -36,7 +36,7 @@ class RecentRows:
     ) -> pa.RecordBatch:
         """The rows at some offsets, distinct and ascending; `read` brings those that are not here.
 
-        They may be memory of this cache: whoever changes values takes a copy.
+        They may be memory of this cache: to change values, copy them first.
         """
         if not self._most:
             return read(offsets)
@@ -48,7 +48,7 @@ class RecentRows:
         batch = take.concatenate(parts)
         if len(parts) > 1:
             batch = take.take(batch, np.argsort(np.concatenate(places)))
-        self._keep(batch, offsets)
+        self._add(batch, offsets)
         return batch
 
     def _found(self, offsets: np.ndarray) -> tuple[list[pa.RecordBatch], list[np.ndarray]]:
@@ -65,7 +65,7 @@ class RecentRows:
         rows = [np.array(rows) for rows, _ in found.values()]
         return list(map(take.take, batches, rows)), [np.array(at) for _, at in found.values()]
 
-    def _keep(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
+    def _add(self, batch: pa.RecordBatch, offsets: np.ndarray) -> None:
         if batch.nbytes > self._most:
             return
         with self._lock:

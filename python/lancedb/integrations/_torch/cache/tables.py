@@ -1,40 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows in memory: who loads them, how many there may be, and what is kept from epoch to epoch."""
+"""Tables cached in memory, and the memory of windows, from epoch to epoch."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..arrow.buffer_pool import SEGMENTS, WindowMemory, segment_size
+from ..arrow.buffer_pool import SEGMENTS, WindowMemory
 from ..arrow.in_memory import InMemoryRows, TooLarge
 from ..frameworks.torch_loader import in_worker
 from ..order.epoch_order import EpochOrder
 from ..table.reader import PendingRead, Reader
 from ..table.selection import Selection, places_in
 
-# What one process keeps unasked: as much as its windows would have; less where there are several.
+# What one process caches unasked: as much as its windows would have; less where there are several.
 MOST_BYTES = 256 << 20
 FEWER_BYTES = 64 << 20
 
 
-def most_kept() -> int:
-    """How many Arrow bytes of a table's rows this process may keep unasked."""
+def most_cached() -> int:
+    """How many Arrow bytes of a table's rows this process may cache unasked."""
     return FEWER_BYTES if in_worker() else MOST_BYTES
 
 
 class CachedTable:
-    """All that a reader reads, once it was read, for who asks for rows of another selection.
+    """All rows of a reader, once they are read, to take rows of another selection from.
 
     Parameters
     ----------
     reader : Reader
-        Of the rows to hold: a stretch of the table, or the selection itself.
+        Of the rows to cache: a stretch of the table, or the selection itself.
     selection : Selection
         Whose rows are asked for, by their place in its base order.
     row_bytes : int
@@ -55,18 +55,25 @@ class CachedTable:
         """Whether the rows are in memory."""
         return self.rows.is_loaded
 
-    def load(self, reads: Loading, ahead: int) -> bool:
-        """Read all rows, unless that was done; False if they are too large to be kept.
+    def load(
+        self,
+        begin: Callable[[np.ndarray], PendingRead],
+        finish: Callable[[PendingRead], None],
+        ahead: int,
+    ) -> bool:
+        """Read all rows, unless that was done; False if they are too large to be cached.
 
         Parameters
         ----------
-        reads : Loading
-            What reads them.
+        begin : callable
+            Begins to read some rows.
+        finish : callable
+            Takes note of a read that is done.
         ahead : int
             How many more reads are under way meanwhile.
         """
         try:
-            self.rows.load(_read(reads, self.rows.parts(), ahead))
+            self.rows.load(_read(begin, finish, self.rows.parts(), ahead))
         except TooLarge:
             return False
         return True
@@ -76,32 +83,26 @@ class CachedTable:
         return self.rows.take(places_in(self.reader.selection, self._selection, rows))
 
 
-class Loading(Protocol):
-    """What reads rows that are to be kept."""
-
-    def begin_rows(self, rows: np.ndarray) -> PendingRead:
-        """Begin to read some rows."""
-        ...
-
-    def finish(self, reading: PendingRead) -> None:
-        """Take note of a read that is done."""
-        ...
-
-
-def _read(reads: Loading, parts: Iterator[np.ndarray], ahead: int) -> Iterator[pa.RecordBatch]:
+def _read(
+    begin: Callable[[np.ndarray], PendingRead],
+    finish: Callable[[PendingRead], None],
+    parts: Iterator[np.ndarray],
+    ahead: int,
+) -> Iterator[pa.RecordBatch]:
     under_way: deque[PendingRead] = deque()
+
+    def finished() -> pa.RecordBatch:
+        reading = under_way.popleft()
+        batch = reading.in_order()
+        finish(reading)
+        return batch
+
     for rows in parts:
-        under_way.append(reads.begin_rows(rows))
+        under_way.append(begin(rows))
         if len(under_way) > ahead:
-            yield _finished(reads, under_way.popleft())
+            yield finished()
     while under_way:
-        yield _finished(reads, under_way.popleft())
-
-
-def _finished(reads: Loading, reading: PendingRead) -> pa.RecordBatch:
-    batch = reading.in_order()
-    reads.finish(reading)
-    return batch
+        yield finished()
 
 
 class EpochCache:
@@ -127,15 +128,15 @@ class EpochCache:
 
     @property
     def is_too_small(self) -> bool:
-        """Whether it was found out that all rows are more than may be held."""
+        """Whether it was found out that all rows are more than may be cached."""
         return self._cached is not None and self._cached.rows.is_too_large
 
     def cached_table(
-        self, reader: Reader, held: Selection, row_bytes: int, most_bytes: int | None
+        self, reader: Reader, cached: Selection, row_bytes: int, most_bytes: int | None
     ) -> CachedTable:
-        """All rows that a reader reads, for any number of streams, read as those to hold."""
+        """All rows that a reader reads, for any number of streams, read as those to cache."""
         if self._cached is None:
-            over = reader.over(held)
+            over = reader.over(cached)
             self._cached = CachedTable(over, reader.selection, row_bytes, most_bytes)
         return self._cached
 
@@ -147,4 +148,4 @@ def window_memory(plan: EpochOrder) -> WindowMemory:
 
 
 def _segment_rows(plan: EpochOrder) -> int:
-    return segment_size(min(plan.window_rows, plan.rows))
+    return max(1, -(-min(plan.window_rows, plan.rows) // SEGMENTS))

@@ -6,7 +6,7 @@
     counters --> shared_records --> shared_memory   numbers by name, for several processes
              --> per_process                        a value that each process makes for itself
 
-    process      what modules keep for this process; who is told of its end, and of forks
+    process      the parts of modules for this process; which are called at its end, and at forks
     checks       arguments, refused in the same words everywhere
     pickling     whether what a user gives can be sent to a worker
     error_notes  what an error of other people's code is about

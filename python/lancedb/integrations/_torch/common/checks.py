@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-_LISTED = 20  # of the names that there are
+_LISTED = 20  # names at most
 _ALIKE = 0.65  # by difflib's measure, by which "limit" is 0.6 like "split"
 
 
@@ -71,7 +71,6 @@ def one_of(
     choices: Sequence[Any],
     *,
     or_else: str = "",
-    error: type[Exception] = ValueError,
 ) -> Any:
     """The one of `choices` that `value` equals.
 
@@ -89,7 +88,7 @@ def one_of(
     listed = ", ".join(map(repr, choices))
     near = did_you_mean(value, [each for each in choices if isinstance(each, str)], "")
     hint = f": {near}" if near else ""
-    raise error(f"{name} must be one of {listed}{or_else}, not {shown(value)}{hint}")
+    raise ValueError(f"{name} must be one of {listed}{or_else}, not {shown(value)}{hint}")
 
 
 def did_you_mean(name: Any, known: Iterable[Any], otherwise: str | None = None) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much was read and where the seconds went, summed over all worker processes."""
+"""Counters of rows, bytes and seconds, summed over all worker processes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Counts:
 
     def begin_for(self, owner: Any) -> None:
         """Count for `owner` from now on."""
-        self._ledger.turn_to(owner, self.totals())
+        self._ledger.begin_for(owner, self.totals())
 
     def of(self, owner: Any) -> dict[str, Any]:
         """What was counted for `owner`."""
@@ -101,14 +101,14 @@ class Counts:
 
 
 class Ledger:
-    """Whose the totals of a dataset are: what is added to them is of who began to iterate last."""
+    """Shares of a dataset's totals: what is added is of the owner that began last."""
 
     def __init__(self) -> None:
         self._shares: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
         self._since: Mapping[str, Any] = {}
         self._last: weakref.ref[Any] | None = None
 
-    def turn_to(self, owner: Any, totals: Mapping[str, Any]) -> None:
+    def begin_for(self, owner: Any, totals: Mapping[str, Any]) -> None:
         """Count for `owner` from these totals on."""
         last = self._last() if self._last is not None else None
         if last is not None:

@@ -25,7 +25,7 @@ class PerProcess(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, T] = {}  # a forked process keeps its parent's, and leaves it alone
+        self._of: dict[int, T] = {}  # with its parent's in a forked process, which leaves it alone
 
     @property
     def known(self) -> T | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent to processes that are started: whether it can be, and how."""
+"""Pickles for processes that are started: whether a value can be sent, and how."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_WAYS_OUT = "use num_workers=0, or pass multiprocessing_context='fork'."
+_WHAT_TO_DO = "use num_workers=0, or pass multiprocessing_context='fork'."
 
 
 def check_sendable(name: str, given: Any) -> None:
@@ -30,13 +30,13 @@ def check_sendable(name: str, given: Any) -> None:
         raise TypeError(
             f"{name} {name_of(given)} cannot be sent to worker processes: {error}. Define it with "
             "def at the top level of a module (functools.partial of such a function works too), "
-            f"{_WAYS_OUT}"
+            f"{_WHAT_TO_DO}"
         ) from error
     if get_spawning_popen() is not None and _only_here(given):
         raise TypeError(
             f"{name} {name_of(given)} cannot be sent to worker processes: it is defined in an "
             "interactive session, which they cannot import. Put it into a module (a file beside "
-            f"the notebook, imported from there), {_WAYS_OUT}"
+            f"the notebook, imported from there), {_WHAT_TO_DO}"
         )
 
 

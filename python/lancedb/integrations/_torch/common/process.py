@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What describes this process: threads that it shares, locks that it holds, what it has said."""
+"""The state of this process: threads that it shares, locks that it holds, what it has said."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Process:
-    """The parts that modules keep for this process, one of each kind.
+    """The parts that modules have for this process, one of each kind.
 
     A kind may have a method ``at_exit``, which is called before the interpreter exits, and one
     ``in_child``, which is called in a process that was forked off this one; the last part that was

@@ -11,10 +11,6 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class TooLate(RuntimeError):
-    """What was waited for took longer than it may."""
-
-
 def within(seconds: float | None, call: Callable[[], T], late: Callable[[], str]) -> T:
     """What `call` returns, or whatever it raises.
 
@@ -29,7 +25,7 @@ def within(seconds: float | None, call: Callable[[], T], late: Callable[[], str]
 
     Raises
     ------
-    TooLate
+    RuntimeError
         If it takes longer.
 
     Examples
@@ -56,7 +52,7 @@ def within(seconds: float | None, call: Callable[[], T], late: Callable[[], str]
         if raised:
             raise raised[0]
         if not returned:
-            raise TooLate(late())
+            raise RuntimeError(late())
         return returned[0]
     finally:
         raised.clear()  # an error's traceback holds this frame, which would hold the error

@@ -26,7 +26,7 @@ _OPENED_TOGETHER = 32
 
 
 class BlobSources(weakref.WeakValueDictionary[str, "BlobSource"]):
-    """Those of this process, by their keys."""
+    """The sources of this process, by their keys."""
 
 
 class BlobSource:
@@ -264,17 +264,17 @@ def with_files(batch: pa.RecordBatch, sources: Mapping[str, BlobSource]) -> pa.R
     for name, source in sources.items():
         place = batch.schema.get_field_index(name)
         kind = BlobFileType(source, batch.column(place))
-        files = pa.ExtensionArray.from_storage(kind, _that_keeps(kind, batch.column(place)))
+        files = pa.ExtensionArray.from_storage(kind, _with_reference_to(kind, batch.column(place)))
         batch = batch.set_column(place, pa.field(name, kind), files)
     return batch
 
 
-def _that_keeps(kind: BlobFileType, row_ids: pa.Array) -> pa.Array:
+def _with_reference_to(kind: BlobFileType, row_ids: pa.Array) -> pa.Array:
     """Row ids that keep their type alive: Arrow itself only has a weak reference to it."""
     validity, data = row_ids.buffers()
-    kept = pa.foreign_buffer(data.address, data.size, (data, kind))
+    values = pa.foreign_buffer(data.address, data.size, (data, kind))
     count, nulls, offset = len(row_ids), row_ids.null_count, row_ids.offset
-    return pa.Array.from_buffers(row_ids.type, count, [validity, kept], nulls, offset)
+    return pa.Array.from_buffers(row_ids.type, count, [validity, values], nulls, offset)
 
 
 def are_files(kind: pa.DataType) -> bool:

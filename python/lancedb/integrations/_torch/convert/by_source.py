@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of record batches of several sources, each of which has its own format."""
+"""The output of several sources, each of which has a format and a transform of its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SourceOutputs:
         What becomes of rows on which a transform fails, whichever it is.
     """
 
-    is_handed_on = False
+    is_for_workers = False
 
     def __init__(self, outputs: Mapping[str, Output], on_error: OnError):
         transforms = (each.transform for each in outputs.values())
@@ -52,7 +52,6 @@ class SourceOutputs:
         self.format = {name: each.format for name, each in outputs.items()}
         self.takes_context = any(each.takes_context for each in outputs.values())
         self.pads = any(each.pads for each in outputs.values())
-        self.makes_tensors = any(each.makes_tensors for each in outputs.values())
         self._outputs = {name: _with_policy(each, on_error) for name, each in outputs.items()}
 
     def __call__(self, batch: pa.RecordBatch, stats: Stats) -> Any:

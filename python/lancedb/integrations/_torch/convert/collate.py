@@ -3,7 +3,7 @@
 
 `default_collate` looks at the type of a batch's first element. Ours is a `Row`, which is
 registered there: a whole `RowBatch` collates to its columns at no cost, and loose rows, as
-`ConcatDataset` gathers them, are put together again column by column.
+`ConcatDataset` makes lists of them, are put together again column by column.
 """
 
 from __future__ import annotations
@@ -32,12 +32,9 @@ class Row(dict):
         self.index = index
 
     def __reduce__(self) -> tuple:
-        columns = {name: cut(column, self.index) for name, column in self._columns()}
+        columns = {name: cut(column, self.index) for name, column in self.batch.columns.items()}
         one = RowBatch(columns, 1, self.batch.join_lists)
         return Row, (one, 0)
-
-    def _columns(self) -> Any:
-        return self.batch.columns.items()
 
 
 class OpaqueRow:
@@ -86,7 +83,7 @@ class RowBatch(Sequence):
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
-        """A list, to whoever asks: collators take other sequences for one dict of columns."""
+        """A list: collators take other sequences for one dict of columns."""
         return list
 
     def __reduce__(self) -> tuple:
@@ -134,7 +131,7 @@ class RowBatch(Sequence):
 
 
 class WholeBatch(RowBatch):
-    """A batch in whatever form, which `default_collate` is to hand on as it is."""
+    """A batch in whatever form, which `default_collate` is to leave as it is."""
 
     def __getitem__(self, index: Any) -> OpaqueRow:
         return OpaqueRow(self, index)
@@ -181,11 +178,6 @@ def is_value_of(value: Any, column: Any, index: int) -> bool:
 
 def _row_of(column: torch.Tensor, index: int) -> torch.Tensor:
     return nested.row(column, index) if column.is_nested else column[index]
-
-
-def is_dense_tensor(column: Any) -> bool:
-    """Whether a column is a tensor of rows of one shape."""
-    return isinstance(column, torch.Tensor) and not column.is_nested
 
 
 def is_column(value: Any) -> bool:
@@ -259,7 +251,7 @@ def _collated(name: str, rows: list[Row], collate_fn_map: Any) -> Any:
         return _collated_by_torch(values, collate_fn_map)
     columns = [row.batch.columns[name] for row in rows]
     first = columns[0]
-    if is_dense_tensor(first) and all(column is first for column in columns):
+    if isinstance(first, torch.Tensor) and not first.is_nested and all(c is first for c in columns):
         return first[torch.tensor([row.index for row in rows], device=first.device)]
     parts = [cut(column, row.index) for row, column in zip(rows, columns, strict=True)]
     return join(parts, rows[0].batch.join_lists, (name,), rows[0])

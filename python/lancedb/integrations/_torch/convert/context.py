@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a transform is given beside its batch: which rows these are, and random numbers for them."""
+"""The context of a transform: which rows its batch has, and random numbers for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 class TransformContext:
-    """What a `transform` of two arguments is called with, beside each batch.
+    """What a `transform` with two arguments is given along with each batch.
 
     Its random numbers belong to rows, not to a batch or a process: a row's values depend on the
     seed, the epoch, the row's offset in its table, which of its occurrences in the epoch this is,
@@ -44,12 +44,12 @@ class TransformContext:
     Attributes
     ----------
     epoch : int or None
-        The epoch under way; None where a map-style dataset has no seed and no loader of ours.
+        The current epoch; None if a map-style dataset has no seed and no loader of ours.
     offsets : numpy.ndarray of int64, shape (rows,)
-        Where each row stands in the table version that is read.
+        The place of each row in the table version that is read.
     source : numpy.ndarray of int64, shape (rows,), or None
-        The number of each row's table where rows are of several, as of ``dataset_a + dataset_b``;
-        None where they are of one.
+        The number of each row's table if rows come from several, as in ``dataset_a + dataset_b``;
+        None if they come from one.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class TransformContext:
         return len(self.offsets)
 
     def random(self, *shape: int) -> np.ndarray:
-        """Uniform values in [0, 1), of their own for each row.
+        """Uniform values in [0, 1), separate ones for each row.
 
         Parameters
         ----------
@@ -96,14 +96,14 @@ class TransformContext:
         Raises
         ------
         RuntimeError
-            If no seed is known: of a `LanceTorchDataset` without ``seed=`` and `set_epoch`, outside
-            of a `LanceDataLoader`.
+            If no seed is known: in a `LanceTorchDataset` without ``seed=`` and `set_epoch`, outside
+            a `LanceDataLoader`.
         """
         shape = _checked(shape)
         return self._floats(math.prod(shape)).reshape(len(self), *shape)
 
     def integers(self, low: Any, high: Any, *shape: int) -> np.ndarray:
-        """Whole numbers from `low` up to and without `high`, of their own for each row.
+        """Whole numbers from `low` to `high`, without `high` itself, separate ones for each row.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class TransformContext:
         Raises
         ------
         TypeError
-            If `low` or `high` is no whole number.
+            If `low` or `high` is not a whole number.
         ValueError
             If a range is empty, or beyond int64.
         RuntimeError
@@ -135,9 +135,9 @@ class TransformContext:
         return row_random.as_integers(drawn.reshape(len(self), *shape), first, end)
 
     def normal(self, *shape: int) -> np.ndarray:
-        """Values of a standard normal distribution, of their own for each row.
+        """Values of a standard normal distribution, separate ones for each row.
 
-        Another kind of machine may round them otherwise in the last digit.
+        Another kind of machine may round them differently in the last digit.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class TransformContext:
     def numpy_generator(self, row: int) -> np.random.Generator:
         """A generator for one row, for libraries that take one.
 
-        Made when it is asked for first, and the same object from then on. It is independent of what
+        The first call makes it, and later calls return the same object. It is independent of what
         `random`, `integers` and `normal` draw.
 
         Parameters
@@ -191,8 +191,8 @@ class TransformContext:
     def torch_generator(self) -> torch.Generator:
         """A generator on the CPU for the whole batch, the same object at each call.
 
-        What it draws is the same wherever, and whenever, a batch of these very rows in this order
-        is made; of a batch that is cut otherwise it is other numbers.
+        It draws the same numbers wherever and whenever a batch of these very rows in this order is
+        made, and other numbers for a batch that is cut differently.
 
         Returns
         -------

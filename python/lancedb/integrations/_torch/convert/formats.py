@@ -16,6 +16,7 @@ from .collate import pick
 from .exact import check_exact
 from .nulls import NullPolicy, field_paths
 from .padding import RaggedPolicy
+from .tensors import is_list, is_ragged
 from .torch_columns import torch_batches, torch_columns, torch_matrix, torch_rows, try_null
 
 
@@ -44,8 +45,6 @@ class Converter:
         check_fill_null(batch.schema, self.nulls, self.ragged)
 
     def _check_padding(self, made: Any, schema: pa.Schema) -> None:
-        from .tensors import is_ragged
-
         if not self.ragged.pads:
             return
         known = dict(path for of in schema for path in field_paths(of))
@@ -63,8 +62,6 @@ class Converter:
 
 def check_fill_null(schema: pa.Schema, nulls: NullPolicy, ragged: RaggedPolicy) -> None:
     """Raise if a value for a column does not fit it, or one for all columns fits none."""
-    from .tensors import is_list
-
     for path, of in nulls.named(schema).items():
         value = nulls.value_for(path)
         # A null list becomes an empty one: any other value is for nulls in lists.
@@ -156,10 +153,6 @@ def _is_zero(value: Any) -> bool:
     return isinstance(value, (int, float)) and value == 0
 
 
-def _to_itself(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch
-
-
 def _any_row(batch: Any) -> Any:
     if isinstance(batch, pa.RecordBatch):
         return batch.to_pylist()[0]
@@ -211,7 +204,7 @@ FORMATS: dict[str, Format] = {
     "numpy": _plain(lambda batch: to_pandas(batch).to_numpy(), promotes=True),
     "pandas": _plain(to_pandas, promotes=True, row=_row_of("iloc", lambda batch: batch.iloc[0])),
     "polars": _plain(to_polars, row=_row_of("row", lambda batch: batch.row(0, named=True))),
-    "arrow": _plain(_to_itself),
+    "arrow": _plain(lambda batch: batch),
     "torch": Format(torch_columns, torch_batches, makes_tensors=True),
     "torch_row": _stacked(torch_rows),
     "torch_col": _stacked(torch_matrix, row=_row_of("select", lambda batch: batch.select(1, 0))),

@@ -71,7 +71,7 @@ def _make(values: torch.Tensor, offsets: torch.Tensor, ends: Ends) -> torch.Tens
 
 def _made_by_torch(values: torch.Tensor, offsets: torch.Tensor, ends: Ends) -> torch.Tensor:
     make = torch.nested.nested_tensor_from_jagged
-    if ends is None or not _can_be_told_lengths():
+    if ends is None or not _takes_lengths():
         return make(values, offsets=offsets)
     return make(values, offsets=offsets, min_seqlen=ends[0], max_seqlen=ends[1])
 
@@ -102,7 +102,7 @@ def _parts(tensor: Any) -> tuple[torch.Tensor, torch.Tensor, Ends] | None:
 
 
 @functools.cache
-def _can_be_told_lengths() -> bool:
+def _takes_lengths() -> bool:
     """Whether torch takes the shortest and the longest length, as from 2.5 on."""
     return "max_seqlen" in inspect.signature(torch.nested.nested_tensor_from_jagged).parameters
 

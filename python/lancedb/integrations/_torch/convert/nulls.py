@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in for a null, column by column."""
+"""Values that stand in for nulls, column by column."""
 
 from __future__ import annotations
 

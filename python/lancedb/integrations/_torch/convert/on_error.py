@@ -24,7 +24,7 @@ _LIST = [("count", "i8"), ("offsets", "i8", LISTED)]
 
 
 class Partial(NamedTuple):
-    """A batch without the rows that could not be made, and why each could not, by position."""
+    """A batch without the rows that could not be made, and the error of each, by its place."""
 
     batch: Any
     bad: dict[int, Exception]
@@ -138,8 +138,8 @@ class SkippedRows:
         self, partial: Partial, offsets: np.ndarray, on_error: OnError, process: int
     ) -> None:
         """List the rows that a batch is without, and say why to `on_error` or to the log."""
-        for position, error in partial.bad.items():
-            offset = int(offsets[position])
+        for place, error in partial.bad.items():
+            offset = int(offsets[place])
             self.add(offset, process)
             if callable(on_error):
                 on_error(error, offset)

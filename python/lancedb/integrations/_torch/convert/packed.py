@@ -30,7 +30,7 @@ from .formats import check_fill_null
 from .nulls import NullPolicy
 from .padding import RaggedPolicy
 from .ragged import flattened
-from .tensors import has_dense_elements, is_ragged
+from .tensors import has_dense_elements, is_list, is_ragged
 from .torch_columns import torch_columns
 
 FORMATS = ("torch", "numpy")
@@ -39,7 +39,7 @@ ADDED = ("position_ids", "document_ids", "cu_seqlens", "max_seqlen")
 
 @dataclass(frozen=True)
 class PackedRows:
-    """What documents are packed into.
+    """The rows that documents are packed into.
 
     Parameters
     ----------
@@ -102,7 +102,8 @@ class PackedConverter:
             hint = did_you_mean(column, schema.names, others)
             raise ValueError(f"Packing packs column {column!r}, which is not there: {hint}")
         kind = schema.field(column).type
-        if not (is_ragged(kind) or _is_dense_list(kind)) or _nests_lists(kind):
+        is_any_list = is_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not (is_any_list and has_dense_elements(kind)):
             raise ValueError(
                 f"Packing packs lists of numbers, and column {column!r} is of type {kind}: name "
                 "another one with column="
@@ -230,15 +231,6 @@ class _Places:
 
 
 _NONE = np.zeros(0, np.int64)
-
-
-def _nests_lists(kind: pa.DataType) -> bool:
-    """Whether there are lists of different lengths in a list."""
-    return is_ragged(kind) and is_ragged(kind.value_type)
-
-
-def _is_dense_list(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) and has_dense_elements(kind)
 
 
 def _as_numpy(value: Any) -> Any:

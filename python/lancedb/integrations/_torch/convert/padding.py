@@ -26,7 +26,7 @@ MODES = ("jagged", "pad", "mask", "list")
 
 @dataclass(frozen=True)
 class RaggedPolicy:
-    """What becomes of lists of numbers in tensors.
+    """The form of lists of numbers in tensors.
 
     Parameters
     ----------
@@ -56,23 +56,18 @@ class RaggedPolicy:
         lengths = {name: _lengths(to) for name, to in _by_name(self.pad_to).items()}
         object.__setattr__(self, "_values", values)
         object.__setattr__(self, "_lengths", lengths)
-        if not self.pads and self.names_padding:
-            name = self.names_padding[0]
-            raise ValueError(
-                f"{name}={getattr(self, name)!r} is for ragged='pad' and ragged='mask', and "
-                f"ragged={self.mode!r} pads nothing: leave it out"
-            )
+        said = {"pad_value": values != {None: 0}, "pad_to": lengths != {None: None}}
+        for name, is_said in said.items():
+            if is_said and not self.pads:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for ragged='pad' and ragged='mask', and "
+                    f"ragged={self.mode!r} pads nothing: leave it out"
+                )
 
     @property
     def pads(self) -> bool:
         """Whether lists become tensors of the length of their longest."""
         return self.mode in ("pad", "mask")
-
-    @property
-    def names_padding(self) -> list[str]:
-        """The arguments about padding that say something."""
-        said = {"pad_value": self._values != {None: 0}, "pad_to": self._lengths != {None: None}}
-        return [name for name, is_said in said.items() if is_said]
 
     def check(self, padded: Mapping[str, torch.dtype], schema: pa.Schema) -> None:
         """Raise unless every name is of a column that is padded, and every value fits its tensor.

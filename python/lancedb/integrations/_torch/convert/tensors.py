@@ -221,10 +221,10 @@ def _dense_with_null_rows(array: pa.Array, name: str, nulls: NullPolicy) -> torc
     asked = nulls.in_lists() if nulls.depth else nulls  # in lists they are lists
     value = asked.require_value(name, array.null_count, kind)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
-    kept = dense(array.filter(pa.array(valid)), name, nulls)
+    filled = dense(array.filter(pa.array(valid)), name, nulls)
     filler = elements(pa.nulls(1, leaf.type), leaf, name, NullPolicy(value))
-    out = filler.reshape([1] * kept.dim()).expand(len(array), *kept.shape[1:]).clone()
-    out[torch.from_numpy(valid)] = kept
+    out = filler.reshape([1] * filled.dim()).expand(len(array), *filled.shape[1:]).clone()
+    out[torch.from_numpy(valid)] = filled
     return out
 
 

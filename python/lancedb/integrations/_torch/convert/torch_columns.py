@@ -266,17 +266,13 @@ def _row_numbers(batch: pa.RecordBatch, number: int, nulls: NullPolicy) -> np.nd
 
     field, column = batch.schema.field(number), batch.column(number)
     if column.null_count and nulls.value_for(field.name) is None:
-        if _is_real(field.type):
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
             return column.to_numpy(zero_copy_only=False)
         if is_bfloat16(field):
             nulls = NullPolicy(math.nan)
     tensor = _tensor(batch, field.name, nulls, "torch_row")
     # numpy has no bfloat16, and float32 holds every value of it.
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def _is_real(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _require_torch() -> None:

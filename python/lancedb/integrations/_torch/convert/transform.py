@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a record batch that was read: its format, then the user's transform."""
+"""The output of a dataset: record batches in its format, then the user's transform."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Converted:
     origins: Origins | None = None
 
     def take(self) -> Any:
-        """The value, which is not held any longer; raises what converting it raised."""
+        """The value, which is released here; raises what converting it raised."""
         value, self.value = self.value, None
         if isinstance(value, Failed):
             raise value.error
@@ -75,7 +75,7 @@ class Output:
         What documents are packed into: then record batches say what was planned for each.
     """
 
-    is_handed_on = False  # to workers, by who holds the batches that come next
+    is_for_workers = False  # whether batches are transferred to worker processes as they are
 
     def __init__(
         self,

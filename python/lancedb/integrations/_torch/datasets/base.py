@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all datasets share: their output, what is counted of them, how they are pickled."""
+"""The base of all datasets: their output, what is counted of them, how they are pickled."""
 
 from __future__ import annotations
 
@@ -247,12 +247,12 @@ class TableDataset(BatchDataset):
         if batch_size is None:
             batch_size = view.batch_size or self._default_batch_size
         super().__init__(output, batch_size, unwrap)
-        by_index, kept = self._reads_by_index, check_cache(cache)
+        by_index, cache = self._reads_by_index, check_cache(cache)
         self._rows = PinnedRows(
             view,
             settings,
-            cache=kept if by_index else False,
-            blobs_are_late=not by_index and kept is not True,
+            cache=cache if by_index else False,
+            blobs_are_late=not by_index and cache is not True,
             names_blobs=by_index and given.columns is not None,
         )
         if self.num_rows == 0:
@@ -280,7 +280,7 @@ class TableDataset(BatchDataset):
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the rows, before `format` and `transform`."""
-        return self._output.schema_of(self._rows.schema)
+        return self._output.schema_of(self._rows.read_schema())
 
     @property
     def column_names(self) -> list[str]:
@@ -318,7 +318,7 @@ class TableDataset(BatchDataset):
         >>> dataset.categories
         {'label': ['cat', 'dog']}
         """
-        known = self._rows.categories
+        known = self._rows.read_categories()
         if known is None:
             raise AttributeError("categories")  # what to do about it is said by __getattr__
         return known
@@ -380,7 +380,7 @@ def warn_if_no_step(steps: Steps, stacklevel: int = 3) -> None:
 
 
 def warn_of_new_workers(stacklevel: int) -> None:
-    """Warn, once, that workers which end with an epoch keep nothing for the next one."""
+    """Warn, once, that workers which end with an epoch cache nothing for the next one."""
     warnings.warn(
         "cache=True, and every epoch has new workers, which read all rows anew: give the "
         "DataLoader persistent_workers=True, or num_workers=0",

@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from ..common.checks import one_of, whole_number
 from ..convert.packed import PackedRows
 from ..order.packing import PackingPlanner
 from ..order.token_budget import BudgetPlanner
@@ -20,31 +19,32 @@ _UNBOUNDED = 2**62
 class TokenBudget:
     """Batches of as many rows as fit a budget of tokens, padding included.
 
-    For `LanceIterableTorchDataset`, as its ``batching``. Rows of about the same length make a
-    batch, so that little is padded, and batches of all ranks at a step are about as long.
+    Give it to `LanceIterableTorchDataset` as ``batching``. A batch has rows of about the same
+    length, so that little is padded, and at each step the batches of all ranks are about as long.
 
     Parameters
     ----------
     tokens : int
-        What a batch may have: its rows times the longest of them, after the dataset's ``pad_to``.
+        How large a batch may be: the number of its rows times the length of the longest, after the
+        dataset's ``pad_to``.
     lengths : str, optional
         How many tokens a row has: a column of whole numbers, a column of lists, which are counted,
         or an SQL expression such as ``"n_prompt + n_answer"``. Default: the only column of lists.
-        To count lists all of them are read once; a column of numbers is read in no time, and is
+        To count lists, all of them are read once; a column of numbers is read in no time, and is
         taken at its word.
     group_rows : int or "auto", default "auto"
-        How many rows of a shard are sorted by length at a time. More pad less. ``"auto"``: 4,096,
-        or fewer if eight groups of them would be more than 64 MB.
+        How many rows of a shard are sorted by length at a time. Larger groups pad less. ``"auto"``:
+        4,096, or fewer if eight groups of them would be more than 64 MB.
     max_rows : int, optional
         How many rows a batch may have, however short they are.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is no such number or name. The dataset that it is given to raises a
-        ValueError where it is made, if `lengths` cannot be evaluated, are no whole numbers or
-        lists, or are not given where there is not just one column of lists; and, where the first
-        batch is planned, if a row is longer than the budget, empty or null, which it names.
+        If an argument is not such a number or name. The dataset that it is given to raises a
+        ValueError when it is made, if `lengths` cannot be evaluated, are not whole numbers or
+        lists, or are not given although there is not exactly one column of lists; and when the
+        first batch is planned, if a row, which it names, is longer than the budget, empty or null.
 
     Examples
     --------
@@ -66,12 +66,10 @@ class TokenBudget:
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", _positive(self, "tokens"))
+        _set_positive(self, "tokens")
         _check_lengths(self)
-        if self.group_rows != "auto":
-            object.__setattr__(self, "group_rows", _positive(self, "group_rows"))
         if self.max_rows is not None:
-            object.__setattr__(self, "max_rows", _positive(self, "max_rows"))
+            _set_positive(self, "max_rows")
 
     @property
     def _packed(self) -> PackedRows | None:
@@ -89,18 +87,18 @@ class TokenBudget:
 class Packing:
     """Batches of rows of one length, into which documents are packed.
 
-    For `LanceIterableTorchDataset`, as its ``batching``, in ``format="torch"`` or ``"numpy"``. A
+    Give it to `LanceIterableTorchDataset` as ``batching``, in ``format="torch"`` or ``"numpy"``. A
     batch has the documents' tokens under the column's own name, of shape ``(rows, length)``, and
 
-    - ``position_ids``, int64 ``(rows, length)``: they begin with 0 in each document;
-    - ``document_ids``, int64 ``(rows, length)``: from 1 in each row, and 0 where nothing is;
-    - ``cu_seqlens``, int32: where each document begins in all rows one after the other, and where
-      the last one ends; what is left of a row counts as one;
+    - ``position_ids``, int64 ``(rows, length)``: from 0 in each document;
+    - ``document_ids``, int64 ``(rows, length)``: from 1 in each row, and 0 where there is nothing;
+    - ``cu_seqlens``, int32: where each document begins if all rows are laid end to end, and where
+      the last one ends; what is left of a row counts as a document;
     - ``max_seqlen``, int: the longest of these.
 
     Other columns of lists of numbers, as long as those of `column`, are packed in the same places.
-    All other columns, vectors of a fixed size among them, have one value for each document, in
-    sequence: a document in several pieces has one for each piece.
+    All other columns, including vectors of a fixed size, have one value for each document, in
+    order: a document in several pieces has one for each piece.
 
     Parameters
     ----------
@@ -109,14 +107,14 @@ class Packing:
     column : str, default "tokens"
         The lists of numbers to pack.
     rows : int, default 8
-        Rows of a batch. With ``drop_last=False`` the last of an epoch may have fewer, and on
-        several ranks also one more, where too few are left for a step of their own.
+        Rows of a batch. With ``drop_last=False`` the last batch of an epoch may have fewer, and on
+        several ranks also one more, if too few are left for a separate step.
     too_long : {"split", "truncate", "error"}, default "split"
         What happens to a document of more than `length` tokens: it becomes several documents, or
         loses its end, or is an error that names its row.
     lengths : str, optional
         A column or SQL expression that says how many tokens a row has; it must be right. Default:
-        the lists are counted, for which all of them are read once.
+        the lists are counted, and all of them are read once for this.
     group_rows : int or "auto", default "auto"
         How many documents of a shard are packed at a time. ``"auto"``: 4,096, or fewer if eight
         groups of them would be more than 64 MB.
@@ -124,11 +122,11 @@ class Packing:
     Raises
     ------
     TypeError, ValueError
-        If an argument is no such number or name. The dataset that it is given to raises a
-        ValueError where it is made, if `column` has no lists of numbers, or a column has a name
-        that is added; where the first batch is planned, if a document is empty or null, or is too
-        long and ``too_long="error"``, which names its row; and where a batch is made, if lists
-        beside a document's are not as long, or `lengths` are wrong.
+        If an argument is not such a number or name. The dataset that it is given to raises a
+        ValueError when it is made, if `column` has no lists of numbers, or a column has a name that
+        is added; when the first batch is planned, if a document, whose row it names, is empty or
+        null, or is too long with ``too_long="error"``; and when a batch is made, if lists beside a
+        document's are not as long, or `lengths` are wrong.
 
     Notes
     -----
@@ -158,18 +156,11 @@ class Packing:
     group_rows: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", _positive(self, "length"))
-        object.__setattr__(self, "rows", _positive(self, "rows"))
+        _set_positive(self, "length", "rows")
         if not isinstance(self.column, str):
             raise TypeError(f"Packing(column=...) must be a column's name, not {self.column!r}")
-        if self.too_long not in _TOO_LONG:
-            raise ValueError(
-                f"Packing(too_long=...) must be one of {', '.join(_TOO_LONG)}, not "
-                f"{self.too_long!r}"
-            )
+        one_of("Packing(too_long=...)", self.too_long, _TOO_LONG)
         _check_lengths(self)
-        if self.group_rows != "auto":
-            object.__setattr__(self, "group_rows", _positive(self, "group_rows"))
 
     @property
     def _packed(self) -> PackedRows | None:
@@ -215,13 +206,11 @@ def check_batching(
     return batching
 
 
-def _positive(batching: Any, name: str) -> int:
-    value = getattr(batching, name)
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-            f"{type(batching).__name__}({name}=...) must be a whole number above 0, not {value!r}"
-        )
-    return int(value)
+def _set_positive(batching: Any, *names: str) -> None:
+    """Check fields that are whole numbers; a numpy integer becomes an int."""
+    for name in names:
+        label = f"{type(batching).__name__}({name}=...)"
+        object.__setattr__(batching, name, whole_number(label, getattr(batching, name), 1))
 
 
 def _check_lengths(batching: Any) -> None:
@@ -231,3 +220,5 @@ def _check_lengths(batching: Any) -> None:
             f"{type(batching).__name__}(lengths=...) must be a column's name or an SQL expression, "
             f"not {lengths!r}"
         )
+    if batching.group_rows != "auto":
+        _set_positive(batching, "group_rows")

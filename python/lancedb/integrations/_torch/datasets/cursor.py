@@ -34,7 +34,7 @@ load 1:0, of an older release  any            any         1:0                 1:
 ... set_epoch(0)               1:0            1:0         0:0                 0:0
 =============================  =============  ==========  ==================  ==========
 
-A state that is loaded *late*, as it was kept until its loader began, was there before the epoch
+A state that is loaded *late*, as it waited until its loader began, was there before the epoch
 that was named last: ``set_epoch(0), load late`` is ``load, set_epoch(0)``. So an epoch that a
 loaded state says has ended is not repeated when it is named, once; and whoever names an epoch
 that ended in this very process has it again. ``set_epoch`` leaves a state alone that an iteration
@@ -51,6 +51,7 @@ from typing import Any, Protocol
 
 from ..order.state import Position, make_state
 from ..order.steps import Steps
+from ..workers.shared_epoch import SharedEpoch
 
 
 class StepOrder(Protocol):
@@ -90,7 +91,8 @@ class StepOrder(Protocol):
         """What else every rank has to be given alike."""
         ...
 
-    def describe(self, layout: Any) -> dict[str, Any]:
+    @property
+    def describe(self) -> Callable[[Any], dict[str, Any]]:
         """All that the order depends on, with the layout of a loaded state or its own."""
         ...
 
@@ -105,15 +107,15 @@ class RankOrder:
         The global steps of an epoch.
     rank : int
         Whose share is asked for.
-    described : callable
-        The description of the order with a layout.
+    describe : callable
+        All that the order depends on, with a layout.
     steps_of : callable, optional
         The steps of an epoch by its number, where epochs differ.
     """
 
     steps: Steps
     rank: int
-    described: Callable[[Any], dict[str, Any]]
+    describe: Callable[[Any], dict[str, Any]]
     steps_of: Callable[[int], Steps] | None = None
 
     def of(self, epoch: int, layout: Any) -> RankOrder:
@@ -123,19 +125,15 @@ class RankOrder:
         return dataclasses.replace(self, steps=self.steps_of(epoch))
 
     def has_step(self, position: int) -> bool:
-        """Whether there is one more step from this position on."""
         return self.steps.has_step(position)
 
     def after(self, position: int) -> int:
-        """The position after the step that begins at this one."""
         return self.steps.after(position)
 
     def share(self, position: int) -> tuple[int, int]:
-        """The positions that the rank takes at the step that begins at this one."""
         return self.steps.share(position, self.rank)
 
     def steps_before(self, position: int) -> int:
-        """How many steps there are, less those from this position on."""
         left = dataclasses.replace(self.steps, start=position).num_steps
         return self.steps.num_steps - left
 
@@ -149,18 +147,6 @@ class RankOrder:
     def arguments(self) -> dict[str, Any]:
         """Those that say how rows become steps."""
         return {"batch_size": self.steps.batch_size, "drop_last": self.steps.drop_last}
-
-    def describe(self, layout: Any) -> dict[str, Any]:
-        """All that the order depends on, with this layout or its own."""
-        return self.described(layout)
-
-
-class SharedPlace(Protocol):
-    """Where worker processes are to begin, in memory that they share with this one."""
-
-    def set(self, at: Position, layout: Any) -> None:
-        """Let the next iteration of every worker begin at a place, in an order of this layout."""
-        ...
 
 
 class EpochTracker:
@@ -239,8 +225,8 @@ class EpochCursor:
 
     Parameters
     ----------
-    shared : SharedPlace, optional
-        Told of each place at which iterations are to begin.
+    shared : SharedEpoch, optional
+        Where worker processes find each place at which iterations are to begin.
 
     Attributes
     ----------
@@ -249,14 +235,14 @@ class EpochCursor:
     under_way : EpochTracker or None
         The iteration that was begun last; None if a place was named or loaded since.
     layout : object
-        That of the state that was loaded last, which the order keeps; None for its own.
+        That of the state that was loaded last, which the order goes on with; None for its own.
     generation : int
         How often a place was named or loaded.
     is_named : bool
         Whether nothing has begun since a place was named or loaded.
     """
 
-    def __init__(self, shared: SharedPlace | None = None):
+    def __init__(self, shared: SharedEpoch | None = None):
         self.next = Position()
         self.under_way: EpochTracker | None = None
         self.layout: Any = None
@@ -348,7 +334,7 @@ class EpochCursor:
             self._go_to(Position(epoch if again else epoch + 1), is_loaded=False)
 
     def lapse(self) -> None:
-        """Note that others have begun where a state was loaded: it is not kept any longer."""
+        """Note that others have begun where a state was loaded, which nobody begins at again."""
         self._is_loaded = False
 
     def take_back(self) -> None:
@@ -370,7 +356,7 @@ class EpochCursor:
         return tracker
 
     def deliver(self, tracker: EpochTracker) -> None:
-        """Count a step of one of several iterations: who delivered last is where it stands.
+        """Count a step of one of several iterations: the cursor stands where the last delivery was.
 
         One that was begun before a state was loaded moves nothing.
         """

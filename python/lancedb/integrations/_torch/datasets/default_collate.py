@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch's `default_collate` can make a batch of, and what to do about the rest."""
+"""Checks that torch's `default_collate` can make a batch, which say what to do if it cannot."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _without_tensor(
     kind = column.type
     if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         return path, f"{kind}", "take format='torch', which makes numbers of it"
-    if is_text(kind):  # a list of them is handed on as it is, unless a null is seen first
+    if is_text(kind):  # a list of them stays as it is, unless a null is seen first
         fix = "take format='torch', which has None for them"
         return (path, _nulls(column), fix) if first.null_count else None
     if column.null_count:

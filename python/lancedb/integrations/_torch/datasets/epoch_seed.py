@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
+from ..common.checks import whole_number
 from ..common.shared_memory import shared
 from ..frameworks.torch_loader import in_worker
 from .origins import RandomSeed
@@ -32,21 +32,19 @@ class EpochRows(list):
 
 
 class EpochSeed:
-    """What rows get random numbers from where no loader says it, in memory that workers share.
+    """The source of rows' random numbers where no loader names it, in memory that workers share.
 
     Parameters
     ----------
     seed : int, optional
         As the user gave it.
     is_used : bool, default True
-        Whether anybody will ask, so that workers have to hear of epochs.
+        Whether anybody will ask, so that workers must know of epochs.
     """
 
     def __init__(self, seed: Any = None, is_used: bool = True):
         if seed is not None:
-            if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-                raise TypeError(f"seed must be a whole number, not {seed!r}")
-            seed = int(seed)
+            seed = whole_number("seed", seed, error=TypeError)
         self.seed: int | None = seed
         epoch = torch.tensor([-1 if seed is None else 0], device="cpu")
         self._epoch = shared(epoch) if is_used else epoch

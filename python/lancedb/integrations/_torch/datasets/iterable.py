@@ -23,7 +23,7 @@ from ..convert.transform import Output
 from ..frameworks.torch_loader import (
     in_worker,
     this_worker,
-    workers_are_kept,
+    workers_are_persistent,
 )
 from ..order.batch_sequence import BatchSequence
 from ..order.index_shuffle import LARGEST
@@ -72,14 +72,14 @@ class LanceIterableTorchDataset(ShardedDataset, TableDataset):
 
     Give it to ``DataLoader(dataset, batch_size=None)`` or to `LanceDataLoader`. Rows are sharded
     over the ranks of a distributed run and the loader's workers, so that none comes twice; each
-    global step holds the same rows on any number of them. Every ``iter()`` is the next epoch,
-    with the next order.
+    global step has the same rows on any number of them. Every ``iter()`` is the next epoch, with
+    the next order.
 
     Parameters
     ----------
     table, uri, table_name, connect_kwargs, connection_factory, permutation_table, split, \
 filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_to : optional
-        As for `LanceTorchDataset`. The random numbers of a `transform` with a context are those of
+        As for `LanceTorchDataset`. The random numbers of a `transform` with a context come from
         `seed` and the epoch.
     batch_size : int, default 100, or what a `Permutation` was given
         Rows of one rank's batch. A step is ``world_size * batch_size`` rows over all ranks.
@@ -91,7 +91,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         mixes rows from all over the table in memory, several times as fast as ``"global"``, a
         true shuffle of single rows.
     seed : int, default 0
-        With the epoch, decides the order.
+        Together with the epoch, decides the order.
     rank, world_size : int, optional
         This process's number, from 0 on, and how many there are: both or neither. Default: from
         `torch.distributed` if initialised, else from ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
@@ -101,41 +101,42 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         and the same state.
     sample_weights : str, optional
         A column, or an SQL expression: each row is drawn in proportion to it, as often in an epoch
-        as is expected of it, rounded down or up. None may be negative or not finite.
+        as expected, rounded down or up. None may be negative or not finite.
     balance_by : str, optional
         A column: each of its values is drawn as often as any other. In place of `sample_weights`.
     epoch_rows : int, optional
         Rows of an epoch, with `sample_weights` or `balance_by`. Default: as many as there are.
     transform_threads : int, default 0
-        Threads in which `transform` runs ahead of the training step. 0: none; it is called in the
-        thread that iterates when its batch is asked for, as torch's own loader does, while reading,
-        shuffling and conversion go ahead. More are for a `transform` that may run in several
-        threads at once; without a `transform` they change nothing. Each batch is given the modes of
-        the thread that iterates (grad, inference, autocast, default device, CUDA stream) and its
-        context variables, as they were at the epoch's first batch. A transform that draws from a
-        global random state for that batch stays in the thread that iterates for all of the epoch.
+        Threads in which `transform` runs ahead of the training step. With 0 it is called in the
+        thread that iterates, when its batch is asked for, as torch's own loader does, while
+        reading, shuffling and conversion go ahead. More are for a `transform` that may run in
+        several threads at once; without a `transform` they change nothing. Each batch is given the
+        modes of the thread that iterates (grad, inference, autocast, default device, CUDA stream)
+        and its context variables, as they were at the epoch's first batch. A transform that draws
+        from a global random state for that batch stays in the thread that iterates for the whole
+        epoch.
     cache : bool or "auto", default "auto"
-        Whether to read all rows at the first batch, and keep them in this process's memory for
-        all epochs. ``"auto"`` does so for a shuffled table, or a stretch of it of which a quarter
-        of the rows or more are chosen, with an automatic layout, that takes up to 256 MB, has no
-        tiny fragments, and is read by one process alone. The order is the same in either case.
+        Whether to read all rows at the first batch, and cache them in this process's memory for all
+        epochs. ``"auto"`` does so for a shuffled table (or a stretch of it, if a quarter of its
+        rows or more are chosen) that has an automatic layout, takes up to 256 MB, has no tiny
+        fragments, and is read by one process alone. The order is the same in either case.
     cache_dir : str or path, optional
-        As for `LanceTorchDataset`. Rows that `cache` keeps in memory unasked are not written to it;
-        ``cache=True`` loads them from it.
+        As for `LanceTorchDataset`. Rows that ``cache="auto"`` caches in memory are not written to
+        it; ``cache=True`` loads rows from it.
     cache_bytes : int or str, optional
         As for `LanceTorchDataset`.
     unwrap : bool, default False
         With ``batch_size=1``: yield the row itself rather than a batch of one row.
     blobs : {"bytes", "file", "descriptor"}, default "bytes"
-        As for `LanceTorchDataset`. Bytes are fetched for the batches that come next, and are kept
-        neither in windows nor by ``cache="auto"``, but with ``cache=True``.
+        As for `LanceTorchDataset`. Bytes are fetched for the batches that come next, and are stored
+        neither in windows nor with ``cache="auto"``, but are cached with ``cache=True``.
     dictionary : {"values", "codes"}, default "values"
         What a dictionary column gives: its values, or int64 codes that mean the same in every
         batch, process and rank; ``categories`` has the values in the order of their codes. For
-        codes the column is read once where the dataset is made.
+        codes the column is read once, when the dataset is made.
     on_error : {"raise", "skip"} or callable, default "raise"
-        As for `LanceTorchDataset`: what happens where `transform` fails on single rows. Every
-        rank makes the same steps, and resumes at the same positions, whatever is left out.
+        As for `LanceTorchDataset`: what happens if `transform` fails on single rows. Every rank
+        makes the same steps, and resumes at the same positions, whatever is left out.
     batching : TokenBudget or Packing, optional
         What makes batches in place of `batch_size`, for documents of different lengths: batches
         of so many tokens, or rows of one length into which documents are packed. The position in
@@ -148,29 +149,29 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         window (rounded down to whole blocks), and the number of lanes. ``"auto"`` chooses by the
         bytes of a row and the rows of a step.
     readahead : int, default 2
-        Reads under way beyond the one whose rows come next, of up to 8 MB each; of a table in an
-        object store four times as many, as an answer takes time.
+        Reads in progress besides the one whose rows come next, of up to 8 MB each; four times as
+        many for a table in an object store, as an answer takes time.
     read_timeout : float, default 120
         As for `LanceTorchDataset`: seconds to wait until the table is open, and for each read.
 
     Raises
     ------
     ValueError
-        As for `LanceTorchDataset`, for a batch size or layout that cannot be, for weights that are
-        negative, not finite or all zero, and, with
-        ``drop_last=False``, if there are fewer rows than ranks.
+        As for `LanceTorchDataset`, for a batch size or layout that is impossible, for weights that
+        are negative, not finite or all zero, and, with ``drop_last=False``, if there are fewer rows
+        than ranks.
     TypeError, FileNotFoundError, RuntimeError
         As for `LanceTorchDataset`.
 
     Warns
     -----
     UserWarning
-        If there are no rows, or ``drop_last=True`` leaves all of them out, as there are fewer than
-        one step has; without `batch_size` that is said by ``iter()`` or `LanceDataLoader`, as a
-        source of a mixture has no steps. At ``iter()``: if a plain ``DataLoader`` would make
+        If there are no rows, or if ``drop_last=True`` leaves out all of them, as there are fewer
+        than one step has; without `batch_size` this comes from ``iter()`` or `LanceDataLoader`, as
+        a source of a mixture has no steps. At ``iter()``: if a plain ``DataLoader`` would make
         batches of batches. At an epoch's first batch: if `batching` makes no full step of all
         documents, which ``drop_last=True`` leaves out; and if `transform` draws from a global
-        random state, and so stays in the thread that iterates in spite of `transform_threads`.
+        random state, and so stays in the thread that iterates despite `transform_threads`.
 
     Examples
     --------
@@ -263,10 +264,6 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
         )
-        if unwrap and self.batch_size != 1:
-            raise ValueError(
-                f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
-            )
         self.readahead = whole_number("readahead", readahead, 1)
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
         self._sizes = row_sizes(self._rows.new_reader())
@@ -329,7 +326,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
 
     @property
     def cache(self) -> Cache:
-        """Whether rows are kept in memory."""
+        """Whether rows are cached in memory."""
         return self._row_cache.cache
 
     @property
@@ -361,10 +358,10 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         """What reads the rows of some spans ahead, and makes batches of them."""
         spans, origins = self._with_origins(plan, spans, with_origins)
         ahead, stats = self._read_ahead(), self._stats()
-        held_in = stack.enter_context(self._row_cache.of_epoch(plan, self._is_alone))
+        epoch_cache = stack.enter_context(self._row_cache.of_epoch(plan, self._is_alone))
         large = self._large_rows()
         reader = self._rows.reader()
-        rows = TableInput(plan, reader, stats, ahead.reads, ahead.read_rows, held_in, large)
+        rows = TableInput(plan, reader, stats, ahead.reads, ahead.read_rows, epoch_cache, large)
         groups = schedule(plan, spans, ahead.read_rows)
         return Prefetcher(rows, groups, output, stats, ahead, self._limits_here(), origins)
 
@@ -432,9 +429,9 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         return ReadAhead(*rows, reads, self.transform_threads)
 
     def _begins_in(self, epoch: int) -> None:
-        """Say once that workers which end with an epoch keep nothing for the next one."""
+        """Warn once that workers which end with an epoch cache nothing for the next one."""
         first = in_worker() and this_worker()[0] == 0 and epoch == 1
-        if self.cache is True and first and not workers_are_kept():
+        if self.cache is True and first and not workers_are_persistent():
             warn_of_new_workers(stacklevel=3)
 
     def _large_rows(self) -> LargeRows | None:
@@ -444,7 +441,7 @@ filter, version, columns, format, transform, fill_null, ragged, pad_value, pad_t
         return LargeRows(self._order.row_bytes, self._sizes.are_skewed, self._limits_here())
 
     def _bytes_to_cache(self) -> int | None:
-        return self._row_cache.bytes_to_keep(self._is_alone)
+        return self._row_cache.bytes_to_cache(self._is_alone)
 
     def _described(self) -> list[str]:
         size = f"batch_size={self.batch_size}" if self._batching is None else repr(self._batching)
@@ -458,7 +455,7 @@ def _described(
 
 
 class _ShuffleName(str):
-    """The name of an order, which says what to do to who takes it for a method."""
+    """The name of an order, which says what to do if it is called like a method."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(

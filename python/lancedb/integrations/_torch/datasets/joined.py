@@ -100,7 +100,7 @@ class JoinedRows:
     Parameters
     ----------
     parts : list of PinnedRows
-        With the same columns. Each keeps its own version, cache and reader.
+        With the same columns. Each has its own version, cache and reader.
     """
 
     disk = here = None
@@ -126,15 +126,13 @@ class JoinedRows:
         """How many rows there are in all parts."""
         return sum(self._lengths)
 
-    @property
-    def schema(self) -> pa.Schema:
+    def read_schema(self) -> pa.Schema:
         """That of the first part, with whose names all are read."""
-        return self.parts[0].schema
+        return self.parts[0].read_schema()
 
-    @property
-    def categories(self) -> dict[str, list[Any]] | None:
+    def read_categories(self) -> dict[str, list[Any]] | None:
         """The same in all parts."""
-        return self.parts[0].categories
+        return self.parts[0].read_categories()
 
     @property
     def reads_by(self) -> str:
@@ -158,9 +156,9 @@ class JoinedRows:
             read_joined, rows, self._lengths, lambda part, own: self.parts[part].begin(own)
         )
 
-    def counts(self) -> Counter[str]:
+    def take_counts(self) -> Counter[str]:
         """As of all parts."""
-        return sum((part.counts() for part in self.parts), Counter())
+        return sum((part.take_counts() for part in self.parts), Counter())
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         """Their places: there is no one table in which they stand."""

@@ -15,7 +15,8 @@ from ..common.checks import did_you_mean
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
-# The arguments of each public dataset, by the names of the classes.
+# The arguments of each public dataset, by the names of the classes: a registry of classes, each of
+# which is added where it is defined.
 _DATASETS: dict[str, frozenset[str]] = {}
 
 # What other libraries call it.

@@ -36,23 +36,23 @@ _METRICS = (None, "l2", "cosine", "dot")
 
 
 class LanceLookup:
-    """A pinned, picklable handle on a table, for use inside of a `transform`.
+    """A pinned, picklable handle on a table, for use inside a `transform`.
 
     Rows come by key (`fetch`) or by vector (`nearest`): a batch's images, its features, its hard
-    negatives. Every process reads the version that was current where the lookup was made. What is
-    pickled is how to reopen the table; each process opens it at its first call, and several threads
-    may use it at once. Forked workers read through a process of their own that was not forked.
+    negatives. Every process reads the version that was current when the lookup was made. Its pickle
+    says how to reopen the table; each process opens it at its first call, and several threads may
+    use it at once. Forked workers read through a process of their own that was not forked.
 
     Parameters
     ----------
     table : LanceTable or RemoteTable, optional
         What to read. Or give `uri` and `table_name`.
     key : str, optional
-        The column whose values rows are fetched by: whole numbers, strings or bytes, each in one
-        row. Its values are read once, where the lookup is made, and held sorted: as many bytes as
-        the column has and 8 for each row, of which the workers of a loader map one copy. Rows
-        whose key is null are not found. Default: rows are fetched by their offset in the table
-        version, which needs no memory.
+        The column by whose values rows are fetched: whole numbers, strings or bytes, each in one
+        row. Its values are read once, when the lookup is made, and cached in memory, sorted: they
+        take as many bytes as the column and 8 for each row, and the workers of a loader map one
+        copy. Rows whose key is null are not found. Default: rows are fetched by their offset in the
+        table version, which needs no memory.
     columns : sequence of str, or mapping of str to str, optional
         As for `LanceTorchDataset`: what a batch has. Default: all.
     version : int or str, optional
@@ -62,14 +62,14 @@ class LanceLookup:
     uri, table_name, connect_kwargs, connection_factory : optional
         As for `LanceTorchDataset`.
     missing : {"raise", "null"}, default "raise"
-        What becomes of a key that no row has. "raise" is a KeyError that names it. "null" is a row
-        of nulls, which tensors need `fill_null` for; `contains` says which rows those are. In
-        `nearest` it is what becomes of places for which there are too few rows.
+        What happens to a key that no row has. "raise" is a KeyError that names it. "null" is a row
+        of nulls, for which tensors need `fill_null`; `contains` says which rows those are. In
+        `nearest` it says what happens to places for which there are too few rows.
     fill_null, ragged, pad_value, pad_to, blobs : optional
-        As for `LanceTorchDataset`, but that a blob is no file.
+        As for `LanceTorchDataset`, except that a blob cannot be a file.
     cache_bytes : int, default 67_108_864
-        Arrow bytes of rows that each process keeps of those it read last, so that popular keys are
-        not read anew. 0 keeps none.
+        Arrow bytes of the rows read last that each process caches, so that popular keys are not
+        read again. 0 caches none.
     read_timeout : float, default 120
         As for `LanceTorchDataset`: seconds to wait until the table is open, and for each read.
 
@@ -78,7 +78,7 @@ class LanceLookup:
     ValueError
         As for `LanceTorchDataset`; and if a key is in more than one row, which the message names.
     TypeError
-        If an argument is of a wrong type, or keys are no whole numbers, strings or bytes.
+        If an argument is of a wrong type, or keys are not whole numbers, strings or bytes.
 
     Examples
     --------
@@ -175,7 +175,7 @@ class LanceLookup:
         return self._view.recipe.version
 
     def contains(self, keys: Any) -> np.ndarray:
-        """Which of some keys a row has.
+        """Which of the given keys a row has.
 
         Parameters
         ----------
@@ -196,7 +196,7 @@ class LanceLookup:
         Parameters
         ----------
         keys : sequence of int, str or bytes, numpy array or tensor
-            Values of the column `key`, or offsets where there is none. None is a key of no row.
+            Values of the column `key`, or offsets if there is no `key`. No row has the key None.
 
         Returns
         -------
@@ -208,7 +208,7 @@ class LanceLookup:
         KeyError
             If no row has a key, which the message names, unless ``missing="null"``.
         TypeError
-            If keys are no sequence, or not of the type of the column.
+            If keys are not a sequence, or not of the type of the column.
         RuntimeError
             If the storage fails; the message names table, version and rows.
         """
@@ -236,17 +236,17 @@ class LanceLookup:
         filter: str | None = None,
         metric: Literal["l2", "cosine", "dot"] | None = None,
     ) -> Any:
-        """The `k` nearest rows of each of several vectors, by one search for all of them.
+        """The `k` nearest rows of each of several vectors, with one search for all of them.
 
-        It is lancedb's own search: by the column's vector index where there is one, which is
-        approximate, and exact else, by a look at all vectors.
+        This is lancedb's own search: approximate, with the column's vector index, if there is one;
+        otherwise exact, with a look at all vectors.
 
         Parameters
         ----------
         vectors : tensor, numpy array or sequence, shape (n, dimensions)
-            Whose neighbours, on any device.
+            The vectors whose neighbours are wanted, on any device.
         k : int
-            How many for each.
+            How many neighbours for each.
         column : str, optional
             The column of vectors. Default: the only one there is.
         exclude : sequence, optional
@@ -313,7 +313,7 @@ class LanceLookup:
     def schema(self) -> pa.Schema:
         """The Arrow schema of the rows, before `format`."""
         known = self._view.schema
-        return self._opened().reader.schema if known is None else known
+        return self._opened().reader().schema if known is None else known
 
     def _of_key(self) -> str:
         return "offset" if self.key is None else f"key {self.key} ="
@@ -378,7 +378,7 @@ class LanceLookup:
         if not len(asked.vectors) or not len(self):
             return NONE_FOUND
         recipe = self._view.recipe
-        reader = self._opened().reader
+        reader = self._opened().reader()
         try:
             return within(
                 recipe.timeout,
@@ -407,9 +407,8 @@ class _Opened:
         self._view = view
         self._reader: Reader | None = None
 
-    @property
     def reader(self) -> Reader:
-        """Open; the first call opens it."""
+        """Opened, at the first call."""
         with self.lock:
             if self._reader is None:
                 view = self._view
@@ -419,8 +418,8 @@ class _Opened:
     def read(self, offsets: np.ndarray) -> pa.RecordBatch:
         """The rows at ascending offsets, in one call."""
         if not len(offsets):
-            return empty_batch(self.reader.schema)
-        return self.reader.begin_offsets(offsets, None, None).in_order()
+            return empty_batch(self.reader().schema)
+        return self.reader().begin_offsets(offsets, None, None).in_order()
 
     def keys(self, name: str) -> KeyIndex:
         """The index of a column, read row by row as this process has to."""

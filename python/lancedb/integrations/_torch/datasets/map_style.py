@@ -63,16 +63,16 @@ class LanceTorchDataset(TableDataset, Dataset):
         how lancedb tries again when an object store fails (``client_max_retries``, ``timeout``).
         They are pickled into workers; see `connection_factory` to avoid that.
     connection_factory : callable of str to Table, optional
-        Called with the table's name in every process, returns the table. Must be picklable.
-        With it no connection, and so no credential, is pickled. Goes with `table`, or with
-        `table_name` alone.
+        Called with the table's name in every process, returns the table. Must be picklable. With it
+        no connection, and so no credential, is pickled. Use it with `table`, or with `table_name`
+        alone.
     permutation_table : LanceTable, optional
         Made by ``lancedb.permutation.permutation_builder``: which rows, in which order.
     split : str or int, optional
-        A split of `permutation_table`, by name or number; the first one if not given.
+        A split of `permutation_table`, by name or number. Default: the first one.
     filter : str, optional
         An SQL condition; only rows for which it is true are in the dataset. It is evaluated once,
-        where the dataset is made.
+        when the dataset is made.
     version : int or str, optional
         A version number or a tag, resolved once. Default: the version of `table`, or the newest.
     columns : sequence of str, or mapping of str to str, optional
@@ -83,44 +83,45 @@ class LanceTorchDataset(TableDataset, Dataset):
         ``"arrow"``, ``"torch"``, ``"torch_row"`` or ``"torch_col"``. ``"torch"`` needs no
         ``collate_fn``: the loader's batches are ``dict[str, Tensor]``.
     transform : callable, optional
-        Called once a batch: with the batch in `format`, or with the ``pyarrow.RecordBatch`` if
-        no format is given. For ``"torch"`` that is the dict of batched columns. What it returns
-        is the batch. One that takes two arguments is given a `TransformContext` as the second.
+        Called once per batch: with the batch in `format`, or with the ``pyarrow.RecordBatch`` if no
+        format is given. For ``"torch"`` that is the dict of batched columns. What it returns is the
+        batch. If it takes two arguments, it is given a `TransformContext` as the second.
     batch_size : int, optional
-        Rows in a batch of ``iter(dataset)``, which makes full ones only; 100 if not given. A
-        `DataLoader` brings its own.
+        Rows in a batch of ``iter(dataset)``, which only makes full batches. Default: 100. A
+        `DataLoader` has its own.
     fill_null : scalar or dict of str to scalar, optional
-        What stands in for nulls in tensors: for every column, or by column name (fields of structs
-        as ``"struct.field"``). It must fit its column, and one for every column at least one of
-        them. Default: a null among numbers is a ValueError. In strings and other Python values a
-        null is None, unless their column is named.
+        What replaces nulls in tensors: for every column, or by column name (fields of structs as
+        ``"struct.field"``). A value for one column must fit it, and a value for every column must
+        fit at least one of them. Default: a null among numbers is a ValueError. Among strings and
+        other Python values a null is None, unless their column is named.
     ragged : {"jagged", "pad", "mask", "list"}, default "jagged"
-        What a column of variable-length lists of numbers becomes in ``"torch"``: a nested tensor;
-        a tensor ``(rows, longest)`` padded with `pad_value`, and with ``"pad"`` the lengths as
-        int64 in ``<name>_length``, with ``"mask"`` a bool tensor ``<name>_mask`` of the same
-        shape, True where there is a value; or a list of tensors. Lists in lists are a tensor
-        ``(rows, a, b)`` in a batch where all are of one length. In others they are padded in
-        every dimension, or nested tensors where only the outer ones differ, or lists of tensors.
+        What a column of variable-length lists of numbers becomes in ``"torch"``: a nested tensor; a
+        tensor ``(rows, longest)`` padded with `pad_value`, and with ``"pad"`` the lengths as int64
+        in ``<name>_length``, with ``"mask"`` a bool tensor ``<name>_mask`` of the same shape, True
+        where there is a value; or a list of tensors. In a batch where all lists of lists have one
+        length, they become a tensor ``(rows, a, b)``. In others they are padded in every dimension,
+        or become nested tensors if only the outer ones differ, or lists of tensors.
     pad_value : number or dict of str to number, default 0
         What ``ragged="pad"`` and ``"mask"`` pad with: in every column, or by column name.
     pad_to : int, sequence of int, or dict of str to either, optional
-        What length ``ragged="pad"`` and ``"mask"`` pad the innermost lists to: a multiple of a
-        number, or the smallest of some lengths in which the longest of the batch has a place. A
-        longer one is a ValueError where the batch is made. Default: the longest of the batch.
+        To what length ``ragged="pad"`` and ``"mask"`` pad the innermost lists: a multiple of a
+        number, or the smallest of some lengths that the longest list of the batch fits into. A
+        longer list is a ValueError when the batch is made. Default: the longest of the batch.
     cache : bool or "auto", default "auto"
-        Whether to keep columns in the memory of each process that reads. ``"auto"`` keeps the
+        Whether to cache columns in the memory of each process that reads. ``"auto"`` caches the
         narrowest, up to 256 MB (64 MB in a worker process), once the process has read 3 % of the
-        rows, as each column costs a read of its own for every row. It keeps none where under a
-        quarter of a stretch of the table is wanted. True keeps all columns from the first read on.
+        rows, as each column costs a separate read for every row. It caches none if under a quarter
+        of a stretch of the table is wanted. True caches all columns from the first read on.
     cache_dir : str or path, optional
-        A directory on a disk of this machine, made if it is not there. What is read is written
-        there in the background, decoded, and taken from there from then on, by every process of
-        this machine and of every later run. Default: ``LANCEDB_TORCH_CACHE_DIR`` of the
-        environment; if there is none, nothing is written. With it ``cache="auto"`` keeps no
-        columns in memory.
+        A directory on a disk of this machine, created if it does not exist. What is read is written
+        there in the background, decoded; from then on every process of this machine takes it from
+        there, in this run and later ones. Default: ``LANCEDB_TORCH_CACHE_DIR`` in the environment;
+        if it is not set, nothing is written. With a directory, ``cache="auto"`` caches no columns
+        in memory.
     cache_bytes : int or str, optional
-        What all files in `cache_dir` may have: bytes, or a size such as ``"500GB"``. Default: what
-        leaves a tenth of the disk free. Of a larger table the first rows that fit are kept.
+        The limit on the size of all files in `cache_dir` together: bytes, or a size such as
+        ``"500GB"``. Default: what leaves a tenth of the disk free. If a table is larger, as many of
+        its first rows as fit are cached.
     unwrap : bool, default False
         Whether ``dataset[i]`` is the row itself rather than a batch of one row, as
         ``ConcatDataset`` and ``StackDataset`` want it. ``iter(dataset)`` then gives every row.
@@ -131,25 +132,26 @@ class LanceTorchDataset(TableDataset, Dataset):
     dictionary : {"values", "codes"}, default "values"
         What a dictionary column gives: its values, or int64 codes that mean the same in every
         batch, process and rank; ``categories`` has the values in the order of their codes. For
-        codes the column is read once where the dataset is made.
+        codes the column is read once, when the dataset is made.
     seed : int, optional
-        What the random numbers of a `transform` with a context begin with, see
-        `TransformContext`; `set_epoch` says of which epoch they are, 0 until then. Default: the
-        seed of the `LanceDataLoader` that asks for the rows. It has no part in their order.
+        The seed of the random numbers of a `transform` with a context, see `TransformContext`;
+        `set_epoch` sets their epoch, which is 0 until then. Default: the seed of the
+        `LanceDataLoader` that asks for the rows. It does not affect their order.
     on_error : {"raise", "skip"} or callable, default "raise"
-        What happens where `transform`, or the conversion to `format` before it, fails on single
-        rows. "skip" leaves them out of their batch, which is that much shorter, logs a warning for
-        each, and lists them in ``skipped_rows()``. A callable is called with the exception and the
-        row's offset instead of the warning, and may raise. The rows still count: no order,
-        position or number of steps changes, and a batch of which no row is left is empty: what
-        `transform` makes of no rows or, if it cannot, an empty one in `format`. Each batch that
-        fails is tried again in halves, so `transform` must be able to work on fewer rows.
+        What happens if `transform`, or the conversion to `format` before it, fails on single rows.
+        "skip" leaves them out of their batch, which is that much shorter, logs a warning for each,
+        and lists them in ``skipped_rows()``. A callable is called with the exception and the row's
+        offset instead of the warning, and may raise. The rows still count: no order, position or
+        number of steps changes, and a batch with no row left is empty: what `transform` makes of no
+        rows or, if it cannot, an empty one in `format`. Each batch that fails is tried again in
+        halves, so `transform` must be able to work on fewer rows.
 
     Other Parameters
     ----------------
     read_timeout : float, default 120
-        Seconds to wait until the table is open, and for each read, in which lancedb may try again
-        as often as it likes: then a RuntimeError names the table and the rows. None for no limit.
+        Seconds to wait until the table is open, and for each read; until then lancedb may try again
+        as often as it likes, and after that a RuntimeError names the table and the rows. None for
+        no limit.
 
     Raises
     ------
@@ -165,8 +167,8 @@ class LanceTorchDataset(TableDataset, Dataset):
 
     Notes
     -----
-    ``dataset_a + dataset_b`` are the rows of both, and a `LanceTorchDataset`: batches are read as
-    whole ones, and resumed by `LanceDataLoader`. Both must have the same columns and the same
+    ``dataset_a + dataset_b`` is a `LanceTorchDataset` with the rows of both: it reads whole
+    batches, and `LanceDataLoader` resumes it. Both must have the same columns and the same
     `format`, `transform`, `fill_null`, `ragged`, `unwrap` and `on_error`; each has the table,
     version, rows and cache that it was made with. `skipped_rows` then lists indices.
 
@@ -264,7 +266,7 @@ class LanceTorchDataset(TableDataset, Dataset):
 
     @property
     def cache(self) -> Cache:
-        """Whether columns are kept in memory; of datasets that were joined, those of the first."""
+        """Whether columns are cached in memory; for joined datasets, those of the first."""
         return self._rows.cache
 
     def __getitem__(self, index: Any) -> Any:
@@ -283,7 +285,7 @@ class LanceTorchDataset(TableDataset, Dataset):
             If an index is not a whole number.
         """
         caller = sys._getframe(1)
-        if not _is_one(index):
+        if np.ndim(index) or isinstance(index, (slice, range)):
             batch = self.__getitems__(index)
             collates = may_be_collated(batch) and is_for_default_convert(caller)
             return default_collate(cast(Any, batch)) if collates else batch
@@ -307,7 +309,7 @@ class LanceTorchDataset(TableDataset, Dataset):
     def __getitems__(self, indices: Any) -> Any:
         """The rows at these indices as one batch, in that order; duplicates are kept.
 
-        `torch.utils.data.DataLoader` calls this once a batch.
+        `torch.utils.data.DataLoader` calls this once per batch.
 
         Parameters
         ----------
@@ -318,17 +320,17 @@ class LanceTorchDataset(TableDataset, Dataset):
         -------
         batch
             In the dataset's format; for ``"torch"`` a `RowBatch`, whose ``columns`` are what
-            ``default_collate`` makes of it. A loader without a ``collate_fn`` hands batches that
-            are no rows (``"python_col"``, ``"pandas"``, ``"polars"``, ``"arrow"``,
-            ``"torch_col"``), and arrays of objects, on as they are.
+            ``default_collate`` makes of it. A loader without a ``collate_fn`` passes on batches
+            that are not rows (``"python_col"``, ``"pandas"``, ``"polars"``, ``"arrow"``,
+            ``"torch_col"``), and arrays of objects, as they are.
 
         Raises
         ------
         IndexError
             If an index is out of range.
         TypeError
-            If an index is not a whole number; or if rows of Python values are for
-            ``default_collate``, and a column holds times, decimals, nulls, or lists of different
+            If an index is not a whole number; or if rows of Python values go to
+            ``default_collate``, and a column has times, decimals, nulls, or lists of different
             lengths.
         RuntimeError
             If the storage fails; the message names table, version and rows.
@@ -367,13 +369,13 @@ class LanceTorchDataset(TableDataset, Dataset):
     def _read(self, rows: np.ndarray) -> pa.RecordBatch:
         stats = self._stats()
         if self._read_large_rows:
-            # What was made and sent of them, too, would be kept by the allocators of every worker.
+            # The allocators of every worker would retain what was made and sent of them, too.
             release_freed()
         with stats.timed("reading"):
             batch = self._rows.begin(rows)()
         if in_worker():  # which sends it to nobody
             self._read_large_rows = has_large_rows(batch)
-        stats.add(rows=batch.num_rows, **self._rows.counts())
+        stats.add(rows=batch.num_rows, **self._rows.take_counts())
         return batch
 
     def _rows_of(self, batch: pa.RecordBatch) -> Sequence[Any]:
@@ -403,10 +405,10 @@ class LanceTorchDataset(TableDataset, Dataset):
         return RowBatch(batch, len(rows) if changed is None else changed, self._output.join_lists)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let a `transform` with a context have the random numbers of this epoch from now on.
+        """Give a `transform` with a context the random numbers of this epoch from now on.
 
-        For a plain `DataLoader`, before each epoch; its workers hear of it, also those that
-        persist. A `LanceDataLoader` says by itself which epoch its batches are of.
+        With a plain `DataLoader`, call it before each epoch; it reaches its workers, even
+        persistent ones. A `LanceDataLoader` says by itself which epoch its batches belong to.
 
         Parameters
         ----------
@@ -416,7 +418,7 @@ class LanceTorchDataset(TableDataset, Dataset):
         Raises
         ------
         ValueError
-            If `epoch` is no such number.
+            If `epoch` is not such a number.
         """
         self._seed.set_epoch(start_of(epoch).epoch)
 
@@ -457,14 +459,10 @@ def _types_of(dataset: LanceTorchDataset) -> dict[str, Any]:
 
 
 def _arguments_of(dataset: LanceTorchDataset) -> dict[str, Any]:
-    known = dataset._rows.categories
+    known = dataset._rows.read_categories()
     return {
         **dataset._output.described(),
         "unwrap": dataset.unwrap,
         "seed": dataset._seed.seed,
         **({} if known is None else {"categories": known}),
     }
-
-
-def _is_one(index: Any) -> bool:
-    return np.ndim(index) == 0 and not isinstance(index, (slice, range))

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,51 +60,51 @@ _LAYOUT_BYTES = (1 << 10, 1 << 8)  # of a layout in shared memory: in all, and f
 class LanceMixedTorchDataset(ShardedDataset):
     """A mixture of tables by weight, in whole batches.
 
-    It goes wherever `LanceIterableTorchDataset` goes, with the same guarantees: the same batches
+    It works wherever `LanceIterableTorchDataset` does, with the same guarantees: the same batches
     on any number of workers and ranks, equal steps, and exact resume at any batch. Each source is
-    within two rows of its share, over any stretch of any of the shards into which an epoch is cut,
-    and is gone through as a whole before a row of it comes again, but for a row or two of each
-    shard, from one epoch of the mixture into the next.
+    within two rows of its share, over any stretch of any of the shards into which an epoch is cut.
+    All of its rows come before any of them comes again, except a row or two of each shard, and it
+    continues from one epoch of the mixture into the next.
 
     Parameters
     ----------
     datasets : mapping of str to LanceIterableTorchDataset
         The sources by name, each with its own table, columns, filter, split, version, ``shuffle``,
         ``sample_weights`` or ``balance_by``, and ``cache_dir``, and with the same columns and
-        types. All else belongs to the mixture.
+        types. Everything else belongs to the mixture.
     weights : mapping of str to float, or list of (int, mapping)
-        How many rows of each source come, in proportion. A list holds weights with the row of the
-        mixture from which on they apply, the first with row 0; rows are those of all ranks,
-        counted through all epochs. A source that is left out has a weight of 0.
+        How many rows of each source come, in proportion. A list has weights with the row of the
+        mixture from which they apply, the first with row 0; rows are counted over all ranks and
+        epochs. A source that is left out has a weight of 0.
     batch_size : int, default 100
         Rows of one rank's batch.
     stop : {"first_exhausted", "all_exhausted"} or int, default "first_exhausted"
-        When an epoch of the mixture ends: before a source would deliver more rows than it has,
-        once each has delivered as many as it has, or after so many rows. The next epoch goes on
-        in every source where this one ended.
+        When an epoch of the mixture ends: before a source would deliver more rows than it has, once
+        each has delivered as many as it has, or after that many rows. In every source, the next
+        epoch continues where this one ended.
     mix : {"rows", "batches"}, default "rows"
         ``"rows"``: a batch has rows of all sources. ``"batches"``: each global step, on all ranks,
-        is of one source, with its own `format`, `transform`, `fill_null`, `ragged` and `pad_*`,
-        which the mixture then has not; columns may differ, weights are shares of steps, an epoch
-        has whole steps, and a state goes on with the same global batch only.
+        comes from one source, with its own `format`, `transform`, `fill_null`, `ragged` and
+        `pad_*`, which then do not belong to the mixture; columns may differ, weights are shares of
+        steps, an epoch has whole steps, and a state continues only with the same global batch.
     source_column : str, optional
-        Adds an int64 column of this name: the number of each row's source, in the sequence of
+        Adds an int64 column of this name: the number of each row's source, in the order of
         `datasets`.
     format, transform, fill_null, ragged, pad_value, pad_to, unwrap, on_error, readahead, \
 transform_threads : optional
         As for `LanceIterableTorchDataset`, for the mixed batches. A callable `on_error` is given
-        ``(name, offset)`` of each row that is left out.
+        ``(name, offset)`` for each row that is left out.
     cache : bool or "auto", default "auto"
-        Whether the sources' rows are kept in this process's memory. ``"auto"`` keeps those of
-        small sources, and of all of them if one process alone reads them and they are up to
+        Whether the sources' rows are cached in this process's memory. ``"auto"`` caches those of
+        small sources, and those of all sources if one process alone reads them and they take up to
         256 MB together.
     drop_last : bool, default True
         As for `LanceIterableTorchDataset`.
     batching : TokenBudget or Packing, optional
         As for `LanceIterableTorchDataset`, with ``mix="rows"``. Weights, and a number for `stop`,
-        then count documents; other weights may be loaded where an epoch begins.
+        then count documents; other weights may be loaded at the beginning of an epoch.
     seed : int, default 0
-        With the epoch, decides the order.
+        Together with the epoch, decides the order.
     rank, world_size, mesh : optional
         As for `LanceIterableTorchDataset`.
 
@@ -116,7 +115,7 @@ transform_threads : optional
         with a weight is empty, is given twice, has arguments that belong to the mixture, or other
         columns than the others; if an epoch would have no rows.
     TypeError
-        If a source is no `LanceIterableTorchDataset`.
+        If a source is not a `LanceIterableTorchDataset`.
 
     Examples
     --------
@@ -192,10 +191,6 @@ transform_threads : optional
             made_of = self._kind.output.ragged, self._kind.output.nulls
             self._planned = PlannedBatches(batching, tables, self._shards_of, *made_of)
         super().__init__(self._kind.output, 100 if batch_size is None else batch_size, unwrap)
-        if self.unwrap and self.batch_size != 1:
-            raise ValueError(
-                f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
-            )
         self.readahead = whole_number("readahead", readahead, 1)
         self.transform_threads = whole_number("transform_threads", transform_threads, 0)
         self._reader = MixtureReader(self._sources, self._kind, check_cache(cache))
@@ -233,7 +228,7 @@ transform_threads : optional
 
     @property
     def cache(self) -> Cache:
-        """Whether the sources' rows are kept in memory."""
+        """Whether the sources' rows are cached in memory."""
         return self._reader.cache
 
     @property
@@ -252,13 +247,13 @@ transform_threads : optional
         return sorted(map(WithSource(None, self._names).named, super().skipped_rows()))
 
     def stats(self) -> dict[str, Any]:
-        """As of `LanceIterableTorchDataset`, and how far each source has come.
+        """As for `LanceIterableTorchDataset`, and how far each source has come.
 
         Returns
         -------
         dict
-            ``sources`` has, by name, the ``rows`` that all ranks were given of a source, counted
-            through all epochs, and how often that is the whole of it, its ``epoch``.
+            ``sources`` has, by name, the ``rows`` of a source that all ranks were given, counted
+            over all epochs, and its ``epoch``: how many times that is the whole source.
         """
         return {**super().stats(), **self._progress(self._cursor.place, self._cursor.layout)}
 
@@ -310,16 +305,16 @@ transform_threads : optional
         if self._planned is not None:
             ranks = self.rank_and_world_size()
             return self._planned.order(*ranks, self.drop_last, self._describe, self._layout)
-        steps_of = partial(self._steps_of, layout)
+
+        def steps_of(epoch: int) -> Steps:
+            return self._steps(0, epoch, layout)
+
         return RankOrder(
             steps_of(self._cursor.next.settled().epoch),
             self.rank_and_world_size()[0],
             self._describe,
             steps_of,
         )
-
-    def _steps_of(self, layout: MixedLayout | None, epoch: int) -> Steps:
-        return self._steps(0, epoch, layout)
 
     def _describe(self, layout: MixedLayout | None) -> dict[str, Any]:
         described = {name: source.described for name, source in self._sources.items()}
@@ -348,7 +343,7 @@ transform_threads : optional
                 source.size.rows,
                 source.size.shuffle,
                 of,
-                self._reader.keeps(name, of, self._is_alone),
+                self._reader.caches(name, of, self._is_alone),
                 source.draws,
             )
             for name, of, source in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two kinds of mixtures differ in: rows of all sources in a batch, or of one."""
+"""The two kinds of mixtures: batches with rows of all sources, and batches of one source each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mixture asks of an order of its rows, or of the batches that are planned of them."""
+"""The rows of a mixture, by their order or by the batches that are planned of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reading of a mixture: which rows stay in memory, how far ahead it goes, what stays open."""
+"""The reader of a mixture: which rows it caches, how far ahead it reads, what stays open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from ..arrow.buffer_pool import keep_freed
 from ..arrow.large_rows import Limits
 from ..cache.columns import Cache
-from ..cache.tables import most_kept
+from ..cache.tables import most_cached
 from ..common.counters import Stats
 from ..frameworks.torch_loader import in_worker
 from ..order.batch_sequence import BatchSequence
@@ -42,7 +42,7 @@ class MixtureReader:
     kind : MixedRowsKind or MixedBatchesKind
         What their batches have in common.
     cache : bool or "auto"
-        Whether rows are kept in memory.
+        Whether rows are cached in memory.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class MixtureReader:
     ):
         self._sources = sources
         self._kind = kind
-        self.cache = cache
+        self.cache: Cache = cache
         self._windows: MixtureWindows | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_windows": None}
 
-    def keeps(self, name: str, layout: Layout, is_alone: bool) -> bool:
-        """Whether the rows of a source are read once, and kept in memory.
+    def caches(self, name: str, layout: Layout, is_alone: bool) -> bool:
+        """Whether the rows of a source are read once, and cached in memory.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class MixtureReader:
         source = self._sources[name]
         if self.cache is True:
             return True
-        if self.cache is False or not source.can_be_kept:
+        if self.cache is False or not source.may_be_cached:
             return False
         rows = max(source.size.rows, source.view.selection.num_rows)  # of which it may draw a few
         is_read_at_once = layout.lanes == 1 and layout.window_rows >= rows
@@ -82,7 +82,7 @@ class MixtureReader:
 
     @property
     def _all_fit(self) -> bool:
-        return sum(source.kept_bytes for source in self._sources.values()) <= most_kept()
+        return sum(source.bytes_to_cache for source in self._sources.values()) <= most_cached()
 
     @contextlib.contextmanager
     def windows(self, plan: MixedPlan, rank: int) -> Iterator[MixtureWindows]:
@@ -122,7 +122,7 @@ class MixtureReader:
         stats : Stats
             What is counted.
         limits : Limits
-            What may be held beyond what the layout says.
+            What may be in memory beyond what the layout says.
 
         Returns
         -------

@@ -25,7 +25,7 @@ from .planned_batches import Counted
 
 
 class MixtureSource:
-    """What a mixture keeps of a dataset: everything but what the mixture decides.
+    """What a mixture takes of a dataset: everything but what the mixture decides.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class MixtureSource:
     drawn_by : mapping
         The argument that decides it.
     cache : CacheSettings, optional
-        Where its rows, or lengths of them, are kept on disk.
+        Where its rows, or lengths of them, are cached on disk.
     output : Output, optional
         What becomes of its batches, where they are of it alone.
     """
@@ -67,7 +67,7 @@ class MixtureSource:
         self._cache = cache
         self._are_skewed = are_skewed
         self._rows: PinnedRows | None = None
-        self._kept = EpochCache()
+        self._epoch_cache = EpochCache()
 
     @property
     def counted(self) -> Counted:
@@ -97,19 +97,19 @@ class MixtureSource:
             self._rows.disk.fill(again=True)
 
     @property
-    def kept_bytes(self) -> int:
-        """What keeping its rows in memory takes."""
-        return self._held.num_rows * self.size.row_bytes
+    def bytes_to_cache(self) -> int:
+        """What caching its rows in memory takes."""
+        return self._to_cache.num_rows * self.size.row_bytes
 
     @property
-    def _held(self) -> Selection:
-        """The rows to keep: the stretch that they are in, or themselves."""
+    def _to_cache(self) -> Selection:
+        """The rows to cache: the stretch that they are in, or themselves."""
         return self.view.selection.stretch() or self.view.selection
 
     @property
-    def can_be_kept(self) -> bool:
-        """Whether nothing speaks against keeping its rows unasked."""
-        return not self._are_skewed and not self._kept.is_too_small
+    def may_be_cached(self) -> bool:
+        """Whether nothing speaks against caching its rows unasked."""
+        return not self._are_skewed and not self._epoch_cache.is_too_small
 
     def rows(
         self, schema: pa.Schema, in_memory: bool, limits: Limits, one_call: asyncio.Lock
@@ -130,7 +130,8 @@ class MixtureSource:
             large = LargeRows(self.size.row_bytes, self._are_skewed, limits, one_call)
         cached = None
         if in_memory:
-            cached = self._kept.cached_table(reader, self._held, self.size.row_bytes, None)
+            row_bytes = self.size.row_bytes
+            cached = self._epoch_cache.cached_table(reader, self._to_cache, row_bytes, None)
         return SourceRows(reader, schema, large, cached)
 
     def describe(self) -> str:

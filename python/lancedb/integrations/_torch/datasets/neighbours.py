@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..convert.tensors import is_list
 from ..convert.transform import Output
 
 
@@ -28,9 +29,9 @@ def chosen(
     edges = np.searchsorted(queries, np.arange(len(excluded) + 1))
     for number, unwanted in enumerate(excluded):
         here = slice(edges[number], edges[number + 1])
-        kept = np.flatnonzero(~np.isin(rows[here], unwanted))[:k]
-        offsets[number, : len(kept)] = rows[here][kept]
-        away[number, : len(kept)] = distances[here][kept]
+        wanted = np.flatnonzero(~np.isin(rows[here], unwanted))[:k]
+        offsets[number, : len(wanted)] = rows[here][wanted]
+        away[number, : len(wanted)] = distances[here][wanted]
     return offsets, away
 
 
@@ -49,13 +50,9 @@ def refuse_jagged(format: str, output: Output, schema: pa.Schema) -> None:
     """Raise for nested tensors, which cannot be cut into `k` rows for each vector."""
     if format != "torch" or output.described()["ragged"] != "jagged":
         return
-    lists = [field.name for field in schema if _is_ragged(field.type)]
+    lists = [field.name for field in schema if is_list(field.type)]
     if lists:
         raise ValueError(
             f"column {lists[0]!r} has lists of different lengths, which nearest() cannot give as "
             "nested tensors: make the lookup with ragged='pad' or 'list', or leave the column out"
         )
-
-
-def _is_ragged(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the rows of batches come from, and the keys of their random numbers."""
+"""The origins of the rows of batches, and the keys of their random numbers."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,27 +23,6 @@ class RandomSeed(NamedTuple):
     epoch: int
 
 
-class StepOrigins:
-    """Where the rows of consecutive steps come from: called with how many steps are next.
-
-    Parameters
-    ----------
-    spans : iterator of (int, int)
-        The positions of each step, in order.
-    at : callable of list to Origins
-        Where the rows of some spans of the epoch come from.
-    """
-
-    def __init__(
-        self, spans: Iterator[tuple[int, int]], at: Callable[[list[tuple[int, int]]], Origins]
-    ):
-        self._spans = spans
-        self._at = at
-
-    def __call__(self, steps: int) -> Origins:
-        return self._at(list(itertools.islice(self._spans, steps)))
-
-
 def origins_of(
     selection: Selection,
     rows: np.ndarray,
@@ -61,7 +38,7 @@ def origins_of(
     selection : Selection
         Of one table's rows.
     rows : numpy.ndarray of int64
-        Positions in its base order.
+        Their places in its base order.
     random : RandomSeed, optional
         Without it there are no random numbers.
     source : str, optional

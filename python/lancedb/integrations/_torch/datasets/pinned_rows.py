@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a pinned table: which they are, and what this process has open of them."""
+"""The rows of a pinned table, and what this process has open of them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class PinnedRows:
     view : View
         Which rows and columns of which table.
     settings : CacheSettings, optional
-        Where they are kept on disk.
+        Where they are cached on disk.
     cache : bool or "auto", default False
-        Which columns are kept in memory where rows are read by index.
+        Which columns are cached in memory where rows are read by index.
     blobs_are_late : bool, default False
         Whether row ids are read of blobs, whose bytes are fetched for the batches that come next.
     names_blobs : bool, default False
-        Whether columns of blobs were asked for by name, so that they are kept on disk, too.
+        Whether columns of blobs were asked for by name, so that they are cached on disk, too.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class PinnedRows:
         self.view = view
         self.settings = settings
         self.disk: DiskCache | None = None
-        self._kept = ColumnCache(cache)
+        self._columns = ColumnCache(cache)
         self._blobs_are_late = blobs_are_late
         self.here: Reader | None = None
         self._data: dict[str, Any] | None = None
@@ -100,9 +100,8 @@ class PinnedRows:
         """How many there are."""
         return self.view.selection.num_rows
 
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema of what a reader reads."""
+    def read_schema(self) -> pa.Schema:
+        """The schema of what a reader reads; opens one where that is not known."""
         return self.view.schema if self.view.schema is not None else self.reader().schema
 
     @property
@@ -112,12 +111,14 @@ class PinnedRows:
 
     @property
     def cache(self) -> Cache:
-        """Whether columns are kept in memory."""
-        return self._kept.cache
+        """Whether columns are cached in memory."""
+        return self._columns.cache
 
-    @property
-    def categories(self) -> dict[str, list[Any]] | None:
-        """The values of each dictionary column in the order of their codes; None without codes."""
+    def read_categories(self) -> dict[str, list[Any]] | None:
+        """The values of each dictionary column in the order of their codes; None without codes.
+
+        They are read once in each process.
+        """
         recipe = self.view.recipe
         known = recipe.categories
         if known is None:
@@ -171,11 +172,11 @@ class PinnedRows:
         """Begin to read some by their place; what is returned waits for them."""
         if self.disk is not None:
             self.disk.fill()
-        return self._kept.begin(self.reader(), rows)
+        return self._columns.begin(self.reader(), rows)
 
-    def counts(self) -> Counter[str]:
-        """Bytes that were read, or came out of a cache, since this was asked for last."""
-        return self._kept.counts()
+    def take_counts(self) -> Counter[str]:
+        """Bytes that were read, or came out of a cache, since the last call."""
+        return self._columns.take_counts()
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
         """Where some stand in the table version that is read."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..cache.directory import CacheSettings
-from ..cache.numbers import kept_numbers
+from ..cache.numbers import cached_numbers
 from ..convert.nulls import NullPolicy
 from ..convert.padding import RaggedPolicy
 from ..convert.tensors import is_list, is_ragged
@@ -38,7 +38,7 @@ _MOST_GROUP_ROWS = 4096
 # Rows that are not shuffled are read in runs of so many.
 _CHUNK = 32
 _LEAST_GROUP_ROWS = 8
-_SEQUENCES_HELD = 2
+_SEQUENCES_CACHED = 2
 # A document of more is a mistake in lengths=, and would take all memory.
 _MOST_PIECES = 1 << 20
 
@@ -53,7 +53,7 @@ class Counted(NamedTuple):
     row_bytes : int
         Arrow bytes of an average row.
     cache : CacheSettings, optional
-        Where its lengths are kept.
+        Where its lengths are cached.
     """
 
     view: View
@@ -123,9 +123,9 @@ class PlannedBatches:
         self._begin_use()
 
     def _lengths_in(self, table: Counted, expression: str, fill: int | None) -> RowLengths:
-        kept = None if table.cache is None else partial(kept_numbers, table.cache)
+        cached = None if table.cache is None else partial(cached_numbers, table.cache)
         recipe, selection = table.view.recipe, table.view.selection
-        return RowLengths(recipe, selection, expression, fill, self._refuse_too_long, kept)
+        return RowLengths(recipe, selection, expression, fill, self._refuse_too_long, cached)
 
     def _begin_use(self) -> None:
         self._sequences: dict[tuple[int, Any], BatchSequence] = {}
@@ -164,12 +164,12 @@ class PlannedBatches:
         return processes // gcd(processes, SHARDS)
 
     def sequence(self, epoch: int, layout: Any) -> BatchSequence:
-        """The batches of an epoch, which all who ask for them plan together."""
+        """The batches of an epoch, one object for all callers: they plan it together."""
         with self._lock:
             key = (epoch, layout)
             found = self._sequences.pop(key, None) or self._new_sequence(epoch, layout)
             self._sequences[key] = found
-            for old in list(self._sequences)[:-_SEQUENCES_HELD]:
+            for old in list(self._sequences)[:-_SEQUENCES_CACHED]:
                 del self._sequences[old]
             return found
 
@@ -178,7 +178,7 @@ class PlannedBatches:
         rank: int,
         world_size: int,
         drop_last: bool,
-        described: Callable[[Any], dict[str, Any]],
+        describe: Callable[[Any], dict[str, Any]],
         layout_of: Callable[[Any], Any] = lambda layout: layout,
     ) -> BatchOrder:
         """What cursors ask of it for one rank.
@@ -187,8 +187,8 @@ class PlannedBatches:
         ----------
         rank, world_size, drop_last
             As of `BatchSteps`.
-        described : callable
-            The description of the order with a layout.
+        describe : callable
+            As of `BatchOrder`.
         layout_of : callable
             The layout to take for one that a cursor has.
         """
@@ -197,7 +197,7 @@ class PlannedBatches:
             sequence = self.sequence(epoch, layout_of(layout))
             return BatchSteps(sequence, rank, world_size, drop_last)
 
-        return BatchOrder(steps_of, described, drop_last)
+        return BatchOrder(steps_of, describe, drop_last)
 
     def _new_sequence(self, epoch: int, layout: Any) -> BatchSequence:
         shards, key = self._shards_of(epoch, layout)
@@ -250,8 +250,8 @@ class BatchOrder:
     ----------
     steps_of : callable
         The steps of an epoch in a layout.
-    described : callable
-        The description of the order with a layout.
+    describe : callable
+        All that the order depends on, with a layout.
     drop_last : bool
         As of `BatchSteps`.
     epoch : int
@@ -261,7 +261,7 @@ class BatchOrder:
     """
 
     steps_of: Callable[[int, Any], BatchSteps]
-    described: Callable[[Any], dict[str, Any]]
+    describe: Callable[[Any], dict[str, Any]]
     drop_last: bool
     epoch: int = 0
     layout: Any = None
@@ -286,15 +286,12 @@ class BatchOrder:
         return found
 
     def after(self, position: int) -> int:
-        """The position after the step that begins at this one."""
         return self._steps.after(position)
 
     def share(self, position: int) -> tuple[int, int]:
-        """The documents that the rank takes at the step that begins at this position."""
         return self._steps.share(position)
 
     def steps_before(self, position: int) -> int:
-        """How many steps were made where this position was reached."""
         return self._steps.steps_before(position)
 
     def known_steps(self) -> int | None:
@@ -309,10 +306,6 @@ class BatchOrder:
     def arguments(self) -> dict[str, Any]:
         """Those that say how batches become steps."""
         return {"drop_last": self.drop_last}
-
-    def describe(self, layout: Any) -> dict[str, Any]:
-        """All that the order depends on, with this layout or its own."""
-        return self.described(layout)
 
 
 def _counted(batching: Batching, view: View) -> tuple[str | None, str]:

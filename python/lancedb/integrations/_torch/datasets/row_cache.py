@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of an iterable dataset that are kept from one epoch to the next, in memory or on disk."""
+"""The rows of an iterable dataset, cached from one epoch to the next in memory or on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextlib
 from ..arrow.buffer_pool import WindowMemory
 from ..cache.columns import Cache
 from ..cache.disk import MappedTable
-from ..cache.tables import CachedTable, EpochCache, most_kept
+from ..cache.tables import CachedTable, EpochCache, most_cached
 from ..common.machine import memory_bytes
 from ..order.read_schedule import RowOrder
 from ..pipeline.groups import rows_plan_of
@@ -21,13 +21,13 @@ _MOST_OF_MEMORY = 0.25
 
 
 class RowCache:
-    """Which rows this process keeps, and where the rows of an epoch come from.
+    """What this process caches of a dataset's rows, and where those of an epoch come from.
 
     Parameters
     ----------
     cache : bool or "auto"
-        Whether to keep all rows, or none; ``"auto"`` keeps those of a small table that is shuffled
-        and read by one process alone.
+        Whether to cache all rows, or none; ``"auto"`` caches those of a small table that is
+        shuffled and read by one process alone.
     rows : PinnedRows
         Of the dataset.
     sizes : RowSizes
@@ -38,10 +38,10 @@ class RowCache:
 
     def __init__(self, cache: Cache, rows: PinnedRows, sizes: RowSizes, is_automatic: bool):
         self.cache: Cache = cache
-        self._may_keep = cache == "auto" and is_automatic and not sizes.are_skewed
+        self._may_cache = cache == "auto" and is_automatic and not sizes.are_skewed
         self._rows = rows
         self._sizes = sizes
-        self._kept = EpochCache()
+        self._epoch_cache = EpochCache()
 
     def of_epoch(
         self, plan: RowOrder, is_alone: bool
@@ -55,23 +55,23 @@ class RowCache:
         is_alone : bool
             Whether no other process reads the table for the same batches.
         """
-        held, disk, reader = self._held(is_alone), self._rows.disk, self._rows.reader()
-        if disk is not None and (held is None or self.cache is True):
+        cached, disk, reader = self._cached(is_alone), self._rows.disk, self._rows.reader()
+        if disk is not None and (cached is None or self.cache is True):
             disk.fill(again=True)
-            if held is None and disk.is_complete and not self._sizes.are_skewed:
+            if cached is None and disk.is_complete and not self._sizes.are_skewed:
                 return contextlib.nullcontext(MappedTable(disk, reader))
-        if held is None:
-            return self._kept.for_windows(rows_plan_of(plan))
+        if cached is None:
+            return self._epoch_cache.for_windows(rows_plan_of(plan))
         sizes = (
             (self._whole_row_bytes, None)
             if self.cache is True
-            else (self._sizes.average, most_kept())
+            else (self._sizes.average, most_cached())
         )
-        return contextlib.nullcontext(self._kept.cached_table(reader, held, *sizes))
+        return contextlib.nullcontext(self._epoch_cache.cached_table(reader, cached, *sizes))
 
-    def bytes_to_keep(self, is_alone: bool) -> int | None:
-        """What ``cache=True`` would keep; None where it is kept, would not fit, or is not known."""
-        if self.cache is True or self._sizes.are_skewed or self._held(is_alone) is not None:
+    def bytes_to_cache(self, is_alone: bool) -> int | None:
+        """What ``cache=True`` would take; None if all is cached, would not fit, or is unknown."""
+        if self.cache is True or self._sizes.are_skewed or self._cached(is_alone) is not None:
             return None
         selection = self._rows.view.selection
         size = (selection.stretch() or selection).num_rows * self._whole_row_bytes
@@ -81,13 +81,13 @@ class RowCache:
     def _whole_row_bytes(self) -> int:
         return self._sizes.average + self._sizes.late
 
-    def _held(self, is_alone: bool) -> Selection | None:
+    def _cached(self, is_alone: bool) -> Selection | None:
         """The rows that this process reads once, and has in memory from then on."""
         selection = self._rows.view.selection
         if self.cache is True:
             return selection.stretch() or selection
-        most = most_kept() // self._sizes.average
-        if not (self._may_keep and is_alone) or self._kept.is_too_small:
+        most = most_cached() // self._sizes.average
+        if not (self._may_cache and is_alone) or self._epoch_cache.is_too_small:
             return None
         if selection.num_rows > most:
             return None

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..arrow.dictionaries import own_bytes
 
-# Of rows that are read ahead of being asked for; they are held until others are.
+# Of rows that are read ahead of being asked for; they stay in memory until others are.
 _MOST_BYTES = 16 << 20
 _FIRST_ROWS = 16
 # So many rows for nothing, and so many times as many as were used, show that others are asked for.
@@ -43,7 +43,7 @@ class Ahead:
             self._places.setdefault(number, []).append(place)
 
     def take(self, number: int) -> int | None:
-        """Where a row stands that nobody has been given yet, None if there is none."""
+        """Where a row stands that was not taken yet, None if there is none."""
         places = self._places.get(number)
         return places.pop(0) if places else None
 
@@ -63,42 +63,42 @@ class RowsAhead:
         return RowsAhead, ()
 
     def find(
-        self, index: int, length: int, to_come: Callable[[], Any], read: Read
+        self, row: int, length: int, to_come: Callable[[], Any], read: Read
     ) -> tuple[Ahead, int]:
         """The rows that were read together with one, and its place among them.
 
         Parameters
         ----------
-        index : int
+        row : int
             In ``[0, length)``.
         length : int
             How many rows there are.
         to_come : callable
-            Gives the rows that will be asked for, as far as is known, or None.
+            Returns the rows that will be asked for, as far as is known, or None.
         read : callable of numpy.ndarray to RecordBatch
             Reads rows.
         """
         ahead = self._last
-        place = None if ahead is None else ahead.take(index)
+        place = None if ahead is None else ahead.take(row)
         if ahead is not None and place is not None:
             self._used += 1
             return ahead, place
-        wanted = self._wanted(index, length, to_come())
+        wanted = self._wanted(row, length, to_come())
         ahead = Ahead(wanted, read(np.array(wanted)))
         self._row_bytes = own_bytes(ahead.batch) / len(wanted)
         self._last = ahead if len(wanted) > 1 else None
         self._read += len(wanted) - 1
-        return ahead, ahead.take(index) or 0
+        return ahead, ahead.take(row) or 0
 
-    def _wanted(self, index: int, length: int, to_come: Sequence[int] | None) -> list[int]:
+    def _wanted(self, row: int, length: int, to_come: Sequence[int] | None) -> list[int]:
         """The row asked for, and those after it in the batch that fit."""
         if self._read - self._used * _TIMES > _FOR_NOTHING or not to_come:
-            return [index]
-        rows = [row + length if row < 0 else row for row in to_come]
-        if index not in rows:
-            return [index]
+            return [row]
+        rows = [each + length if each < 0 else each for each in to_come]
+        if row not in rows:
+            return [row]
         most = _FIRST_ROWS
         if self._row_bytes is not None:
             most = max(1, int(_MOST_BYTES / max(self._row_bytes, 1.0)))
-        later = rows[rows.index(index) :][:most]
-        return [row for row in later if 0 <= row < length]
+        later = rows[rows.index(row) :][:most]
+        return [each for each in later if 0 <= each < length]

@@ -8,7 +8,6 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -39,13 +38,12 @@ from ..workers.worker_dataset import WorkerDataset
 from .base import BatchDataset, warn_if_no_step
 from .cursor import EpochCursor, EpochTracker, StepOrder
 from .open_epochs import OpenEpochs
-from .origins import StepOrigins
 
 
 class ShardedDataset(BatchDataset, IterableDataset):
-    """What datasets that yield whole batches share: ranks, workers, epochs and states.
+    """The base of datasets that yield whole batches: ranks, workers, epochs and states.
 
-    They say in which order rows come, and how they are read.
+    Its subclasses decide in which order rows come, and how they are read.
     """
 
     _has_warned = False  # of rows that no epoch delivers
@@ -63,6 +61,10 @@ class ShardedDataset(BatchDataset, IterableDataset):
         codec: LayoutCodec | None = None,
     ) -> None:
         """Begin before epoch 0, as one of several ranks."""
+        if self.unwrap and self.batch_size != 1:
+            raise ValueError(
+                f"unwrap=True yields single rows and needs batch_size=1, not {self.batch_size}"
+            )
         self.drop_last = one_of("drop_last", drop_last, (False, True))
         if mesh is not None and (rank is not None or world_size is not None):
             raise ValueError("mesh gives rank and world_size: leave those out, or mesh")
@@ -118,12 +120,16 @@ class ShardedDataset(BatchDataset, IterableDataset):
 
     def _with_origins(
         self, plan: Any, spans: Iterator[tuple[int, int]], wanted: bool
-    ) -> tuple[Iterator[tuple[int, int]], StepOrigins | None]:
-        """The spans, and where their rows come from, if that is wanted."""
+    ) -> tuple[Iterator[tuple[int, int]], Callable[[int], Origins] | None]:
+        """The spans, and what says where the rows of the next so many come from, if wanted."""
         if not wanted:
             return spans, None
         spans, of_origins = itertools.tee(spans)
-        return spans, StepOrigins(of_origins, partial(self._origins_of, plan))
+
+        def of_next(steps: int) -> Origins:
+            return self._origins_of(plan, list(itertools.islice(of_origins, steps)))
+
+        return spans, of_next
 
     @property
     def _is_alone(self) -> bool:
@@ -131,7 +137,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         return not in_worker() and self.rank_and_world_size()[1] == 1
 
     def _limits_here(self) -> Limits:
-        """What this process may hold beyond what the layout says."""
+        """What this process may have in memory beyond what the layout says."""
         return self._limits.for_one_of(this_worker()[1])
 
     def _read_state(
@@ -147,7 +153,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
         """A worker of a plain loader, which reads for itself, begins an epoch."""
 
     def _bytes_to_cache(self) -> int | None:
-        """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
+        """What ``cache=True`` would cache; None where it is cached already, or would not fit."""
         return None
 
     def _progress(self, at: Position, layout: Any) -> dict[str, Any]:
@@ -233,7 +239,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
             self._is_no_source(stacklevel=4)
         if not in_worker():
             return self._begin_late(self._cursor)
-        # Whoever set this worker off waits until it has looked where to begin.
+        # Whoever started this worker waits until it has read where to begin.
         try:
             at = self._shared_epoch.begin(process_number(), this_worker()[1])
         except Exception as error:
@@ -396,7 +402,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
 
     @contextlib.contextmanager
     def _iterated_by(self, cursor: EpochCursor) -> Iterator[None]:
-        """Have who iterates this dataset meanwhile begin where a cursor says."""
+        """Have whoever iterates this dataset meanwhile begin where a cursor says."""
         own, self._cursor = self._cursor, cursor
         try:
             yield
@@ -405,7 +411,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
             self._note_loader()
 
     def _note_loader(self) -> None:
-        """Note that a loader begins, which knows better than this dataset where it stands."""
+        """Note that a loader begins: from now on it, and not this dataset, has the state."""
         self._has_loader = True
         self._cursor.is_named = False
 
@@ -416,7 +422,7 @@ class ShardedDataset(BatchDataset, IterableDataset):
 
     @property
     def _is_named(self) -> bool:
-        """Whether nobody has begun since it was said where to begin."""
+        """Whether nobody has begun since an epoch was named or a state loaded."""
         return self._cursor.is_named and not self._shared_epoch.ran_in_workers
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other people's training loops do with loaders, one module for each of them.
+"""Guards for other people's training loops and loaders, one module for each of them.
 
 ::
 
@@ -7,7 +7,7 @@
                            lightning     which epoch it trains; a state that it loads too late
                            ray           a batch that is asked for ahead
                            row_requests  the rows that torch asks for together
-    what it keeps      --> accelerate    batches that would be sharded a second time
+    its own state      --> accelerate    batches that would be sharded a second time
     a collator         --> hugging_face  whether it makes masks
 
 `frames` says whose method a frame runs. Everything here that is private to torch, Accelerate,

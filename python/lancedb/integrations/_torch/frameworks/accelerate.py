@@ -2,7 +2,7 @@
 """Accelerate's loaders: those that would shard our batches a second time, and what they must know.
 
 ``Accelerator.prepare``, which `transformers.Trainer` calls too, puts a loader of its own in place
-of a plain ``DataLoader``. With several processes one of them then reads for all, or each keeps
+of a plain ``DataLoader``. With several processes one of them then reads for all, or each takes
 its part of every stream, while the streams of this package are parts already.
 """
 
@@ -21,12 +21,12 @@ class AcceleratorIteration:
     """One iteration of a loader, as Accelerate's own loaders show theirs.
 
     Accelerate closes an accumulation of gradients at the last batch of the loader that is being
-    iterated. It would count on from there into the next epoch where it hears of no end.
+    iterated. It would count on from there into the next epoch where no end is reported.
 
     Parameters
     ----------
     loader : DataLoader
-        Accelerate hears of it only if `Accelerator.prepare` was given it.
+        It is reported to Accelerate only if `Accelerator.prepare` was given it.
     """
 
     # Rows that fill up the last batch, which `gather_for_metrics` would cut off: there are none.
@@ -40,19 +40,19 @@ class AcceleratorIteration:
         self._begun = False
 
     def begin(self) -> None:
-        """Become the iteration that Accelerate asks, once; it holds a weak reference alone."""
+        """Become the iteration that Accelerate asks, once; it has a weak reference alone."""
         if self._begun:
             return
         self._begun = True
         gradients = gradient_state()
         if self._prepared and gradients is not None:
-            part_of(gradients, "_add_dataloader", _heard_by_nobody)(self)
+            part_of(gradients, "_add_dataloader", _nothing)(self)
 
     def end(self) -> None:
         """Let Accelerate ask the iteration around this one again, if there is one."""
         gradients = gradient_state()
         if self._prepared and gradients is not None:
-            part_of(gradients, "_remove_dataloader", _heard_by_nobody)(self)
+            part_of(gradients, "_remove_dataloader", _nothing)(self)
 
 
 def gradient_state() -> Any:
@@ -63,7 +63,7 @@ def gradient_state() -> Any:
     return accelerate.GradientState()  # type: ignore[union-attr]
 
 
-def _heard_by_nobody(iteration: Any) -> None:
+def _nothing(iteration: Any) -> None:
     """In place of a method that this version of Accelerate does not have."""
 
 
@@ -119,7 +119,7 @@ def refuse_blind_skip(dataset: IterableDataset) -> None:
 
 
 def makes_batches_of(frame: FrameType, loader: Any) -> bool:
-    """Whether a frame is of who makes a loader of another one's dataset, with its batch size.
+    """Whether a frame makes a loader of another loader's dataset, with its batch size.
 
     Accelerate's ``skip_first_batches`` would make batches of whole batches.
     """

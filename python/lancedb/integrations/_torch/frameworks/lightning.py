@@ -82,7 +82,7 @@ def resumed_at(loop: Any) -> Literal["middle", "end", "next", "cut off"] | None:
 
 
 def warn_of_cut_off(epoch: int, position: int) -> None:
-    """Say that an epoch goes on, of which Lightning has it that it is over."""
+    """Warn that an epoch goes on which Lightning counts as over."""
     warnings.warn(
         f"Lightning's checkpoint says that its epoch is over, and it was stopped before its end: "
         f"the loader goes on at position {position} of its epoch {epoch}, and Lightning's next "
@@ -99,7 +99,7 @@ def overfits(loop: Any) -> bool:
 
 
 def refuse_late_state(loop: Any) -> None:
-    """Raise if a loop trains while it still keeps the states of loaders, for a later that is past.
+    """Raise if a loop trains with states of loaders that it has not loaded, and never will.
 
     Raises
     ------

@@ -19,6 +19,7 @@ from .torch_loader import FETCHER
 
 _LOADERS = ("torch.utils.data", "torchdata.")
 _DATASETS = torch_data.Dataset.__module__
+_MADE_OF_OTHERS = (torch_data.ConcatDataset, torch_data.StackDataset)
 # Classes of a user's own may stand between torch's fetcher and a dataset, each with a few calls.
 _MOST_FRAMES = 16
 
@@ -112,10 +113,3 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
             return
         yield frame
         frame = frame.f_back
-
-
-_MADE_OF_OTHERS = tuple(
-    kind
-    for kind in (getattr(torch_data, name, None) for name in ("ConcatDataset", "StackDataset"))
-    if kind is not None
-)

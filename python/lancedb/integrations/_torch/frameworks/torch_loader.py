@@ -33,7 +33,7 @@ def warn_of_batches_of_batches() -> None:
         )
 
 
-def workers_are_kept() -> bool:
+def workers_are_persistent() -> bool:
     """Whether this worker process stays for the next epoch; True where torch does not say."""
     frame = sys._getframe()
     while frame is not None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ..common.checks import whole_number
 from ..datasets.cursor import EpochCursor, EpochTracker, RankOrder, StepOrder
@@ -20,45 +20,11 @@ from ..workers.worker_dataset import WorkerDataset
 from .sampler import OrderedBatchSampler
 
 
-class Adapter(Protocol):
-    """What a loader asks of either kind of dataset."""
-
-    cursor: EpochCursor
-
-    @property
-    def order_name(self) -> str: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    def rank_and_world_size(self) -> tuple[int, int]: ...
-
-    def steps(self) -> Steps: ...
-
-    def order(self, layout: Any = None) -> StepOrder: ...
-
-    def standing(self) -> EpochCursor: ...
-
-    def sync(self) -> bool: ...
-
-    def announce(self) -> None: ...
-
-    def withdraw(self) -> None: ...
-
-    def bytes_to_cache(self) -> int | None: ...
-
-    def read_state(
-        self, state: Mapping[str, Any], allow: Iterable[str] = ()
-    ) -> tuple[Position, Any]: ...
-
-    def progress(self, at: Position) -> dict[str, Any]: ...
-
-
 class IterableAdapter:
     """One loader's place in the epochs of an iterable dataset, and states of it.
 
-    Two loaders may have the same dataset, and each is at an epoch and a layout of its own. What is
-    said to the dataset is said to each of them.
+    Two loaders may have the same dataset, and each is at an epoch and a layout of its own. Where
+    the dataset itself is set, each of them begins there.
     """
 
     def __init__(self, dataset: ShardedDataset):
@@ -90,9 +56,9 @@ class IterableAdapter:
         """The cursor as it is once it has gone where the dataset itself was set since."""
         if self._dataset._cursor.generation == self._synced:
             return self.cursor
-        said = EpochCursor()
-        said.follow(self._dataset._cursor)
-        return said
+        there = EpochCursor()
+        there.follow(self._dataset._cursor)
+        return there
 
     def sync(self) -> bool:
         """Go where the dataset itself was set since; whether it was."""
@@ -105,7 +71,7 @@ class IterableAdapter:
         return True
 
     def announce(self) -> None:
-        """Have who iterates the dataset in place of this loader begin where it would."""
+        """Have whoever iterates the dataset in place of this loader begin where it would."""
         if self._replaced is None:
             self._replaced = self._dataset._cursor.copy()
         self._dataset._cursor.follow(self.cursor)
@@ -138,7 +104,7 @@ class IterableAdapter:
         return self._dataset._batches(own, self.cursor.layout, EpochCursor())
 
     def bytes_to_cache(self) -> int | None:
-        """What ``cache=True`` would keep; None where it is kept already, or would not fit."""
+        """What ``cache=True`` would cache; None where it is cached already, or would not fit."""
         return self._dataset._bytes_to_cache()
 
     def read_state(
@@ -210,17 +176,14 @@ class MappedAdapter:
         return False
 
     def announce(self) -> None:
-        """Have who takes the sampler in place of this loader begin where it would."""
+        """Have whoever takes the sampler in place of this loader begin where it would."""
         self.sampler.begin_at(self.cursor.next)
 
     def withdraw(self) -> None:
-        """Nothing: each epoch says anew where the sampler begins."""
-
-    def begin_at(self, at: Position) -> None:
-        self.sampler.begin_at(at)
+        """Nothing: each epoch sets anew where the sampler begins."""
 
     def bytes_to_cache(self) -> int | None:
-        """None: it keeps what is worth it by itself."""
+        """None: it caches what is worth it by itself."""
         return None
 
     def progress(self, at: Position) -> dict[str, Any]:
@@ -235,3 +198,6 @@ class MappedAdapter:
         at = read_state(state, self.order().describe(None))[0]
         self.sampler.steps(at.position)  # what cannot be iterated is refused here
         return at, None
+
+
+Adapter = IterableAdapter | MappedAdapter

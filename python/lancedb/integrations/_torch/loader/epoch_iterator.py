@@ -31,6 +31,8 @@ _GO_ON = (
 class EpochIterator:
     """One epoch's iterator: delivers batches, counts and times them, until one fails.
 
+    Users have it from ``iter(loader)``: what only the loader calls is private.
+
     Parameters
     ----------
     epochs : LoaderEpochs
@@ -38,7 +40,7 @@ class EpochIterator:
     pool : WorkerPool
         Who makes the batches.
     loader : DataLoader
-        Whose they are: it is kept alive, and Accelerate may have prepared it.
+        Whose they are: it lives as long as this does, and Accelerate may have prepared it.
     loop : object, optional
         The loop of Lightning's that iterates.
     """
@@ -78,14 +80,14 @@ class EpochIterator:
             self._epochs.advise(self._meters)
         return batch
 
-    def peek(self) -> Any:
+    def _peek(self) -> Any:
         """The batch that comes next, which still does."""
         self._go_on()
         if not self._ahead:
             self._ahead.append(self._pull())
         return self._ahead[0]
 
-    def exhaust(self) -> None:
+    def _exhaust(self) -> None:
         """Have the workers know that the epoch has ended, before they begin another one."""
         if self._batches is None or self._process != os.getpid():
             return
@@ -93,8 +95,7 @@ class EpochIterator:
             next(self._batches, None)
             self._is_exhausted = True
 
-    @property
-    def has_more(self) -> bool:
+    def _has_more(self) -> bool:
         """Whether one more batch comes of this iterator."""
         return self._tracker.is_superseded or self._tracker.has_more()
 
@@ -113,7 +114,7 @@ class EpochIterator:
         if self._ahead:
             return self._ahead.pop()
         try:
-            # Workers that are kept may have begun another epoch since.
+            # Workers that persist may have begun another epoch since.
             return next(iter(()) if self._is_exhausted else self._batches)  # type: ignore[arg-type]
         except StopIteration as end:
             if self._tracker.has_more():
@@ -158,8 +159,8 @@ class EpochIterator:
         )
 
     def _start(self) -> None:
-        """Have the epoch begin, by workers that were kept or by new ones."""
-        self._batches: Iterator[Any] | None = self._pool.kept()
+        """Have the epoch begin, by workers that persist or by new ones."""
+        self._batches: Iterator[Any] | None = self._pool.persistent()
         self._watch_over(watch(self._batches))  # they are asked to go on, and may be dying
         try:
             self._batches = self._pool.start(self._tracker)
@@ -172,11 +173,11 @@ class EpochIterator:
 
     def _watch_over(self, watching: WorkerWatch | None) -> None:
         self._watch = watching
-        # The watch does not end by itself where the workers are kept for the next epoch, and
-        # Accelerate has to hear of an iterator that is dropped before its last batch.
+        # The watch does not end by itself where workers persist, and Accelerate must know of an
+        # iterator that is dropped before its last batch.
         self._release = weakref.finalize(self, _release, watching, self._iteration, self._tracker)
 
-    def passed_on(self) -> UnderWay | None:
+    def _pass_on(self) -> UnderWay | None:
         """What is under way, workers and all, for the iterator that comes after this one.
 
         None in a forked process, in which nothing of it is.
@@ -185,9 +186,9 @@ class EpochIterator:
             return None
         self._is_passed_on = True
         self._release.detach()
-        given = UnderWay(self._tracker, self._meters, self._batches, self._ahead, self._watch)
+        passed_on = UnderWay(self._tracker, self._meters, self._batches, self._ahead, self._watch)
         self._batches = self._watch = None
-        return given
+        return passed_on
 
     def _end(self) -> None:
         self._release()
@@ -195,10 +196,14 @@ class EpochIterator:
 
     def _explain(self, error: BaseException) -> None:
         """Raise an error that names the worker, if it is a worker's death that was seen."""
-        # The error itself would hold, by its traceback, all that held this iterator.
+        # The error itself would refer, by its traceback, to all that refers to this iterator.
         self._failure = type(error).__name__
         dead = None
-        if self._watch is not None and isinstance(error, _BROKEN) and not _sent(error):
+        if (
+            self._watch is not None
+            and isinstance(error, _BROKEN)
+            and not _OF_WORKER.match(str(error))  # else a worker sent it, in good health
+        ):
             dead = self._watch.dead_worker(error)
         # The error's traceback holds torch's iterator: what ends with it is ended here. Also of
         # workers that were to persist: collected as garbage, torch may wait long for each.
@@ -212,11 +217,6 @@ class EpochIterator:
     def _delivered(self) -> str:
         at = self._tracker
         return f"after {at.taken} batches, at position {at.position} of epoch {at.at.epoch}"
-
-
-def _sent(error: BaseException) -> bool:
-    """Whether a worker sent this error, in good health: torch words it so."""
-    return bool(_OF_WORKER.match(str(error)))
 
 
 def _release(

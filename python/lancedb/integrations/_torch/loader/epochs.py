@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..common.counters import SECONDS
 from ..datasets.cursor import EpochTracker, StepOrder
@@ -16,15 +16,10 @@ from .adapters import Adapter
 from .throughput import Meters, Pace, hint
 from .under_way import UnderWay
 
+if TYPE_CHECKING:
+    from .epoch_iterator import EpochIterator
+
 _log = logging.getLogger("lancedb.integrations.torch")
-
-
-class Iteration(Protocol):
-    """What the one who iterated last is asked."""
-
-    def passed_on(self) -> UnderWay | None:
-        """What is under way, for the iterator that comes after this one."""
-        ...
 
 
 class LoaderEpochs:
@@ -67,7 +62,7 @@ class LoaderEpochs:
         self.cursor = adapter.cursor
         self.total = Pace()
         self.meters: Meters | None = None
-        self._latest: weakref.ref[Any] | None = None
+        self._latest: weakref.ref[EpochIterator] | None = None
         self.prepared: UnderWay | None = None
         self.is_ahead = self.is_restored = False
 
@@ -75,8 +70,8 @@ class LoaderEpochs:
         return {**self.__dict__, "_latest": None, "prepared": None}
 
     @property
-    def latest(self) -> Any:
-        """The `Iteration` that was begun last; None if nobody holds it any more."""
+    def latest(self) -> EpochIterator | None:
+        """The iterator that was begun last; None if it is gone."""
         return None if self._latest is None else self._latest()
 
     def stats(self) -> dict[str, Any]:
@@ -91,17 +86,17 @@ class LoaderEpochs:
         standing = self._adapter.standing()
         return self._adapter.order(standing.layout).of(standing.place.epoch, standing.layout)
 
-    def begin(self, iterator: Iteration) -> UnderWay | tuple[EpochTracker, Meters]:
+    def begin(self, iterator: EpochIterator) -> UnderWay | tuple[EpochTracker, Meters]:
         """What an iterator goes on with from now on: begun before and not taken from, or new.
 
-        A new one begins where the next epoch was said to begin.
+        A new one begins where the next epoch is to begin.
         """
         before, self._latest = self.latest, weakref.ref(iterator)
         prepared, self.prepared = self.prepared, None
         tracker = self.cursor.under_way
         if tracker is not None and tracker.is_to_come:
             if prepared is None or prepared.tracker is not tracker or not prepared.is_here:
-                prepared = None if before is None else before.passed_on()
+                prepared = None if before is None else before._pass_on()
             if prepared is not None:
                 return prepared
         return self._begin()

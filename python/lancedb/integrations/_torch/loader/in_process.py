@@ -2,8 +2,8 @@
 """Batches of this process's own dataset, without what torch's iterator adds.
 
 torch opens a region for the profiler around every batch, whether anybody profiles or not, and goes
-through a sampler and a fetcher that have nothing to do where batches come whole. Handing over a
-batch takes 16 microseconds that way and 3 without.
+through a sampler and a fetcher that have nothing to do where batches come whole. Delivering a batch
+takes 16 microseconds that way and 3 without.
 """
 
 from __future__ import annotations

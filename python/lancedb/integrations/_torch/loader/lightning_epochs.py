@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an epoch begins that Lightning asks for, or a ``CombinedLoader`` of its with others."""
+"""The beginning of epochs that Lightning asks for, or a ``CombinedLoader`` of several loaders."""
 
 from __future__ import annotations
 

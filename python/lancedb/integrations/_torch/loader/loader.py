@@ -39,11 +39,11 @@ from .worker_pool import WorkerPool
 class LanceDataLoader(DataLoader):
     """A `torch.utils.data.DataLoader` that counts epochs and resumes at any batch.
 
-    Each ``iter()`` is the next epoch, with the next order, unless `set_epoch` or
-    `load_state_dict`, of the loader or of its iterable dataset, said otherwise. A new loader begins
-    with epoch 0: keep one for all epochs. An iterator from which nothing was taken has used up
-    none. A state is taken at the last batch *delivered*, whatever the workers have prefetched, and
-    may be loaded with another number of workers and ranks.
+    Each ``iter()`` is the next epoch, with the next order, unless `set_epoch` or `load_state_dict`,
+    of the loader or of its iterable dataset, said otherwise. A new loader begins with epoch 0: use
+    one for all epochs. An iterator from which nothing was taken has used up no epoch. A state is
+    taken at the last batch *delivered*, whatever the workers have prefetched, and may be loaded
+    with another number of workers and ranks.
 
     Parameters
     ----------
@@ -56,26 +56,26 @@ class LanceDataLoader(DataLoader):
     shuffle : bool, optional
         For a map-style dataset: whether to shuffle all rows anew each epoch. Default: False.
     seed : int, optional
-        0 if not given. For a map-style dataset: with the epoch, decides the order.
+        For a map-style dataset: together with the epoch, decides the order. Default: 0.
     num_workers : int, default 0
         Worker processes. With 0, an iterable dataset still reads and converts ahead in threads,
         which is the fast way unless `transform` is heavy Python.
     **dataloader_kwargs
-        As for `torch.utils.data.DataLoader`, but for samplers and ``in_order=False``; ``generator``
-        has no say in the order. ``drop_last`` (False if not given) belongs here for a map-style
-        dataset. The start method of workers is ``"forkserver"`` where there is one, else
+        As for `torch.utils.data.DataLoader`, except samplers and ``in_order=False``; ``generator``
+        does not affect the order. For a map-style dataset ``drop_last`` (False if not given)
+        belongs here. The start method of workers is ``"forkserver"`` where there is one, else
         ``"spawn"``, unless ``multiprocessing_context`` says otherwise.
 
     Attributes
     ----------
     metric_attributes : dict
-        ``table`` and ``loader``, a number in this process: what tells this loader apart among
-        those of `instrument_loader_metrics`.
+        ``table`` and ``loader``, a number in this process: what distinguishes this loader from the
+        others of `instrument_loader_metrics`.
     epoch, step : int
-        Where it stands: the epoch under way, or, where there is none, the next one, and the
-        batches of it that were delivered on this rank.
+        The epoch in progress or, if there is none, the next one; and how many of its batches were
+        delivered on this rank.
     batch_size : int
-        Rows of one rank's batch, also where they are the dataset's own.
+        Rows of one rank's batch, even if the dataset makes the batches.
 
     Raises
     ------
@@ -83,16 +83,15 @@ class LanceDataLoader(DataLoader):
         If `dataset` is none of these.
     ValueError
         If an argument belongs to the dataset, is a sampler, or would deliver batches out of order;
-        or if `num_workers` is no number of workers.
+        or if `num_workers` is not a number of workers.
 
     Notes
     -----
     An iterator raises whatever reading, converting or `transform` raised, in whichever process; a
     RuntimeError that names the worker if one has died; and a RuntimeError if it is asked for more
     after that. The state stays that of the last batch delivered. Threads may share an iterator, and
-    then share out its batches. Where ranks were given other
-    seeds, filters, batch sizes or table versions, one of them raises a ValueError at its first
-    batch that names what differs.
+    then divide its batches among them. If ranks were given different seeds, filters, batch sizes or
+    table versions, one of them raises a ValueError at its first batch, which names what differs.
 
     Examples
     --------
@@ -162,11 +161,11 @@ class LanceDataLoader(DataLoader):
         self._pool = WorkerPool(self, self._adapter)
         self.metric_attributes = otel.watch(self)
         if isinstance(dataset, LanceTorchDataset):
-            # The base class lets nobody set it who also gives a batch_sampler.
+            # The base class refuses it beside a batch_sampler.
             self.__dict__["sampler"] = RankSampler(dataset)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches of the next epoch, or of the rest of the one that a state was loaded of."""
+        """The batches of the next epoch, or of the rest of the epoch whose state was loaded."""
         self._adapter.sync()
         loop = loop_of_lightning()
         if loop is not None:
@@ -206,15 +205,16 @@ class LanceDataLoader(DataLoader):
         """How many batches an epoch has on this rank, the same on every rank.
 
         With the dataset's `batching` it differs a little from epoch to epoch: it is that of the
-        epoch under way or to come, all of which is planned for it.
+        epoch in progress or to come, which is planned to its end for this.
         """
         return self._epochs.order().all_steps()
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter()`` be this epoch, from its beginning.
+        """Begin this epoch with the next ``iter()``, from its first batch.
 
-        Where a state in the middle of this very epoch was loaded just before, it goes on there; and
-        where that state says that this epoch has ended, no batch comes, and the next epoch follows.
+        If a state in the middle of this very epoch was loaded just before, the epoch continues
+        there; if that state says that this epoch has ended, no batch comes, and the next epoch
+        follows.
 
         Parameters
         ----------
@@ -224,7 +224,7 @@ class LanceDataLoader(DataLoader):
         Raises
         ------
         ValueError
-            If `epoch` is no such number.
+            If `epoch` is not such a number.
         """
         at = start_of(epoch)
         self._adapter.sync()
@@ -235,9 +235,9 @@ class LanceDataLoader(DataLoader):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is under way, until its iterator has ended; then the next one.
+        """The epoch that is in progress, until its iterator has ended; then the next one.
 
-        In a new loader 0, and after `load_state_dict` that of the state.
+        It is 0 in a new loader, and that of the state after `load_state_dict`.
         """
         tracker = self._cursor.under_way
         if tracker is not None and tracker.is_under_way:
@@ -246,7 +246,7 @@ class LanceDataLoader(DataLoader):
 
     @property
     def step(self) -> int:
-        """How many batches of this epoch were delivered on this rank, also before a resume."""
+        """This epoch's batches delivered on this rank, including those before a resume."""
         tracker = self._cursor.under_way
         if tracker is not None and tracker.is_under_way:
             return tracker.order.steps_before(tracker.at.position) + tracker.taken
@@ -255,14 +255,14 @@ class LanceDataLoader(DataLoader):
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs that are left until there were `count`.
 
-        It counts from where the loader stands: from 0, or, once a state was loaded, from the epoch
-        of that state, of which the first ``for batch in loader`` then gives the rest. An epoch
-        that the loop breaks off is over.
+        It counts from where the loader stands: from 0 or, once a state was loaded, from the epoch
+        of that state, the rest of which the first ``for batch in loader`` then gives. An epoch that
+        the loop breaks off is over.
 
         Parameters
         ----------
         count : int
-            How many epochs there are to be in all, those before a resume among them.
+            How many epochs there should be in all, including those before a resume.
 
         Yields
         ------
@@ -272,7 +272,7 @@ class LanceDataLoader(DataLoader):
         Raises
         ------
         ValueError
-            If `count` is no whole number from 0 on.
+            If `count` is not a whole number from 0 on.
 
         Examples
         --------
@@ -303,7 +303,7 @@ class LanceDataLoader(DataLoader):
     def peek(self) -> Any:
         """The batch that comes next, without using it up.
 
-        Of an iterator that is under way it is the next one, else the first one of the next
+        If an iterator is in progress it is its next batch, otherwise the first of the next
         ``iter()``, which then begins with this very batch. No epoch is used up, and no state
         changes.
 
@@ -342,19 +342,19 @@ class LanceDataLoader(DataLoader):
 
     def _peek(self) -> Any:
         latest = self._epochs.latest
-        is_live = latest is not None and self._cursor.under_way is not None and latest.has_more
+        is_live = self._cursor.under_way is not None and latest is not None and latest._has_more()
         if latest is None or not is_live:
             if latest is not None:
-                latest.exhaust()
+                latest._exhaust()
             latest = self._iterate()
         try:
-            batch = latest.peek()
+            batch = latest._peek()
         except StopIteration:
             raise ValueError(
                 f"there is no batch to look at: {self.dataset!r} has fewer rows than one step"
             ) from None
         if not is_live:
-            self._epochs.prepared = latest.passed_on()
+            self._epochs.prepared = latest._pass_on()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -383,7 +383,7 @@ class LanceDataLoader(DataLoader):
     def load_state_dict(self, state: Mapping[str, Any], allow: Iterable[str] = ()) -> None:
         """Continue where `state` was taken, at the next batch asked for.
 
-        That batch may come from the next ``iter()``, or from an iterator that is under way.
+        That batch may come from the next ``iter()``, or from an iterator in progress.
 
         Parameters
         ----------
@@ -391,14 +391,14 @@ class LanceDataLoader(DataLoader):
             From `state_dict`, of a loader or of an iterable dataset, on any number of ranks and
             workers.
         allow : set of str, default empty
-            With ``{"weights"}`` a mixture goes on with weights, or with further sources, that the
+            With ``{"weights"}`` a mixture continues with weights, or with further sources, that the
             state does not know.
 
         Raises
         ------
         TypeError, ValueError
-            If `state` is none, or belongs to other data or another order; every difference is
-            named.
+            If `state` is not a state, or belongs to other data or another order; every difference
+            is named.
         """
         steps_of_worker(state, 0, 1)  # raises for the state of a single worker
         at, layout = self._adapter.read_state(state, allow)
@@ -413,14 +413,14 @@ class LanceDataLoader(DataLoader):
         Returns
         -------
         dict
-            As the dataset's ``stats()``, but of this loader alone, and with ``waiting`` as the
+            As the dataset's ``stats()``, but for this loader alone, and with ``waiting`` as the
             seconds in which the consumer waited for a batch. ``working``: seconds between a batch
             and the call for the next one. ``wait_share``: waiting as a share of both.
-            ``delivered``: rows delivered, and ``rows_per_second`` of them. ``epoch``, ``step``
-            and ``steps``: the epoch under way, its batches delivered, and all it has on this
-            rank; None where `batching` makes them and the epoch is not planned to its end. Of a
-            mixture also ``sources``: by name, the ``rows`` that all ranks were given, counted
-            through all epochs, and the ``epoch`` of the source.
+            ``delivered``: rows delivered, and ``rows_per_second`` of them. ``epoch``, ``step`` and
+            ``steps``: the epoch in progress, how many of its batches were delivered on this rank,
+            and how many it has on it (None if `batching` makes them and the epoch is not planned to
+            its end). A mixture also has ``sources``: by name, the ``rows`` that all ranks were
+            given, counted over all epochs, and the ``epoch`` of the source.
 
         Examples
         --------
@@ -449,8 +449,8 @@ class LanceDataLoader(DataLoader):
     def postfix(self) -> dict[str, str]:
         """Epoch, step, rows per second and wait share of this epoch, for a progress bar.
 
-        Rows and waiting are those of this rank, which is named if there are several. Of a mixture
-        also how often each source was gone through.
+        Rows and waiting are those of this rank, which is named if there are several. For a mixture
+        there is also how often each source was gone through.
 
         Examples
         --------
@@ -484,7 +484,7 @@ class LanceDataLoader(DataLoader):
         }
 
     def skipped_rows(self) -> list[int]:
-        """As the dataset's ``skipped_rows()``, of all worker processes.
+        """As the dataset's ``skipped_rows()``, from all worker processes.
 
         Returns
         -------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a loader's batches are used, who waits for whom, and which argument would help."""
+"""Meters of a loader: how fast batches are used, who waits, and which argument would help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ class Pace:
     """The consumer's side of some batches: rows, seconds waiting for them, seconds using them."""
 
     def __init__(self) -> None:
-        self.batches = 0
         self.rows = 0
         self.waiting = 0.0
         self.working = 0.0
@@ -39,7 +38,6 @@ class Pace:
 
     def add(self, rows: int, working: float, waiting: float) -> None:
         """Count a batch, the seconds before it was asked for, and those until it came."""
-        self.batches += 1
         self.rows += rows
         self.working += working
         self.waiting += waiting
@@ -77,20 +75,6 @@ class Stopwatch:
         self._delivered_at = now
 
 
-class Looks:
-    """When to look for a hint in an epoch that goes on: after a while, and ever more rarely."""
-
-    def __init__(self) -> None:
-        self._after = _SECONDS
-
-    def is_due(self, seconds: float) -> bool:
-        """Whether it is time again, after so many seconds of the epoch."""
-        if seconds < self._after:
-            return False
-        self._after = 2 * seconds
-        return True
-
-
 class Meters:
     """What is measured of one iterator over an epoch.
 
@@ -104,11 +88,14 @@ class Meters:
         self.spent = spent
         self.pace = Pace()
         self.steady = Pace()  # without the first batch, for which all has to be started
-        self._looks = Looks()
+        self._next_look = _SECONDS  # into the epoch
 
     def advice_is_due(self) -> bool:
         """Whether to look at who waits for whom: after a while, and ever more rarely."""
-        return self._looks.is_due(self.steady.seconds)
+        if self.steady.seconds < self._next_look:
+            return False
+        self._next_look = 2 * self.steady.seconds
+        return True
 
 
 def hint(
@@ -134,7 +121,7 @@ def hint(
     transform_threads : int, optional
         The dataset's, if it is iterable.
     cache_bytes : int, optional
-        What ``cache=True`` would keep in memory, if that fits.
+        What ``cache=True`` would cache in memory, if that fits.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 """The makers of a loader's batches: this process, or torch's iterator over worker processes.
 
 A pool is asked to `start` an epoch at a place, and gives an iterator of batches; `stop` ends the
-workers of one that failed. All else about workers, kept or new, late or dead, stays in here.
+workers of one that failed. All else about workers, persistent or new, late or dead, is in here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WorkerPool:
     Parameters
     ----------
     loader : DataLoader
-        Whose options and workers these are. It owns the pool, and is not kept alive by it.
+        Whose options and workers these are. It owns the pool, which has a weak reference to it.
     adapter : Adapter
         Of its dataset.
     """
@@ -50,24 +50,24 @@ class WorkerPool:
     def _loader(self) -> Any:
         return self._loader_ref()
 
-    def kept(self) -> Iterator[Any] | None:
+    def persistent(self) -> Iterator[Any] | None:
         """torch's iterator over the workers that persist; None if there are to be new ones.
 
         For one that has died since the last epoch torch would raise, at every epoch to come. Those
         of the process that this one was forked from are not ours.
         """
-        kept = part_of(self._loader, "_iterator")
-        if kept is None or part_of(kept, "_shutdown", False):
+        found = part_of(self._loader, "_iterator")
+        if found is None or part_of(found, "_shutdown", False):
             self._loader._iterator = None
             return None
-        gone = first_ended(kept)
+        gone = first_ended(found)
         if gone is None:
-            return kept
-        worker = describe_worker(kept, gone).worker
+            return found
+        worker = describe_worker(found, gone).worker
         _log.warning(
             "%s: %s between epochs; all are started anew", type(self._loader).__name__, worker
         )
-        self.stop(kept)
+        self.stop(found)
         return None
 
     def start(self, tracker: EpochTracker) -> Iterator[Any]:
@@ -82,8 +82,7 @@ class WorkerPool:
             return iter(())  # as where an epoch that has ended is named: no worker is needed
         if isinstance(self._adapter, MappedAdapter):
             self._warn_if_rows_are_read_anew()
-            self._adapter.begin_at(tracker.at)
-        if not isinstance(self._adapter, IterableAdapter):
+            self._adapter.sampler.begin_at(tracker.at)
             return DataLoader.__iter__(self._loader)
         if self._processes is not None:
             batches = self._adapter.record_batches(tracker, self._batches_are_whole)
@@ -115,6 +114,6 @@ class WorkerPool:
 
     @property
     def _needs_no_torch(self) -> bool:
-        """Whether all that is left to do for a batch is to hand it on."""
+        """Whether nothing is left to do for a batch but to deliver it."""
         loader = self._loader
         return not (loader.num_workers or loader.pin_memory or loader.timeout)

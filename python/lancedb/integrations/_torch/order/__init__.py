@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which row comes when: arithmetic on integers, without torch, Arrow or lancedb.
+"""The order of rows in an epoch: arithmetic on integers, without torch, Arrow or lancedb.
 
 ::
 

@@ -14,8 +14,8 @@ batches are made in sequence, over the borders of groups, and the shards take tu
 
 Once the first shard has no whole batch left, what is left of the others follows in order of
 shards; of a budget it is planned together. All of it depends on the order of rows and on the
-lengths alone. What a round is made of is forgotten again and found anew where it is asked for: of
-each there are a few numbers to remember.
+lengths alone. What rounds are made of is cached, for the last ones, and found anew for others: of
+each round a few numbers stay.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from .batch_units import DocumentShards, UnitPlanner, Units
+from .batch_units import DocumentShards, Units
 from .index_shuffle import derive_key
+from .packing import PackingPlanner
+from .token_budget import BudgetPlanner
 from .window_slices import WindowSlices, together
 
 _BATCHES = 5  # beside the parts of a plan that are shuffled
 # Whoever reads is ahead of whoever makes batches by far more documents than small rounds have.
-_LEAST_HELD = 3
-_DOCUMENTS_HELD = 1 << 17
+_LEAST_CACHED = 3
+_DOCUMENTS_CACHED = 1 << 17
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ class BatchSequence:
         Of the epoch's order of rows.
     lengths_of : callable
         The lengths of some rows, as the planner counts them.
-    planner : UnitPlanner
+    planner : BudgetPlanner or PackingPlanner
         What makes units of groups.
     group_rows : int
         Rows of a group; the last one has up to half as many more, or fewer.
@@ -77,7 +79,7 @@ class BatchSequence:
         Decides the order of units; None for that of their documents.
     """
 
-    # What a plan of rows has, for those who read ahead by either.
+    # As of a plan of rows: what reads ahead takes either.
     has_windows = True
     lanes: int
     body_rows = 1
@@ -87,7 +89,7 @@ class BatchSequence:
         self,
         shards: DocumentShards,
         lengths_of: Callable[[np.ndarray], np.ndarray],
-        planner: UnitPlanner,
+        planner: BudgetPlanner | PackingPlanner,
         group_rows: int,
         key: int | None,
     ):
@@ -397,17 +399,17 @@ class _Recent(Generic[T]):
     """What was made last, by number: a few, or as many as have so many documents together."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[int, tuple[T, int]] = OrderedDict()
+        self._made: OrderedDict[int, tuple[T, int]] = OrderedDict()
         self._documents = 0
 
     def get(self, number: int) -> T | None:
-        if number not in self._held:
+        if number not in self._made:
             return None
-        self._held.move_to_end(number)
-        return self._held[number][0]
+        self._made.move_to_end(number)
+        return self._made[number][0]
 
     def put(self, number: int, made: T, documents: int) -> None:
-        self._held[number] = made, documents
+        self._made[number] = made, documents
         self._documents += documents
-        while len(self._held) > _LEAST_HELD and self._documents > _DOCUMENTS_HELD:
-            self._documents -= self._held.popitem(last=False)[1][1]
+        while len(self._made) > _LEAST_CACHED and self._documents > _DOCUMENTS_CACHED:
+            self._documents -= self._made.popitem(last=False)[1][1]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What batches are made of: documents of one group, in whole batches or in rows to be packed."""
+"""Units of batches: documents of one group, in whole batches or in rows to be packed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -57,22 +57,4 @@ class DocumentShards(Protocol):
 
     def by_source(self, rows: np.ndarray) -> Iterator[tuple[str, Any, np.ndarray]]:
         """The name of each source, which of some rows are its, and their place in it."""
-        ...
-
-
-class UnitPlanner(Protocol):
-    """How the groups of a round become units, of which batches are made."""
-
-    @property
-    def units_in_batch(self) -> int:
-        """How many units a batch has."""
-        ...
-
-    @property
-    def units_are_batches(self) -> bool:
-        """Whether a unit is a batch, so that what is left of all shards may be cut anew."""
-        ...
-
-    def units_of(self, groups: Sequence[np.ndarray], key: int | None) -> list[Units]:
-        """The units of each group of a round, by the lengths of its documents."""
         ...

@@ -82,13 +82,10 @@ def period(weights: tuple[int, ...]) -> Period:
         w, job = weights[source], job + 1
         if job < w:
             heapq.heappush(to_come, (job * total // w, -(-(job + 1) * total // w), source, job))
-    firsts = [np.bincount(part, minlength=len(weights)) for part in _parts(sources)]
+    # Nothing, then each of the stretches between two marks.
+    parts = [sources[:0], *np.split(sources, range(_MARKED, total, _MARKED))]
+    firsts = [np.bincount(part, minlength=len(weights)) for part in parts]
     return Period(np.array(weights, np.int64), sources, earlier, np.cumsum(firsts, axis=0))
-
-
-def _parts(sources: np.ndarray) -> list[np.ndarray]:
-    """Nothing, then each of the stretches between two marks."""
-    return [sources[:0], *np.split(sources, range(_MARKED, len(sources), _MARKED))]
 
 
 def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ epoch 0::
 
 Everything that looks random depends on (seed, epoch), and a window's order on its lane and number
 too. Blocks are assigned so that each window has some from all over the table: here
-one of A, B, C and one of D, E, F. They are cut from the base order turned by an offset, 15 here, so
+one of A, B, C and one of D, E, F. They are cut from the rotated base order, here by 15 rows, so
 that it is not the same rows in every epoch that fill no block. What fills no block, no lane or no
 chunk is the tail, shuffled as a whole. The lanes' windows end at different times, so that reads are
 spread evenly over the epoch, and the first ones are smaller, so that the first batches come soon;
@@ -35,7 +35,7 @@ from typing import Protocol
 import numpy as np
 
 from ..common.checks import one_of, whole_number
-from .index_shuffle import derive_key, permute, shuffled
+from .index_shuffle import derive_key, high_half, permute, shuffled
 from .stratified import spread
 from .window_slices import WindowSlices, divided
 
@@ -49,7 +49,7 @@ _LEAST = {
     "lanes": 1,
     "chunk": 1,
 }
-_TURN, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
+_ROTATION, _BLOCKS, _WINDOW, _TAIL = 1, 2, 3, 4
 # The golden ratio's multiples are spread evenly, whichever lanes are looked at.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LEAST_BLOCKS_TO_STAGGER = 4
@@ -173,7 +173,7 @@ class EpochOrder:
         Returns
         -------
         numpy.ndarray of int64
-            Offsets in the base order.
+            Their places in the base order.
         """
         return self.drawn(self._window_places(window))
 
@@ -246,7 +246,8 @@ class EpochOrder:
         starts = np.zeros((1, len(lanes)), np.int64)
         if not early:
             return starts
-        first_full = size + _share(lanes.astype(np.uint64) * _GOLDEN, size)
+        shares = high_half(lanes.astype(np.uint64) * _GOLDEN, np.uint64(size))
+        first_full = size + shares.astype(np.int64)
         halvings = np.arange(early - 1, -1, -1)[:, None]
         return np.concatenate([starts, first_full >> halvings])
 
@@ -272,7 +273,7 @@ class EpochOrder:
         Returns
         -------
         numpy.ndarray of int64
-            Offsets in the base order.
+            Their places in the base order.
         """
         return self.drawn(self.points_at(np.asarray(positions, np.int64)))
 
@@ -293,19 +294,15 @@ class EpochOrder:
         return rows
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The window of each position, and its index among the rows that the window delivers."""
+        """The window of each position, and its place among the rows that the window delivers."""
         positions = np.asarray(positions, np.int64)
         firsts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
         lasts = np.append(firsts[1:], len(positions))[: len(firsts)] - 1
         pieces, _ = self.pieces_of(np.stack([positions[firsts], positions[lasts] + 1], axis=1))
         return pieces.windows_of_rows(), pieces.indices()
 
-    def pieces(self, start: int, stop: int) -> WindowSlices:
-        """The positions from `start` to `stop` as runs of windows, in sequence; see `pieces_of`."""
-        return self.pieces_of(np.array([[start, stop]]))[0]
-
     def pieces_of(self, spans: np.ndarray) -> tuple[WindowSlices, np.ndarray]:
-        """Spans of positions as runs of windows, in sequence.
+        """Spans of positions as runs of windows, in sequence, of an order that has windows.
 
         Parameters
         ----------
@@ -318,14 +315,7 @@ class EpochOrder:
             Of all spans, one after the other.
         counts : numpy.ndarray of int64
             How many of the pieces are each span's.
-
-        Raises
-        ------
-        ValueError
-            If the plan has no windows: then `rows_at` tells what to read.
         """
-        if not self.has_windows:
-            raise ValueError(f"shuffle={self.shuffle!r} has no windows here: take rows_at()")
         starts, stops = np.asarray(spans, np.int64).T
         end = self.body_rows
         owners, *body = self.body_pieces(np.minimum(starts, end), np.minimum(stops, end))
@@ -397,7 +387,7 @@ class EpochOrder:
         size = self.block_rows
         assigned = np.arange(start // size, -(-stop // size)) * self.lanes + lane
         rows = (self._permuted_blocks(assigned) * size)[:, None] + np.arange(size)
-        return self._turned(rows.ravel()[: stop - start])
+        return self._rotated(rows.ravel()[: stop - start])
 
     def _tail_rows_at(self, indices: np.ndarray) -> np.ndarray:
         """What filled no lane, then no block, then no chunk of its lane; shuffled."""
@@ -411,7 +401,7 @@ class EpochOrder:
         lane, index = np.divmod(assigned[cut] - self.rows, self._cut_rows or 1)
         block, within = np.divmod(self.lane_rows + index, size)
         rows[cut] = self._permuted_blocks(block * self.lanes + lane) * size + within
-        return self._turned(rows)
+        return self._rotated(rows)
 
     @property
     def _cut_rows(self) -> int:
@@ -432,24 +422,13 @@ class EpochOrder:
         blocks = self.rows // self.block_rows
         return spread(assigned, blocks, self.lanes, self._window_blocks, self._key(_BLOCKS))
 
-    def _turned(self, rows: np.ndarray) -> np.ndarray:
-        turned = rows + self._turn
-        return np.where(turned >= self.rows, turned - self.rows, turned)
+    def _rotated(self, rows: np.ndarray) -> np.ndarray:
+        rotated = rows + self._rotation
+        return np.where(rotated >= self.rows, rotated - self.rows, rotated)
 
     @cached_property
-    def _turn(self) -> int:
-        return self._key(_TURN) % max(self.rows, 1)
+    def _rotation(self) -> int:
+        return self._key(_ROTATION) % max(self.rows, 1)
 
     def _key(self, *parts: int) -> int:
         return derive_key(self.seed, self.epoch, *parts)
-
-
-def _share(fractions: np.ndarray, size: int) -> np.ndarray:
-    """`size` times each of `fractions` of 2**64, rounded down: the upper half of the product."""
-    half = np.uint64(32)
-    low_bits = np.uint64(2**32 - 1)
-    high, low = fractions >> half, fractions & low_bits
-    size_high, size_low = np.uint64(size >> 32), np.uint64(size & 0xFFFFFFFF)
-    middle = high * size_low + (low * size_low >> half)
-    carry = (low * size_high + (middle & low_bits)) >> half
-    return (high * size_high + (middle >> half) + carry).astype(np.int64)

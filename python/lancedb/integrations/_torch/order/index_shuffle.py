@@ -33,6 +33,7 @@ _LAST_SHIFT = 31
 _STAGES_64 = tuple((np.uint64(shift), np.uint64(factor)) for shift, factor in _STAGES)
 _LAST_SHIFT_64 = np.uint64(_LAST_SHIFT)
 _HALF_64 = np.uint64(32)
+_LOW_64 = np.uint64(0xFFFFFFFF)
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +112,7 @@ def shuffled(n: int, key: int) -> np.ndarray:
     numbers = np.arange(n, dtype=np.uint64)
     bits = max(0, n - 1).bit_length()
     low = np.uint64((1 << bits) - 1)
-    hashed = _mix(numbers * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
+    hashed = mix(numbers * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
     hashed = ((hashed & ~low) | numbers).view(np.int64)
     hashed.sort()
     return hashed & np.int64(low)
@@ -142,7 +143,7 @@ def hashed(x: np.ndarray, key: int) -> np.ndarray:
     >>> hashed(np.arange(3), key=7).dtype
     dtype('uint64')
     """
-    return _mix(x.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
+    return mix(x.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key & _MASK))
 
 
 def _walk(x: np.ndarray, n: int, keys: tuple[np.uint64, ...]) -> None:
@@ -172,7 +173,7 @@ def _feistel(
 
 def _add_below(digit: np.ndarray, seed: np.ndarray, base: np.uint64) -> np.ndarray:
     """`digit` plus a hash of `seed`, modulo `base`; both digits are below 2**32."""
-    total = _scaled(_mix(seed), base)
+    total = _scaled(mix(seed), base)
     total += digit
     # Where the sum is below the base, the difference wraps around and is the larger one.
     return np.minimum(total, total - base)
@@ -194,13 +195,29 @@ def _round_keys(key: int) -> tuple[np.uint64, ...]:
     return tuple(np.uint64(derive_key(key, number)) for number in range(ROUNDS))
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Hash each of `x`, in place."""
+def mix(x: np.ndarray, spare: np.ndarray | None = None) -> np.ndarray:
+    """Hash each of `x`, in place: a bijection of 64 bits.
+
+    Parameters
+    ----------
+    x : numpy.ndarray of uint64
+        Numbers.
+    spare : numpy.ndarray of uint64, optional
+        As many, to be overwritten: nothing is allocated then.
+    """
     for shift, factor in _STAGES_64:
-        x ^= x >> shift
+        x ^= np.right_shift(x, shift, out=spare)
         x *= factor
-    x ^= x >> _LAST_SHIFT_64
+    x ^= np.right_shift(x, _LAST_SHIFT_64, out=spare)
     return x
+
+
+def high_half(a: np.ndarray, b: np.ndarray | np.uint64) -> np.ndarray:
+    """The upper 64 bits of products of 128."""
+    a_low, a_high, b_low, b_high = a & _LOW_64, a >> _HALF_64, b & _LOW_64, b >> _HALF_64
+    middle = a_high * b_low + ((a_low * b_low) >> _HALF_64)
+    carry = (a_low * b_high + (middle & _LOW_64)) >> _HALF_64
+    return a_high * b_high + (middle >> _HALF_64) + carry
 
 
 def _mix_one(x: int) -> int:

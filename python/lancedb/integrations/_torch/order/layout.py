@@ -8,7 +8,7 @@ in all windows, and ``1 + 16 * G * block / W`` over 16 batches in a row: 1.25 an
 of `_STEPS_IN_WINDOWS` blocks for each row of a step. Of longer stretches, as in a table sorted by
 label, every window has its share (`stratified.py`), and the variance is that of an ideal shuffle.
 
-A window is freed while it is delivered, so that about half of `WINDOWS_BYTES` is held.
+A window is freed while it is delivered, so that about half of `WINDOWS_BYTES` is in memory.
 
 Rows of a few bytes would make windows of millions of rows, and the first batches wait until they
 are read. So windows are bounded by rows, too, and blocks with them.
@@ -97,9 +97,9 @@ def auto_layout(
     windows_rows, windows_bytes = int(WINDOWS_ROWS * share), int(WINDOWS_BYTES * share)
     most_rows = max(windows_rows, _STEPS_IN_WINDOWS * LEAST_BLOCK_ROWS * global_batch)
     budget = max(1, min(windows_bytes // row_bytes, most_rows) // 2)
-    # What several tables hold adds up: of none nearly all at once, as their epochs begin.
-    most_held = 2 * budget if shards is None else min(2 * budget, max(1, rows * 2 // 3))
-    mixed = min(rows, most_held)
+    # Windows of several tables add up: of none nearly all rows at once, as their epochs begin.
+    most = 2 * budget if shards is None else min(2 * budget, max(1, rows * 2 // 3))
+    mixed = min(rows, most)
     block = _auto_block(row_bytes, global_batch, mixed) if block_rows == "auto" else block_rows
     small = rows * row_bytes <= ONE_WINDOW_BYTES * share
     if small and _fits_one_window(rows, block, global_batch, window_rows, lanes):
@@ -111,15 +111,15 @@ def auto_layout(
     # A step that no chunk divides has a lane for each of its rows: after as many steps as a chunk
     # has rows all lanes have given their chunk, and the first one is next.
     chunk = auto_chunk(global_batch, shards)
-    held = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), most_held)
+    in_windows = min(_power_of_two(max(budget, _STEPS_IN_WINDOWS * global_batch * block)), most)
     if chunk == 1:
         chunk = steps
-    elif shards is not None and held // (global_batch // chunk) // block >= _BLOCKS_IN_LARGE_WINDOW:
+    elif shards and in_windows // (global_batch // chunk) // block >= _BLOCKS_IN_LARGE_WINDOW:
         steps = 1  # no worker reads lanes of its own, and fewer ones have larger windows
     if lanes == "auto":
         lanes = global_batch * steps // chunk
     if window_rows == "auto":
-        window_rows = max(1, held // lanes // block) * block
+        window_rows = max(1, in_windows // lanes // block) * block
     return Layout(block, max(1, window_rows // block) * block, lanes, chunk)
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the order of a mixture depends on beside its data: sources in sequence, weights, layouts.
+"""The layout of a mixture: its sources in sequence, their weights, and how each is read.
 
-All of it stands in a state. Who loads one goes on with it, so that neither another number of
-ranks nor another batch size nor a new source moves what the others deliver.
+It is all that the order depends on beside the data, and stands in a state. Who loads one goes on
+with it, so that neither another number of ranks nor another batch size nor a new source moves what
+the others deliver.
 """
 
 from __future__ import annotations
@@ -158,16 +159,9 @@ def describe(
     }
 
 
-class Loaded(NamedTuple):
-    """What a state says: where it was taken, in which layout, and with which weights."""
-
-    at: Position
-    layout: MixedLayout
-
-
 def read_mixed_state(
     state: Any, sources: Mapping[str, Mapping[str, Any]], more: Mapping[str, Any], allow: set[str]
-) -> Loaded:
+) -> tuple[Position, MixedLayout]:
     """The position that a state of a mixture holds, and the layout that its order was made with.
 
     Parameters
@@ -212,7 +206,7 @@ def read_mixed_state(
     )
     shards = whole(theirs, "shards", 1, 64)
     changes = tuple(_changes(theirs.get(WEIGHTS), names))
-    return Loaded(place_in(state, None), MixedLayout(shards, names, changes, layouts))
+    return place_in(state, None), MixedLayout(shards, names, changes, layouts)
 
 
 _ALLOW = 'which load_state_dict(state, allow={"weights"}) takes from here on'

@@ -214,7 +214,7 @@ class MixedEpochOrder:
         before = np.cumsum(rows.counts) - rows.counts
         index = rows.begins[run] + firsts - before[run]
         _, parts, numbers = self.mixture.draws(self.epoch, rows.windows[run], index)
-        for source in _numbers_in(of):
+        for source in np.flatnonzero(np.bincount(of)).tolist():
             first, end = np.searchsorted(of, [source, source + 1])
             its = here[starts[first] : starts[end - 1] + counts[end - 1]]
             spans = (each[first:end] for each in (parts, numbers, counts))
@@ -317,8 +317,3 @@ class MixedEpochOrder:
         starts = np.cumsum(sizes) - sizes
         order = (keys & (1 << bits) - 1) + starts[:, None]
         return order[by_step][is_there[by_step]]
-
-
-def _numbers_in(small: np.ndarray) -> list[int]:
-    """The distinct ones of many small numbers, ascending."""
-    return np.flatnonzero(np.bincount(small)).tolist()

@@ -238,7 +238,7 @@ class WindowPlanner:
     def _located(
         self, drawn: DrawnRows, needed: list[tuple[int, int]]
     ) -> tuple[np.ndarray, np.ndarray, dict[int, WindowRows]]:
-        """The window of each row and its index there; and the windows of these rows alone.
+        """The window of each row and its place there; and the windows of these rows alone.
 
         `needed` is given the first step of each window that was not needed before.
         """

@@ -80,8 +80,8 @@ class Mixture:
     >>> mixture = Mixture((60, 40), (Change(0, (3, 1)),), shards=2)
     >>> mixture.rows_of(0)
     80
-    >>> mixture.counts(0, 0, 40).tolist()  # of shard 0, in all 40 rows of its first epoch
-    [30, 10]
+    >>> mixture.delivered(0, 80).tolist()
+    [60, 20]
     """
 
     sizes: tuple[int, ...]
@@ -154,10 +154,6 @@ class Mixture:
         (segment,) = segments
         places = index + (segment.phases - segment.begins)[rows.windows_of_rows()]
         return segment.period.sources[places % segment.period.length]
-
-    def counts(self, epoch: int, shard: int, rows: int) -> np.ndarray:
-        """How often each source comes in the first rows of a shard's epoch."""
-        return self._counts(self._segments(self.start_of(epoch)), shard, rows)
 
     def before(self, epoch: int) -> np.ndarray:
         """How many rows each part has given of each source before an epoch, (parts, sources)."""

@@ -27,22 +27,17 @@ class PackingPlanner:
     ----------
     length : int
         Tokens of a row.
-    rows : int
-        Rows of a batch.
+    units_in_batch : int
+        Rows of a batch: a packed row is a unit.
     splits : bool
         Whether documents that are longer than a row become several; else they are cut short.
     """
 
     length: int
-    rows: int
+    units_in_batch: int
     splits: bool
 
     units_are_batches = False  # also where a batch is of one row: its documents stay together
-
-    @property
-    def units_in_batch(self) -> int:
-        """How many rows a batch has."""
-        return self.rows
 
     def units_of(self, groups: Sequence[np.ndarray], key: int | None) -> list[Units]:
         """The packed rows of each group of a round.
@@ -111,7 +106,7 @@ def _fitted(sizes: list[int], counts: list[int], length: int) -> tuple[list[int]
     and how many rows there are.
 
     One loop without calls, as a call a document costs more than all else. Which spaces rows have
-    left is kept in bits, a word for every 256 of them and one word over all, so that the least
+    left is in bits, a word for every 256 of them and one word over all, so that the least
     space from a size on is found in two looks.
     """
     piles: list[list[int] | None] = [None] * (length + 1)  # rows by the space that they have left

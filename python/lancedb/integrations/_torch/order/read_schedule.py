@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one worker reads, and when, to make its steps.
+"""The read schedule of one worker: which windows it reads to make its steps, and when.
 
 A *window* here is any set of rows that is read together and delivered in slices: a lane's
 window of a block shuffle, or, for the orders that need none, the rows of a few steps in a row.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .batch_sequence import BatchSequence
 from .epoch_order import EpochOrder
 from .shards import Shards
 from .window_slices import WindowSlices, together
+
+if TYPE_CHECKING:
+    from .mixed_windows import WindowPlanner
 
 Span = tuple[int, int]
 RowOrder = EpochOrder | BatchSequence
@@ -45,14 +48,6 @@ class WindowRows(NamedTuple):
 PlannedSteps = tuple[WindowSlices, list[tuple[Step, list[WindowRows]]]]
 
 
-class Planner(Protocol):
-    """An order of rows out of several sources."""
-
-    def planned(self, spans: Iterable[Span], read_rows: int) -> Iterator[PlannedSteps]:
-        """The pieces of some steps in a row, and of each step the windows it is first to need."""
-        ...
-
-
 @dataclass(frozen=True)
 class Group:
     """Some steps in a row, and the reads to have under way before they can be made.
@@ -72,7 +67,7 @@ class Group:
     reads: tuple[tuple[WindowRows, ...], ...]
 
 
-def rows_of(plan: RowOrder | Shards | Planner, window: WindowRows) -> np.ndarray:
+def rows_of(plan: RowOrder | Shards | WindowPlanner, window: WindowRows) -> np.ndarray:
     """The rows of a window in the order in which it delivers them."""
     if window.rows is not None:
         return window.rows
@@ -83,7 +78,7 @@ def rows_of(plan: RowOrder | Shards | Planner, window: WindowRows) -> np.ndarray
 
 
 def schedule(
-    plan: RowOrder | Planner, spans: Iterable[Span], read_rows: int, reads: int = 1
+    plan: RowOrder | WindowPlanner, spans: Iterable[Span], read_rows: int, reads: int = 1
 ) -> Iterator[Group]:
     """Group the steps of one worker so that each group has about `reads` reads of `read_rows` rows.
 
@@ -91,7 +86,7 @@ def schedule(
 
     Parameters
     ----------
-    plan : EpochOrder, BatchSequence or Planner
+    plan : EpochOrder, BatchSequence or WindowPlanner
         The epoch's order of rows, of documents, or of rows out of several sources.
     spans : iterable of (int, int)
         The positions of each of the worker's steps, ascending.
@@ -109,17 +104,13 @@ def schedule(
 
 def _run_groups(spans: Iterable[Span], read_rows: int) -> Iterator[Group]:
     for number, taken in enumerate(in_batches(spans, read_rows)):
-        yield _run_group(number, taken)
-
-
-def _run_group(number: int, spans: list[Span]) -> Group:
-    counts = np.diff(np.array(spans), axis=1)[:, 0]
-    begins = np.cumsum(counts) - counts
-    pieces = WindowSlices(np.full(len(spans), number), begins, counts)
-    *steps, last = (Step(rows, 1) for rows in counts.tolist())
-    steps.append(last._replace(spent=(number,)))
-    read = WindowRows(number, int(counts.sum()), tuple(spans))
-    return Group(pieces, tuple(steps), ((read,),))
+        counts = np.diff(np.array(taken), axis=1)[:, 0]
+        begins = np.cumsum(counts) - counts
+        pieces = WindowSlices(np.full(len(taken), number), begins, counts)
+        *steps, last = (Step(rows, 1) for rows in counts.tolist())
+        steps.append(last._replace(spent=(number,)))
+        read = WindowRows(number, int(counts.sum()), tuple(taken))
+        yield Group(pieces, tuple(steps), ((read,),))
 
 
 def _window_groups(steps: Iterator[PlannedSteps], read_rows: int, reads: int) -> Iterator[Group]:

@@ -13,11 +13,9 @@ import math
 
 import numpy as np
 
+from .index_shuffle import high_half, mix
+
 _GOLDEN = 0x9E3779B97F4A7C15
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
 # Draws that are hashed at once: what the processor's cache holds.
 _AT_ONCE = 32_768
 
@@ -52,11 +50,11 @@ def row_keys(
     keys = offsets.astype(np.uint64)
     keys *= np.uint64(_GOLDEN)
     keys += np.uint64(base)
-    _mix(keys, np.empty_like(keys))
+    mix(keys, np.empty_like(keys))
     if occurrences is not None and occurrences.any():
         at = np.flatnonzero(occurrences)
         again = keys[at] + occurrences[at].astype(np.uint64) * np.uint64(_GOLDEN)
-        keys[at] = _mix(again, np.empty_like(again))
+        keys[at] = mix(again, np.empty_like(again))
     return keys
 
 
@@ -79,15 +77,15 @@ def _drawn(keys: np.ndarray, first: int, count: int, values: np.ndarray) -> np.n
     """Fill `values` with draws, in its own type, some rows at a time."""
     numbers = np.arange(first + 1, first + 1 + count, dtype=np.uint64) * np.uint64(_GOLDEN)
     rows = max(1, min(len(keys), _AT_ONCE // max(count, 1)))
-    counters = np.tile(_mix(numbers, np.empty_like(numbers)), rows)
+    counters = np.tile(mix(numbers, np.empty_like(numbers)), rows)
     scratch = np.empty((2, len(counters)), np.uint64)
     for start in range(0, len(keys), rows):
         of_draws = np.repeat(keys[start : start + rows], count)
         drawn, spare = scratch[:, : len(of_draws)]
         np.bitwise_xor(of_draws, counters[: len(of_draws)], out=drawn)
-        _mix(drawn, spare)
+        mix(drawn, spare)
         drawn += of_draws
-        _mix(drawn, spare)
+        mix(drawn, spare)
         part = values[start * count :][: len(of_draws)]
         if values.dtype == np.uint64:
             part[:] = drawn
@@ -104,7 +102,7 @@ def as_integers(drawn: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndar
     range / 2**64.
     """
     span = high.astype(np.uint64) - low.astype(np.uint64)
-    return (_high_half(drawn, span) + low.astype(np.uint64)).astype(np.int64)
+    return (high_half(drawn, span) + low.astype(np.uint64)).astype(np.int64)
 
 
 def as_normals(uniform: np.ndarray) -> np.ndarray:
@@ -120,21 +118,3 @@ def digest(keys: np.ndarray) -> int:
     """64 bits that stand for several keys in their order."""
     data = np.ascontiguousarray(keys).data
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _mix(values: np.ndarray, spare: np.ndarray) -> np.ndarray:
-    """splitmix64's last step, in place: a bijection of 64 bits."""
-    for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
-        np.right_shift(values, shift, out=spare)
-        values ^= spare
-        values *= factor
-    np.right_shift(values, _SHIFTS[-1], out=spare)
-    values ^= spare
-    return values
-
-
-def _high_half(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The upper 64 bits of products of 128."""
-    a_low, a_high, b_low, b_high = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF
-    middle = a_high * b_low + ((a_low * b_low) >> _HALF)
-    return a_high * b_high + (middle >> _HALF) + ((a_low * b_high + (middle & _LOW)) >> _HALF)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which windows of a plan are to be read for spans of its shards, and when nobody needs them."""
+"""Windows of a plan to read for spans of its shards, and to free once nobody needs them."""
 
 from __future__ import annotations
 

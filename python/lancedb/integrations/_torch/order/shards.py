@@ -121,7 +121,7 @@ class Shards:
         Returns
         -------
         numpy.ndarray of int64
-            Offsets in the base order.
+            Their places in the base order.
         """
         return self.plan.rows_at(self.positions(shard, indices))
 
@@ -144,7 +144,7 @@ class Shards:
     def pieces_of(
         self, shard: int | np.ndarray, spans: np.ndarray
     ) -> tuple[WindowSlices, np.ndarray]:
-        """Spans of a shard's own numbering as runs of windows, in sequence.
+        """Spans of a shard's own numbering as runs of windows, in sequence; the plan has windows.
 
         Parameters
         ----------
@@ -156,18 +156,11 @@ class Shards:
         Returns
         -------
         pieces : WindowSlices
-            Of all spans, one after the other. The shard's share of the tail is a window of its
-            own, see `tail_window`.
+            Of all spans, one after the other. Each shard's share of the tail is a window of its
+            own, in the shard's order: they are numbered from the plan's ``tail_window`` on.
         counts : numpy.ndarray of int64
             How many of the pieces are each span's.
-
-        Raises
-        ------
-        ValueError
-            If the plan has no windows: then `rows_at` tells what to read.
         """
-        if not self.plan.has_windows:
-            raise ValueError(f"shuffle={self.plan.shuffle!r} has no windows here: take rows_at()")
         starts, stops = np.asarray(spans, np.int64).reshape(-1, 2).T
         end, shards = self.body_rows, np.broadcast_to(np.asarray(shard, np.int64), starts.shape)
         owners, *body = self.plan.body_pieces(
@@ -178,17 +171,13 @@ class Shards:
         of_tail = np.flatnonzero(stops > np.maximum(starts, end))
         if len(of_tail):
             begins = np.maximum(starts[of_tail] - end, 0)
-            windows = self.tail_window(0) + shards[of_tail]
+            windows = self.plan.tail_window + shards[of_tail]
             tail = WindowSlices(windows, begins, stops[of_tail] - end - begins)
             order = np.argsort(np.concatenate([owners, of_tail]), kind="stable")
             both = together([pieces, tail])
             pieces = WindowSlices(both.windows[order], both.begins[order], both.counts[order])
             counts[of_tail] += 1
         return pieces, counts
-
-    def tail_window(self, shard: int) -> int:
-        """The id of the window that has a shard's share of the tail, in the shard's order."""
-        return self.plan.tail_window + shard
 
     def lane_of(self, window: int) -> int:
         """The lane a window belongs to; each shard's share of the tail is a lane of its own."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which order a dataset asked for, and the epoch order that follows from it."""
+"""The order that a dataset asked for, and the epoch order that follows from it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class BudgetPlanner:
     max_rows: int
 
     units_in_batch = 1
-    units_are_batches = True
+    units_are_batches = True  # so that what is left of all shards may be cut anew
 
     def units_of(self, groups: Sequence[np.ndarray], key: int | None) -> list[Units]:
         """The batches of each group of a round.
@@ -53,15 +53,13 @@ class BudgetPlanner:
         """
         orders = [np.argsort(lengths, kind="stable") for lengths in groups]
         ascending = [lengths[order].tolist() for lengths, order in zip(groups, orders, strict=True)]
-        needed = max((self.fewest(lengths) for lengths in ascending), default=0)
+        needed = max(
+            (_count(lengths, self.tokens, self.max_rows) for lengths in ascending), default=0
+        )
         return [
             _in_order(order, self.cut(lengths, min(needed, len(lengths))), key)
             for lengths, order in zip(ascending, orders, strict=True)
         ]
-
-    def fewest(self, ascending: list[int]) -> int:
-        """How many batches rows need at least."""
-        return _count(ascending, self.tokens, self.max_rows)
 
     def cut(self, ascending: list[int], batches: int) -> list[int]:
         """Where rows are cut into so many batches, at least as many as they need, all about alike.
@@ -84,7 +82,7 @@ class BudgetPlanner:
 
 
 def _count(ascending: list[int], tokens: int, max_rows: int, most: int | None = None) -> int:
-    """How many batches a budget makes; counted no further than beyond `most`."""
+    """How many batches rows need at least; counted no further than beyond `most`."""
     count, end = 0, len(ascending)
     most = end if most is None else most
     while end > 0 and count <= most:

@@ -13,7 +13,7 @@ _NEAR = 1 << 14
 
 
 class WindowSlice(NamedTuple):
-    """`count` rows of a window from index `begin` on, in the window's own order."""
+    """`count` rows of a window from the one at place `begin` on, in the window's own order."""
 
     window: int
     begin: int
@@ -22,12 +22,12 @@ class WindowSlice(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowSlices:
-    """Pieces in sequence, as arrays: there are as many of them as there are rows in a few dozen.
+    """Slices in sequence, as arrays: there may be one for every few rows.
 
     Parameters
     ----------
     windows, begins, counts : numpy.ndarray of int64
-        Of each piece, as in `WindowSlice`.
+        Of each slice, as in `WindowSlice`.
 
     Examples
     --------
@@ -48,12 +48,12 @@ class WindowSlices:
         return map(WindowSlice, *(column.tolist() for column in columns))
 
     def cut(self, start: int, stop: int) -> WindowSlices:
-        """The pieces from the `start`-th to before the `stop`-th."""
+        """The slices from the `start`-th to before the `stop`-th."""
         here = slice(start, stop)
         return WindowSlices(self.windows[here], self.begins[here], self.counts[here])
 
     def joined(self) -> WindowSlices:
-        """The same rows in as few pieces as may be."""
+        """The same rows in as few slices as may be."""
         same = self.windows[1:] == self.windows[:-1]
         same &= self.begins[1:] == self.begins[:-1] + self.counts[:-1]
         firsts = np.flatnonzero(np.concatenate([[True], ~same])[: len(self)])
@@ -61,7 +61,7 @@ class WindowSlices:
         return WindowSlices(self.windows[firsts], self.begins[firsts], counts)
 
     def indices(self) -> np.ndarray:
-        """The index of each row in its window."""
+        """The place of each row in its window."""
         return runs(self.begins, self.counts)
 
     def windows_of_rows(self) -> np.ndarray:

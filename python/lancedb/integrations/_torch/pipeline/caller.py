@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that iterates, for threads that work for it: its modes, and the random states."""
+"""The modes of the thread that iterates, for others, and the random states that all share."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rows of the next batches still lack: begun a little ahead of them, within a limit of bytes.
+"""Reads of what the next batches still lack, a little ahead of them and within a limit of bytes.
 
 Rows far larger than others were left out as they were read, and the bytes of blobs are not read
 with their rows at all. Neither waits in windows, nor in a cache.
@@ -68,7 +68,7 @@ class Complete(NamedTuple):
     Parameters
     ----------
     parts : iterator of pyarrow.RecordBatch
-        Their rows, to be gone through once; nothing else holds a part that was taken.
+        Their rows, to be gone through once; nothing else refers to a part that was taken.
     schema : pyarrow.Schema
         That of the parts.
     counts : list of int
@@ -161,7 +161,7 @@ class Completion:
 def _completed(
     batch: pa.RecordBatch, rows: np.ndarray, brought: deque[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """As `large_rows.completed`, and gives the system back what each part held, once it is used."""
+    """As `large_rows.completed`; the memory of each part goes to the system once it is used."""
     for part in large_rows.completed(batch, rows, brought):
         yield part
         del part

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,28 +19,7 @@ from ..frameworks.private import part_of
 from .caller import CallerModes, RandomStates
 
 
-class Executor(Protocol):
-    """Turns consecutive slices of a record batch into finished batches."""
-
-    def begin(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
-        """Something for each slice of `counts` rows, which `end` makes the finished batch of."""
-        ...
-
-    def begin_one(self, parts: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
-        """As `begin`, of one batch in parts; each is dropped when it was converted, if it can be.
-
-        None, and no part was taken, if they have to be put together first.
-        """
-        ...
-
-    def end(self, begun: Any) -> Any:
-        """The finished batch; raises what went wrong with this very one."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def executor_of(output: Output, stats: Stats, threads: int) -> Executor:
+def executor_of(output: Output, stats: Stats, threads: int) -> InPlace | InThreads:
     """What finishes batches for the thread that calls this.
 
     Parameters
@@ -65,14 +44,20 @@ class InPlace:
         self._stats = stats
 
     def begin(self, batch: pa.RecordBatch, counts: Sequence[int]) -> list[Any]:
+        """Something for each slice of `counts` rows, which `end` makes the finished batch of."""
         return self._output.convert(batch, counts, self._stats)
 
     def begin_one(self, parts: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
+        """As `begin`, of one batch in parts; each is dropped when it was converted, if it can be.
+
+        None, and no part was taken, if they have to be put together first.
+        """
         if not self._output.converts_parts(schema):
             return None
         return self._output.convert_parts(parts, self._stats)
 
     def end(self, begun: Any) -> Any:
+        """The finished batch; raises what went wrong with this very one."""
         if self._output.transform is None:
             return self._output.complete(begun, self._stats)
         with self._stats.timed("waiting"):

@@ -2,7 +2,7 @@
 """Sources of planned batches: groups of a shard's rows, from which batches are taken.
 
 A group of a block shuffle comes out of the windows of its shard's lanes, each block of which is
-read once. It is held, in the order of its shard, until its last batch was made.
+read once. It stays in memory, in the order of its shard, until its last batch was made.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def source_of(
     reads : Reads
         Of the windows of the rows' plan if groups come out of them; else of the sequence's.
     memory : WindowMemory
-        Where rows of windows are kept.
+        For rows of windows.
     read_rows : int
         Rows of one call to the reader.
     """

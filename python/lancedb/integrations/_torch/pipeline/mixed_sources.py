@@ -97,17 +97,17 @@ class MixedInput:
         self._local = [each.reader.local for each in sources if each.reader.local is not None]
         planner = windows.planner
         # One for all sources, so that as many reads are under way as for one table.
-        reads = [
-            Reads(planner, each.reader, stats, ahead + 1, True, each.large) for each in sources
-        ]
         semaphore = asyncio.Semaphore(ahead + 1)
-        for each in reads:
-            each.share_semaphore(semaphore)
+        reads = [
+            Reads(planner, each.reader, stats, ahead + 1, True, each.large, semaphore)
+            for each in sources
+        ]
         loading = {
             number: Reads(planner, each.cached.reader.open(), stats, ahead + 1, True)
             for number, each in enumerate(sources)
             if each.cached is not None
         }
+        self._ahead = ahead
         self._reads = _MixedReads(planner, sources, reads, loading, ahead)
 
     def open(self) -> Source:
@@ -125,11 +125,11 @@ class MixedInput:
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches in order, of which what they lack is being read."""
-        return self._reads.backlog(limits)
+        return Backlog(self._reads, limits, self._ahead + 1)
 
-    def found_locally(self) -> int:
-        """How many rows were read off caches on disk since this was asked for last."""
-        return sum(each.count() for each in self._local)
+    def take_local_count(self) -> int:
+        """How many rows were read off caches on disk since the last call."""
+        return sum(each.take_count() for each in self._local)
 
     def cancel(self) -> None:
         """Give up every read."""
@@ -181,14 +181,12 @@ class _MixedReads:
         source = windows[0].source
         reads, cached = self._reads[source], self._sources[source].cached
         conform = partial(self._conformed, source)
-        if cached is None or not cached.load(self._loading[source], self._ahead):
-            return _Conformed(conform, reads.begin(windows))
-        batch = cached.take(np.concatenate([rows_of(self._planner, window) for window in windows]))
-        return _Conformed(conform, None, batch)
-
-    def backlog(self, limits: Limits) -> Backlog:
-        """Batches of rows that were read ahead, of which what they lack is read now."""
-        return Backlog(self, limits, self._ahead + 1)
+        if cached is not None:
+            loading = self._loading[source]
+            if cached.load(loading.begin_rows, loading.finish, self._ahead):
+                rows = np.concatenate([rows_of(self._planner, window) for window in windows])
+                return _Conformed(conform, None, cached.take(rows))
+        return _Conformed(conform, reads.begin(windows))
 
     def begin_left_out(self, offsets: np.ndarray) -> _LeftOut:
         """Begin to read rows that were left out of reads, by numbers of `_conformed`."""

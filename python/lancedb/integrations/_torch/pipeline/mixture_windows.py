@@ -68,14 +68,14 @@ class MixtureWindows:
     def leave(self) -> None:
         """Leave to the next epoch the windows that go on; call when nothing is read any more."""
         lasting = self.planner.windows if self.planner.is_over else ()
-        kept = {
+        left_open = {
             number
             for windows in self._read
             for number, read in windows.items()
             if number in lasting and read.is_done
         }
-        self._close_all_but(kept)
-        self.planner.windows.keep(kept)
+        self._close_all_but(left_open)
+        self.planner.windows.keep(left_open)
 
     def _close_all_but(self, numbers: Container[int]) -> None:
         for windows in self._read:

@@ -2,14 +2,14 @@
 """Read-ahead: a schedule and a reader in, finished batches out, in order.
 
 Reads are under way on lancedb's own event loop. One thread plans them, waits for them, and puts
-batches together out of what was read, a job of several batches at a time; the consumer is handed
-whole jobs. Rows that are in memory take two threads: jobs are planned one after the other, and one
-is copied and converted while the other is. What is held at any moment is the open windows, the
-reads ahead and four jobs: none of it grows with the table. Closing the stream, by hand or by
+batches together out of what was read, a job of several batches at a time; the consumer takes whole
+jobs. Rows that are in memory take two threads: jobs are planned one after the other, and one is
+copied and converted while the other is. In memory at any moment are the open windows, the reads
+ahead and four jobs: none of it grows with the table. Closing the stream, by hand or by
 dropping its iterator, stops it all.
 
-torch gives up Python's lock for each tensor that it frees, and whoever frees one waits until a
-thread that makes batches gives it back. So such a thread frees them, too: it drops a batch when
+torch releases Python's lock for each tensor that it frees, and whoever frees one waits until a
+thread that makes batches releases it. So such a thread frees them, too: it drops a batch when
 the consumer is two jobs further.
 """
 
@@ -33,8 +33,10 @@ from ..order.read_schedule import Group, Step
 from ..order.window_slices import WindowSlices
 from ..table.fork_guard import refuse_after_a_fork
 from .completion import Complete
-from .executor import Executor, executor_of, submit, wait_for
-from .sources import Input, Source
+from .executor import executor_of, submit, wait_for
+from .mixed_sources import MixedInput
+from .sources import Source
+from .table_input import TableInput
 
 _JOBS_AHEAD = 2
 _JOBS_DELIVERED = 2
@@ -76,7 +78,7 @@ class Prefetcher:
 
     Parameters
     ----------
-    rows : Input
+    rows : TableInput or MixedInput
         What batches are made of.
     groups : iterator of Group
         The steps in sequence, and what to read for them; asked for as the epoch goes on.
@@ -95,15 +97,14 @@ class Prefetcher:
 
     def __init__(
         self,
-        rows: Input,
+        rows: TableInput | MixedInput,
         groups: Iterator[Group],
         output: Output,
         stats: Stats,
         ahead: ReadAhead,
-        limits: Limits | None = None,
+        limits: Limits,
         origins: Callable[[int], Origins] | None = None,
     ):
-        limits = limits or Limits()
         self._process = os.getpid()
         self._input = rows
         self._origins = origins
@@ -113,9 +114,9 @@ class Prefetcher:
         self._most_steps = _steps_of_a_job(output, ahead.threads)
         self._groups = groups
         self._scheduled: deque[_Scheduled] = deque()
-        self._finish: Executor = executor_of(output, stats, ahead.threads)
+        self._finish = executor_of(output, stats, ahead.threads)
         self._job_rows = ahead.read_rows if rows.is_in_memory else ahead.job_rows
-        by_two = rows.is_in_memory and not output.is_handed_on and _has_a_core_to_spare()
+        by_two = rows.is_in_memory and not output.is_for_workers and _has_a_core_to_spare()
         self._making = ThreadPoolExecutor(1 + by_two, "lance-batches")
         self._last_planned = threading.Event()
         self._last_planned.set()
@@ -125,11 +126,11 @@ class Prefetcher:
         self._found = 0
         self._last_size = 0
         self._most_ahead = limits.ahead
-        # Who hands batches on to workers has one ahead already.
-        self._least_jobs = 0 if output.is_handed_on else 1
+        # What sends batches to workers has one ahead already.
+        self._least_jobs = 0 if output.is_for_workers else 1
         grows = output.pads or output.transform is not None
-        held = 0 if grows else _JOBS_AHEAD + _JOBS_DELIVERED
-        self._made: deque[list[Any]] = deque(maxlen=held)
+        jobs = 0 if grows else _JOBS_AHEAD + _JOBS_DELIVERED
+        self._made: deque[list[Any]] = deque(maxlen=jobs)
 
     def batches(self) -> Generator[Any, None, None]:
         """The finished batches in order; closing the generator closes the stream."""
@@ -243,7 +244,7 @@ class Prefetcher:
         """How many of a job's rows are said to be cached: they were read ahead with others."""
         if self._input.is_cached:
             return rows
-        self._found += self._input.found_locally()
+        self._found += self._input.take_local_count()
         cached = min(rows, self._found)
         self._found -= cached
         return cached

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows of rows that wait to be delivered, and record batches made out of them.
 
-Columns of fixed width are kept as bytes in memory of our own. Strings and lists stay where they
+Columns of fixed width are copied as bytes to memory of our own. Strings and lists stay where they
 were read if they are most of it, and Arrow copies all else.
 """
 
@@ -41,15 +41,15 @@ class ReadRows:
         # All of a batch that lancedb has returned lives as long as any column of it.
         self._holds_batch = 2 * views >= batch.nbytes
 
-    def kept(self, column: take.LooseRows, order: np.ndarray) -> pa.Array:
+    def taken(self, column: take.LooseRows, order: np.ndarray) -> pa.Array:
         """The values of one of the columns at `order`, or views of them."""
-        return column.held(order) if self._holds_batch else column.take(order)
+        return column.take_views(order) if self._holds_batch else column.take(order)
 
 
 class Window:
     """Rows of one window in the order in which it delivers them, from first to last.
 
-    Nothing of the batch that was read is kept, so that the reader's memory is soon used again;
+    Nothing of the batch that was read stays in memory, so that the reader's is soon used again;
     unless strings and lists are most of it.
 
     Parameters
@@ -59,7 +59,7 @@ class Window:
     order : numpy.ndarray of int64
         Which of `rows` is delivered when.
     memory : WindowMemory
-        Where columns of fixed width are kept; the same for all windows that are put together.
+        Where columns of fixed width are copied to; the same for all windows put together.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Window:
                 if isinstance(each, take.FixedRows):
                     self._copy(number, each, picked)
                 else:
-                    self._arrays[number].append(rows.kept(each, picked))
+                    self._arrays[number].append(rows.taken(each, picked))
         self.starts = np.array(self._segments, np.int64) * memory.segment_rows
         self.dictionaries = {
             number: each.dictionary

@@ -17,15 +17,16 @@ import pyarrow as pa
 
 from ..arrow import late, take
 from ..arrow.buffer_pool import WindowMemory
-from ..arrow.large_rows import LargeRows, Limits
+from ..arrow.large_rows import LargeRows
 from ..cache.disk import MappedTable
 from ..cache.tables import CachedTable
 from ..common.counters import Stats
-from ..order.read_schedule import Planner, RowOrder, WindowRows, rows_of
+from ..order.mixed_windows import WindowPlanner
+from ..order.read_schedule import RowOrder, WindowRows, rows_of
 from ..order.shards import Shards
 from ..order.window_slices import WindowSlice, WindowSlices, distinct_windows, runs
 from ..table.reader import BlobReading, PendingParts, PendingRead, Reader, Waiting
-from .completion import Backlog, RowsInMemory, Timed
+from .completion import RowsInMemory, Timed
 from .shuffle_buffer import ReadRows, Window, assemble
 
 _Begun = TypeVar("_Begun", bound=Waiting)
@@ -51,67 +52,36 @@ class Source(Protocol):
         ...
 
 
-class Input(Protocol):
-    """What batches are made of: an order, and where its rows come from."""
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether all rows were in memory already when it was made."""
-        ...
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether all rows are to come out of memory; they may turn out to be too large."""
-        ...
-
-    def open(self) -> Source:
-        """Begin to read, or load what is to be in memory; in the thread that makes batches."""
-        ...
-
-    def backlog(self, limits: Limits) -> Backlog:
-        """Batches in order, of which what they lack is being read."""
-        ...
-
-    def found_locally(self) -> int:
-        """How many rows were read off a cache since this was asked for last."""
-        ...
-
-    def cancel(self) -> None:
-        """Give up every read; whoever waits for one waits no longer."""
-        ...
-
-
 class Reads:
-    """Starts the reads of windows, and counts what they bring."""
+    """Starts the reads of windows, and counts what they bring.
+
+    Of `at_once` reads that are under way, others share a `semaphore` if one is given.
+    """
 
     def __init__(
         self,
-        plan: RowOrder | Shards | Planner,
+        plan: RowOrder | Shards | WindowPlanner,
         reader: Reader,
         stats: Stats,
         at_once: int,
         in_windows: bool,
         large: LargeRows | None = None,
+        semaphore: asyncio.Semaphore | None = None,
     ):
-        self._semaphore = asyncio.Semaphore(at_once)
+        self._semaphore = semaphore or asyncio.Semaphore(at_once)
         self._large = large
         # Windows stay open for long, and there are many of them.
-        self._held = 0 if large is None or in_windows else large.limits.ahead // at_once
+        self._spare_bytes = 0 if large is None or in_windows else large.limits.ahead // at_once
         self._plan = plan
         self._reader = reader
         self._stats = stats
         self._under_way: list[Waiting] = []
-        self._at_once = at_once
         self._cancelled = False
 
     @property
     def rows(self) -> int:
         """How many rows there are to read."""
         return self._reader.selection.num_rows
-
-    def share_semaphore(self, semaphore: asyncio.Semaphore) -> None:
-        """Have as many reads under way as a semaphore says, which others share."""
-        self._semaphore = semaphore
 
     def begin(self, windows: Sequence[WindowRows]) -> PendingRead:
         """One read for all of these windows, one after the other."""
@@ -120,12 +90,8 @@ class Reads:
 
     def begin_rows(self, rows: np.ndarray) -> PendingRead:
         """One read of rows by their place in the base order."""
-        counted = None if self._large is None else self._large.counted(self._held)
+        counted = None if self._large is None else self._large.counted(self._spare_bytes)
         return self._begun(self._reader.begin(rows, self._semaphore, counted))
-
-    def backlog(self, limits: Limits) -> Backlog:
-        """Batches of rows that were read ahead, of which what they lack is read now."""
-        return Backlog(self, limits, self._at_once)
 
     def begin_left_out(self, offsets: np.ndarray) -> PendingParts:
         """Begin to read rows that were left out of reads, by their offset in the table."""
@@ -202,9 +168,9 @@ class WindowSource:
     reads : WindowReads
         What begins their reads.
     memory : WindowMemory
-        Where their rows are kept.
+        For their rows.
     windows : dict of int to ReadWindows, optional
-        Those that are open already, of the same memory; who gives them closes what is left there.
+        Those that are open already, of the same memory; the caller closes what is left there.
     """
 
     def __init__(
@@ -260,12 +226,12 @@ class ReadWindows:
     def window(self, number: int) -> Window:
         """One of the windows, waiting until it was read."""
         if self._reading is not None:
-            self._keep(self._reading)
+            self._make_windows(self._reading)
             self._finish(self._reading)
             self._reading = None
         return self._windows[number]
 
-    def _keep(self, reading: Any) -> None:
+    def _make_windows(self, reading: Any) -> None:
         batch, order = reading.rows(), reading.order
         order = np.arange(batch.num_rows) if order is None else order
         rows, start = ReadRows(batch), 0
@@ -373,8 +339,8 @@ class _OpenRows:
 
     def _move(self, more: int) -> None:
         """Put those that are open into a new array, with as much space again."""
-        kept = {window: self._rows[slice(*span)] for window, span in self._spans.items()}
-        held = sum(map(len, kept.values()))
-        self._rows, self._end, self._spans = np.empty(2 * (held + more), np.int64), 0, {}
-        for window, rows in kept.items():
+        still_open = {window: self._rows[slice(*span)] for window, span in self._spans.items()}
+        size = sum(map(len, still_open.values())) + more
+        self._rows, self._end, self._spans = np.empty(2 * size, np.int64), 0, {}
+        for window, rows in still_open.items():
             self.add(window, rows)

@@ -32,7 +32,7 @@ class TableInput:
     read_rows : int
         Rows of one call to the reader.
     epoch_cache : WindowMemory, CachedTable or MappedTable
-        Where the rows of open windows are kept, or all rows are; used again by the next stream.
+        Memory for the rows of open windows, or for all rows; used again by the next stream.
     large : LargeRows, optional
         What to do about rows that are far larger than others; None where all have one size.
     """
@@ -57,19 +57,23 @@ class TableInput:
         if isinstance(epoch_cache, CachedTable):
             self._loading = Reads(read, epoch_cache.reader.open(), stats, ahead + 1, windows)
         self._local = reader.local
+        # They may turn out to be too large.
         self.is_in_memory = not isinstance(epoch_cache, WindowMemory)
         # By an earlier stream.
         self.is_cached = not isinstance(epoch_cache, WindowMemory) and epoch_cache.is_loaded
 
     def open(self) -> Source:
-        """Where the rows are to come from: memory, once they are there, or reads."""
+        """Where the rows come from: memory, once they are there, or reads.
+
+        Called in the thread that makes batches, as rows that are to be in memory are loaded here.
+        """
         plan, source = self._plan, self._unplanned()
         return planned_source(plan, source) if isinstance(plan, BatchSequence) else source
 
     def _unplanned(self) -> Source:
         epoch_cache, plan = self._epoch_cache, self._plan
         if not isinstance(epoch_cache, WindowMemory):
-            if epoch_cache.load(self._loading, self._ahead):
+            if epoch_cache.load(self._loading.begin_rows, self._loading.finish, self._ahead):
                 return InMemorySource(plan, epoch_cache)
             epoch_cache = window_memory(rows_plan_of(plan))
         if isinstance(plan, BatchSequence):
@@ -80,13 +84,13 @@ class TableInput:
 
     def backlog(self, limits: Limits) -> Backlog:
         """Batches in order, of which what they lack is being read."""
-        return self._reads.backlog(limits)
+        return Backlog(self._reads, limits, self._ahead + 1)
 
-    def found_locally(self) -> int:
-        """How many rows were read off the disk's cache since this was asked for last."""
-        return 0 if self._local is None else self._local.count()
+    def take_local_count(self) -> int:
+        """How many rows were read off the disk's cache since the last call."""
+        return 0 if self._local is None else self._local.take_count()
 
     def cancel(self) -> None:
-        """Give up every read."""
+        """Give up every read; whoever waits for one waits no longer."""
         self._loading.cancel()
         self._reads.cancel()

@@ -14,11 +14,12 @@ from lancedb import permutation as lancedb_permutation
 from lancedb.permutation import Permutation, Transforms
 from lancedb.table import AsyncTable, Table
 
+from ..common.checks import one_of
 from . import recipe as recipes
 from . import selection as selections
-from .blobs import BlobColumns, check_blobs
+from .blobs import BLOBS, BlobColumns
 from .columns import check_column, resolve_columns
-from .dictionaries import categories_of, check_dictionary, coded
+from .dictionaries import DICTIONARY, categories_of, coded
 from .handle import keep_open, open_rows, read_schema
 from .permutation_rows import PermutationRows
 from .recipe import Recipe
@@ -28,7 +29,6 @@ from .sources import (
     Source,
     UriSource,
     check_open,
-    current_branch,
     is_in_memory,
     is_near,
     open_at,
@@ -85,13 +85,13 @@ def resolve(given: Given, timeout: float | None) -> View:
         If no table is named, arguments contradict each other, or a name is unknown.
     """
     check_arguments(given)
-    check_blobs(given.blobs)
-    check_dictionary(given.dictionary)
+    one_of("blobs", given.blobs, BLOBS)
+    one_of("dictionary", given.dictionary, DICTIONARY)
     permutation = given.table if isinstance(given.table, Permutation) else None
     recipe, table, chosen = _rows(given, permutation, timeout)
     keep_open(recipe, table)
     with recipes.naming(recipe):
-        known = table.schema  # which Arrow refuses to hand over if it is nested too deeply
+        known = table.schema  # which Arrow refuses if it is nested too deeply
     columns = _columns(known, permutation, given.columns)
     format, transform = (
         output_of(permutation.transform_fn) if permutation is not None else (None, None)
@@ -252,7 +252,7 @@ def _version_and_branch(given: Given, base: Table | None) -> tuple[int | str | N
     if base is None:
         return given.version, None
     version = base.version if given.version is None else given.version
-    return version, current_branch(base)
+    return version, base.current_branch()
 
 
 def _check_version(version: Any, recorded: Recipe) -> None:

@@ -18,14 +18,13 @@ import pyarrow as pa
 from lancedb.remote.table import RemoteTable
 
 from ..arrow.late import SIZES
-from ..common.checks import one_of
 
 _ROW_ID = "_rowid"
 _ALSO = "__lance_row_id"
 BLOBS = ("bytes", "file", "descriptor")
-# As "bytes" of a `Recipe`, for rows that wait for their batch.
+# As "bytes" in a `Recipe`, but for rows that wait for their batch.
 LATE = "late"
-# Of which ranges are read; an open one has a few kilobytes.
+# Files that stay open for ranges of them to be read: each takes a few kilobytes.
 _OPEN_FILES = 256
 
 
@@ -99,7 +98,8 @@ class BlobColumns:
             sizes += size.fill_null(0).to_numpy().astype(np.int64)
             columns[name] = row_ids
             if self._blobs == "file" and described.null_count:
-                columns[name] = pa.array(row_ids.to_numpy(), mask=~_are_valid(described))
+                nulls = described.is_null().to_numpy(zero_copy_only=False)
+                columns[name] = pa.array(row_ids.to_numpy(), mask=nulls)
         if SIZES in self.schema.names:
             columns[SIZES] = pa.array(sizes)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
@@ -125,7 +125,7 @@ class BlobColumns:
         return batch
 
     def read_range(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
-        """As `Handle.read_blob`."""
+        """As `OwnHandle.read_blob`."""
         file = self._open_file(row_ids)
         size = file.size()
         end = size if stop is None else min(stop, size)
@@ -151,7 +151,7 @@ class BlobColumns:
 
 def rows_with_blobs(table: Any) -> pa.Table:
     """All rows of a table, as they may be written into another one of its schema."""
-    blobs = [name for name in _blob_columns(table) if name in table.schema.names]
+    blobs = [name for name in table.blob_columns() if name in table.schema.names]
     if not blobs:
         return table.to_arrow()
     others = [name for name in table.schema.names if name not in blobs]
@@ -166,21 +166,6 @@ def is_descriptor(field: pa.Field) -> bool:
     marked = (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
     kind = field.type
     return marked and pa.types.is_struct(kind) and kind.get_field_index("position") >= 0
-
-
-def check_blobs(blobs: Any) -> str:
-    """`blobs`, one of those there are.
-
-    Raises
-    ------
-    ValueError
-        If there is no such way to read them.
-    """
-    return one_of("blobs", blobs, BLOBS)
-
-
-def _are_valid(column: pa.Array) -> np.ndarray:
-    return column.is_valid().to_numpy(zero_copy_only=False)
 
 
 def _refuse_within(schema: pa.Schema) -> None:
@@ -205,15 +190,9 @@ def _check(table: Any, name: str, column: str) -> None:
             "leave it out with columns=, read the table in its storage (uri='s3://...'), or read "
             "kind, position and size with blobs='descriptor'"
         )
-    if column not in _blob_columns(table):
+    if column not in table.blob_columns():
         raise ValueError(
-            f"column {name!r} ({column}) is a blob whose bytes this lancedb cannot fetch: it is of "
-            "the older kind, or lancedb is older than its blobs. Write it anew as a "
-            "large_binary column or a lancedb.schema.blob, leave it out with columns=, or read "
-            "kind, position and size with blobs='descriptor'"
+            f"column {name!r} ({column}) is a blob whose bytes lancedb cannot fetch: it is of the "
+            "older kind. Write it anew as a large_binary column or a lancedb.schema.blob, leave it "
+            "out with columns=, or read kind, position and size with blobs='descriptor'"
         )
-
-
-def _blob_columns(table: Any) -> list[str]:
-    known = getattr(table, "blob_columns", None)
-    return known() if known is not None else []

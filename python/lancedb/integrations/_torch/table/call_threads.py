@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ..common.process import PROCESS
 
 T = TypeVar("T")
-# Raises nothing, and gives what delivers its result.
+# It raises nothing, and returns what delivers its result.
 Call = Callable[[], Callable[[], None]]
 
 _FINISHES_WITHIN = 5.0
@@ -68,7 +68,7 @@ class CallThreads:
         wait(list(self._running), _FINISHES_WITHIN)
 
     def in_child(self) -> None:
-        """Threads stayed behind, and whoever had the lock."""
+        """Begin anew: a forked child has neither the threads nor the holder of the lock."""
         PROCESS.replace(CallThreads())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb.table import Table
 
-from ..arrow.dictionaries import Codes, CommonDictionary, has_codes
+from ..arrow.dictionaries import Codes, CommonDictionary, has_keys
 from ..arrow.stream import packed, unpacked
 from ..common.pickling import send_to_new_processes
 from ..common.shared_memory import SharedArray
@@ -70,7 +70,7 @@ send_to_new_processes(Categories, lambda known: (Categories, (known._columns, kn
 
 
 class DictionaryColumns:
-    """What becomes of the dictionary columns of everything that one process reads.
+    """The dictionary columns of all that one process reads: codes, or one dictionary for each.
 
     Parameters
     ----------
@@ -121,20 +121,6 @@ class DictionaryColumns:
         return batch
 
 
-def check_dictionary(dictionary: Any) -> str:
-    """`dictionary`, one of those there are.
-
-    Raises
-    ------
-    ValueError
-        If there is no such way to read dictionary columns.
-    """
-    if dictionary not in DICTIONARY:
-        known = " or ".join(map(repr, DICTIONARY))
-        raise ValueError(f"dictionary must be {known}, not {dictionary!r}")
-    return dictionary
-
-
 def categories_of(table: Table, schema: pa.Schema, columns: Mapping[str, str]) -> Categories:
     """The categories of every dictionary column that is read.
 
@@ -164,7 +150,7 @@ def categories_of(table: Table, schema: pa.Schema, columns: Mapping[str, str]) -
             f"column {made[0]!r} is made by SQL, {columns[made[0]]!r}, and only stored dictionary "
             "columns have codes: name the column itself, or take dictionary='values'"
         )
-    unknown = [name for name in names if not has_codes(schema.field(name).type)]
+    unknown = [name for name in names if not has_keys(schema.field(name).type.value_type)]
     if unknown:
         raise ValueError(
             f"column {unknown[0]!r} has values of type {schema.field(unknown[0]).type.value_type}, "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether lancedb's runtime came into this process with a fork, and so cannot be used.
+"""Guards of lancedb's runtime, which cannot be used in a process that it came into with a fork.
 
 lancedb calls its support for fork experimental, and it is: in a forked process the runtime may
 crash or hang at any read (lancedb 0.38 to 0.40, seen with lancedb alone). Forked processes read
@@ -16,7 +16,7 @@ from ..common.process import PROCESS
 
 
 class Runtime:
-    """What is known here of lancedb's runtime, also of a process that this one was forked from."""
+    """The state of lancedb's runtime, also that of a process that this one was forked from."""
 
     used_in: int | None = None
     is_importing_main = False

@@ -26,7 +26,7 @@ from .sources import asks_anew
 
 _log = logging.getLogger("lancedb.integrations.torch")
 _NOTE = "_rows_for_forks"
-# So long, and once, a process that forks waits for splits to be looked up on a disk, and for tables
+# How long a process that forks waits, once, for splits to be looked up on a disk, and for tables
 # that do not say their version without a look at their store.
 _NOTED_WITHIN = 30.0
 
@@ -74,10 +74,10 @@ def note_rows(permutations: Iterable[Any]) -> None:
     for permutation in sorted(fresh, key=_may_wait):
         limit = ends - time.monotonic() if _may_wait(permutation) else None
         try:
-            if limit is not None and limit <= 0:  # nor is it asked behind the fork's back
+            if limit is not None and limit <= 0:  # nor is it asked after the fork
                 raise RuntimeError(_too_late())
             note = within(limit, lambda of=permutation: _noted(of, known), late=_too_late)
-        except Exception as error:  # whatever it is, a fork is not to fail for it
+        except Exception as error:  # of any kind: a fork must not fail for it
             given_up.add(permutation)
             name = permutation.base_table.name
             _log.debug("a permutation of %s cannot be read after a fork: %s", name, error)

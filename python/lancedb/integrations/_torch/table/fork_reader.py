@@ -103,7 +103,7 @@ class ForkReader:
         semaphore: asyncio.Semaphore | None = None,
         counted: CountedRead | FetchedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
-        """As `Handle.submit`; the calls wait for each other in any case."""
+        """As `OwnHandle.submit`; the calls wait for each other in any case."""
         return self._calls.submit(self._read, offsets, counted)
 
     def _read(
@@ -134,11 +134,11 @@ class ForkReader:
         return self._ask(_ROWS + offsets.astype(np.int64).tobytes())
 
     def nearest(self, asked: Nearest) -> pa.RecordBatch:
-        """As `Handle.nearest`."""
+        """As `OwnHandle.nearest`."""
         return self._calls.submit(self._ask, _NEAREST + pickle.dumps(asked)).result()
 
     def chosen(self, rows: PermutationRows) -> Selection:
-        """As `Handle.chosen`."""
+        """As `OwnHandle.chosen`."""
         asked = _CHOSEN + pickle.dumps(rows)
         (answer,) = self._calls.submit(self._ask, asked).result().to_pylist()
         return pickle.loads(answer["chosen"])
@@ -158,7 +158,7 @@ class ForkReader:
 
 
 class Delegate:
-    """A process that was not forked, and reads for this one until nobody is left who asks."""
+    """A process that was not forked and reads for this one, until its last reader is closed."""
 
     def __init__(self) -> None:
         self.readers = 0
@@ -174,13 +174,13 @@ class Delegate:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, or was told to."""
+        """Whether it has ended, or was asked to."""
         return self._control.closed or self._process.poll() is not None
 
     def connect(self) -> Connection:
         """A connection to a thread of it."""
         ours, theirs = multiprocessing.Pipe()
-        with theirs, contextlib.suppress(ConnectionError):  # which is found out by who asks
+        with theirs, contextlib.suppress(ConnectionError):  # the first question will fail
             send_handle(self._control, theirs.fileno(), self._process.pid)
         return ours
 
@@ -207,7 +207,7 @@ class Delegates:
     def in_child(self) -> None:
         """A process that is forked off has none yet."""
         self._latest: Delegate | None = None
-        self._lock = threading.RLock()  # garbage that is collected meanwhile may hold a reader
+        self._lock = threading.RLock()  # garbage that is collected meanwhile may include a reader
 
     def connect(self) -> tuple[Delegate, Connection]:
         """A connection to the delegate, for one reader more."""
@@ -280,10 +280,10 @@ def _answer(handle: OwnHandle, kind: bytes, asked: memoryview) -> pa.RecordBatch
 def _preparation(asked: bytes) -> dict[str, Any]:
     """What multiprocessing passes to a new process; the main module only if a recipe needs it."""
     data = multiprocessing.spawn.get_preparation_data("lance-reader")
-    kept = ("sys_path", "sys_argv", "orig_dir", "dir")
+    names = ("sys_path", "sys_argv", "orig_dir", "dir")
     if b"__main__" in asked:
-        kept = (*kept, "init_main_from_name", "init_main_from_path")
-    return {name: data[name] for name in kept if name in data}
+        names = (*names, "init_main_from_name", "init_main_from_path")
+    return {name: data[name] for name in names if name in data}
 
 
 def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
@@ -293,7 +293,7 @@ def _succeed(connection: Connection, batch: pa.RecordBatch) -> None:
 
 
 class _Failed(NamedTuple):
-    """What is sent in place of rows."""
+    """An error that is sent in place of rows."""
 
     error: Exception
     where: str
@@ -306,9 +306,9 @@ def _fail(connection: Connection, error: Exception) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or one that says the same if its pickle would not give it back.
+    """The error, or one that says the same if it cannot be restored from its pickle.
 
-    So it is with one whose constructor takes something else than what it hands on to Exception.
+    That is so if its constructor takes other arguments than it passes to Exception.
     """
     try:
         if type(pickle.loads(pickle.dumps(error))) is type(error):

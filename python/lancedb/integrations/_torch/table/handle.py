@@ -14,11 +14,10 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-from lancedb._lancedb import PermutationReader
 from lancedb.background_loop import LOOP
 from lancedb.remote.table import RemoteTable
 from lancedb.table import Table
@@ -40,10 +39,13 @@ from .selection import Selection
 from .sources import is_in_object_store
 from .sql import as_one_expression
 
+if TYPE_CHECKING:
+    from lancedb._lancedb import PermutationReader
+
 # From this many rows on, a scan of one contiguous range beats a list of offsets: a scan costs its
 # planning, and lancedb makes an expression of every offset, half a microsecond each.
 _RANGE_ROWS = 2048
-# Of rows of at most so many bytes, a scan may also bring as many that were not asked for.
+# A scan of rows of at most so many bytes may also bring as many that were not asked for.
 _SCANNED_BYTES = 1024
 
 # lancedb decodes what one call asks for in one thread. A call of its own is worth its cost from
@@ -63,75 +65,8 @@ class LocalRows(Protocol):
         """Rows by offset, in that order; None if one of them is not here."""
         ...
 
-    def count(self) -> int:
-        """How many rows were taken since this was asked last."""
-        ...
-
-
-class Handle(Protocol):
-    """Something that reads rows of one table."""
-
-    schema: pa.Schema
-    scans: bool
-    """Whether neighbouring rows are scanned, which takes nanoseconds a row."""
-    stored_columns: list[str]
-    """The columns of the table, read or not."""
-    stored_rows: int
-    stored_bytes: int
-    """The rows of the table, and the bytes of its files; 0 if they are not known."""
-    is_read_in_bulk: bool
-    """Whether a whole column is cheap to read, at least as compared with row by row."""
-
-    @property
-    def blob_names(self) -> Collection[str]:
-        """The columns that are blobs, read as more than descriptors."""
-        ...
-
-    @property
-    def reads_by(self) -> str:
-        """What finds single rows: "pylance" or "lancedb"."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it cannot be used any more."""
-        ...
-
-    def give_up(self, is_late: bool) -> None:
-        """Use it no more: something that it read failed, or did not come in time."""
-        ...
-
-    def submit(
-        self,
-        offsets: np.ndarray,
-        semaphore: asyncio.Semaphore | None = None,
-        counted: CountedRead | FetchedRead | None = None,
-    ) -> Future[tuple[pa.RecordBatch, float]]:
-        """Start to read rows by ascending offset: the rows, and the seconds that it took.
-
-        `semaphore` is acquired while the rows are read; first come, first served.
-        Without one nothing else is read meanwhile, and all processors may work for this. `counted`
-        says how many rows to ask for at once, and what is kept of them.
-        """
-        ...
-
-    def submit_blobs(self, batch: pa.RecordBatch) -> Future[tuple[pa.RecordBatch, float]]:
-        """Start to fetch the bytes of the blobs of which a batch has row ids."""
-        ...
-
-    def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
-        """The size of the first row's blob of the only column, and its bytes in a range.
-
-        If it is not open yet, the others are opened with it.
-        """
-        ...
-
-    def nearest(self, asked: Nearest) -> pa.RecordBatch:
-        """Search the table for the nearest rows of vectors, see `search`."""
-        ...
-
-    def chosen(self, rows: PermutationRows) -> Selection:
-        """Which rows of the table a permutation has."""
+    def take_count(self) -> int:
+        """How many rows were taken since the last call."""
         ...
 
 
@@ -146,6 +81,21 @@ class OwnHandle:
         Output name -> column (or SQL expression) of the table.
     local : LocalRows, optional
         Rows that are not read from the table.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        Of the chosen columns, as they are read.
+    scans : bool
+        Whether neighbouring rows are scanned, which takes nanoseconds a row.
+    stored_columns : list of str
+        The columns of the table, read or not.
+    stored_rows, stored_bytes : int
+        The rows of the table, and the bytes of its files; 0 if they are not known.
+    is_read_in_bulk : bool
+        Whether a whole column is cheap to read, at least as compared with row by row.
+    blob_names : collection of str
+        The columns that are blobs, read as more than descriptors.
     """
 
     def __init__(self, recipe: Recipe, columns: Mapping[str, str], local: LocalRows | None = None):
@@ -179,13 +129,16 @@ class OwnHandle:
 
     @property
     def reads_by(self) -> str:
+        """What finds single rows: "pylance" or "lancedb"."""
         return "pylance" if self._pylance.is_used else "lancedb"
 
     @property
     def is_over(self) -> bool:
+        """Whether it cannot be used any more."""
         return self._opened.is_over
 
     def give_up(self, is_late: bool) -> None:
+        """Use it no more: something that it read failed, or did not come in time."""
         # lancedb's rate control would hold back what is read next, for what failed before.
         self._opened.is_over = True
 
@@ -195,6 +148,12 @@ class OwnHandle:
         semaphore: asyncio.Semaphore | None = None,
         counted: CountedRead | FetchedRead | None = None,
     ) -> Future[tuple[pa.RecordBatch, float]]:
+        """Start to read rows by ascending offset: the rows, and the seconds that it took.
+
+        `semaphore` is acquired while the rows are read; first come, first served. Without one
+        nothing else is read meanwhile, and all processors may work for this. `counted` says how
+        many rows to ask for at once, and which of their values are left out.
+        """
         return asyncio.run_coroutine_threadsafe(self._timed(offsets, semaphore, counted), LOOP.loop)
 
     async def _timed(
@@ -221,6 +180,7 @@ class OwnHandle:
             return batch, time.perf_counter() - started
 
     def submit_blobs(self, batch: pa.RecordBatch) -> Future[tuple[pa.RecordBatch, float]]:
+        """Start to fetch the bytes of the blobs of which a batch has row ids."""
         return asyncio.run_coroutine_threadsafe(self._timed_blobs(batch), LOOP.loop)
 
     async def _timed_blobs(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, float]:
@@ -228,14 +188,18 @@ class OwnHandle:
         return await self._blobs.filled(batch), time.perf_counter() - started
 
     def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
+        """The size of the first row's blob of the only column, and its bytes in a range.
+
+        If it is not open yet, the others are opened with it.
+        """
         return self._blobs.read_range(row_ids, start, stop)
 
     def nearest(self, asked: Nearest) -> pa.RecordBatch:
-        """As `Handle.nearest`."""
+        """Search the table for the nearest rows of vectors, see `search`."""
         return search(self._table, asked)
 
     def chosen(self, rows: PermutationRows) -> Selection:
-        """As `Handle.chosen`."""
+        """Which rows of the table a permutation has."""
         return rows.of(self._table)
 
     def _parts(self, rows: int) -> int:
@@ -293,7 +257,7 @@ class OwnHandle:
 
 
 class _Stored(NamedTuple):
-    """What a table says of itself; zeros where it does not know."""
+    """The size of a table as lancedb reports it; zeros where it does not."""
 
     rows: int
     bytes: int = 0
@@ -359,6 +323,8 @@ def open_rows(table: Table) -> PermutationReader | None:
     """lancedb's reader over every row of the table; None for a table without rows."""
     if table.count_rows() == 0:
         return None
+
+    from lancedb._lancedb import PermutationReader
 
     async def identity() -> PermutationReader:
         return await PermutationReader.from_tables(table, None, 0)  # type: ignore[attr-defined]

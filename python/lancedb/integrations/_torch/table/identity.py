@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells one table from another of the same name, version, schema and size.
+"""Identities, which distinguish a table from another of the same name, version, schema and size.
 
 A table that was dropped and created again begins with version 1 once more, so that a version
 number alone opens whatever has been put in its place.
@@ -25,7 +25,7 @@ _MOST_CHECKED = 64
 
 
 class Identity(NamedTuple):
-    """What an open table version is known by.
+    """The identity of an open table version.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Identity(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open table, as what it is to be known by is looked for.
+    """An open table whose identity is looked for.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def newest_version(table: Table) -> int:
 
 
 def identify(opened: Opened) -> Identity | None:
-    """What an open version is known by; None if nothing can be had."""
+    """The identity of an open version; None if none can be found."""
     if not isinstance(opened.table, LanceTable) or urlsplit(opened.table.uri).scheme == "memory":
         return None
     found = ((kind, find(opened, _MOST_RECORDED)) for kind, find in _KINDS.items())
@@ -71,7 +71,7 @@ def identify(opened: Opened) -> Identity | None:
 
 
 def known_size(table: Table) -> Identity | None:
-    """What an open table is known by that is not read, as `identify` does."""
+    """The identity of an open table by its size alone, without the reads of `identify`."""
     if not isinstance(table, LanceTable) or asks_anew(table):
         return None
     return Identity(_SIZE, _size(table))

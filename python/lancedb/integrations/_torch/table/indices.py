@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user may write for row indices, and the rows that they mean."""
+"""Row indices in all forms that users write, and the rows that they mean."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def distinct(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def sorting(numbers: np.ndarray) -> np.ndarray:
-    """What sorts some numbers, as `numpy.argsort`: a quarter of its time where they are close.
+    """The order of ascending numbers, in a quarter of `numpy.argsort`'s time if they are close.
 
     Examples
     --------
@@ -99,9 +99,9 @@ def _as_integers(indices: Any) -> np.ndarray:
     if indices.dtype.kind == "O":
         return _from_iterable(indices.tolist())
     if indices.dtype.kind not in "iu":
-        way_out = "; numpy.flatnonzero(mask) is those of a mask" if indices.dtype == bool else ""
+        hint = "; numpy.flatnonzero(mask) is those of a mask" if indices.dtype == bool else ""
         raise TypeError(
-            f"indices must be whole numbers, not {indices.dtype} such as {indices[0]}{way_out}"
+            f"indices must be whole numbers, not {indices.dtype} such as {indices[0]}{hint}"
         )
     return indices
 

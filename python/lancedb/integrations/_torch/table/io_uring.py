@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether and how a local table can be read through Linux's io_uring.
+"""Local tables read through Linux's io_uring, where that is permitted.
 
 Lance reads local files with one system call in one thread for each piece, or, for URIs of the
-scheme ``file+uring``, hands many pieces to the kernel at once. Random rows then cost about half
+scheme ``file+uring``, gives many pieces to the kernel at once. Random rows then cost about half
 the processor time. Kernels and containers may forbid io_uring, so it is tried before it is used.
 """
 
@@ -38,7 +38,7 @@ _AT_ONCE = 4
 
 
 class Uring:
-    """What this process has found out of io_uring."""
+    """The state of io_uring in this process."""
 
     is_refused = False
 

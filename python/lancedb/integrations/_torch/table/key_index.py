@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the rows of a table stand, by a key: sorted keys and their offsets.
+"""An index of a table's rows by a key: sorted keys, and the offset of each one's row.
 
 It is as large as the key's column and 8 bytes a row; processes that are started map one copy of it,
 and forked ones have it already.
@@ -30,7 +30,7 @@ class KeyIndex:
     keys : pyarrow.Array
         Of every row; rows whose key is null are left out.
     offsets : numpy.ndarray of int64
-        Where the rows stand.
+        The offsets of these rows in the table.
     name : str
         The key's column, for messages.
 
@@ -57,7 +57,6 @@ class KeyIndex:
         sorted_offsets = pa.array(offsets[order.to_numpy()])
         batch = pa.record_batch([keys, sorted_offsets], names=["key", "offset"])
         self._data = torch.frombuffer(bytearray(packed(batch)), dtype=torch.uint8)
-        self._name = name
         self._open()
 
     def __reduce__(self) -> Any:
@@ -68,7 +67,7 @@ class KeyIndex:
         self._keys, self._offsets = batch.column(0), batch.column(1).to_numpy()
 
     def find(self, keys: Any) -> np.ndarray:
-        """Where the rows of some keys stand, in their order; -1 for those that no row has.
+        """The offsets of the rows of some keys, in their order; -1 for those that no row has.
 
         Parameters
         ----------
@@ -97,7 +96,7 @@ def read_keys(table: Table, name: str) -> KeyIndex:
 
 
 def key_type(name: str, kind: pa.DataType) -> pa.DataType:
-    """What keys of a column's type are held as."""
+    """The type of an index's keys, for a column of some type."""
     if pa.types.is_dictionary(kind):
         return key_type(name, kind.value_type)
     if pa.types.is_integer(kind):
@@ -204,9 +203,9 @@ def _dropped() -> None:
     """In place of an index that is not sent: it is read again where it is needed."""
 
 
-def _opened(data: torch.Tensor, name: str) -> KeyIndex:
+def _opened(data: torch.Tensor) -> KeyIndex:
     index = KeyIndex.__new__(KeyIndex)
-    index._data, index._name = data, name
+    index._data = data
     index._open()
     return index
 
@@ -214,7 +213,7 @@ def _opened(data: torch.Tensor, name: str) -> KeyIndex:
 def _shared(index: KeyIndex) -> Any:
     index._data = shared(index._data)
     index._open()
-    return _opened, (index._data, index._name)
+    return _opened, (index._data,)
 
 
 send_to_new_processes(KeyIndex, _shared)

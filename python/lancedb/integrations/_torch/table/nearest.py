@@ -12,7 +12,7 @@ from lancedb.table import Table
 
 
 class Nearest(NamedTuple):
-    """What is searched for.
+    """A search for the nearest rows of vectors.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows a permutation has, as a description that is followed where its table can be read."""
+"""The rows of a permutation, described, to be looked up where its table can be read."""
 
 from __future__ import annotations
 

@@ -19,17 +19,19 @@ import pyarrow as pa
 from ..arrow import take
 from ..arrow.large_rows import CountedRead, FetchedRead
 from ..common.per_process import PerProcess
-from ..common.timeout import TooLate, within
+from ..common.timeout import within
 from . import fork_guard as forking
 from .fork_reader import ForkReader
-from .handle import Handle, LocalRows, OwnHandle
+from .handle import LocalRows, OwnHandle
 from .indices import distinct
 from .recipe import Recipe
 from .selection import Selection
 
+Handle = OwnHandle | ForkReader
+
 
 class Reader:
-    """Reads rows of one pinned table by their position in a selection's base order.
+    """Reads rows of one pinned table by their place in a selection's base order.
 
     Parameters
     ----------
@@ -112,9 +114,9 @@ class Reader:
         rows : numpy.ndarray of int64
             In ``[0, selection.num_rows)``; checked by the caller.
         semaphore : asyncio.Semaphore, optional
-            As in `Handle.submit`.
+            As in `OwnHandle.submit`.
         counted : CountedRead, optional
-            As in `Handle.submit`.
+            As in `OwnHandle.submit`.
         """
         return self.begin_offsets(self.selection.offsets(rows), semaphore, counted)
 
@@ -129,7 +131,7 @@ class Reader:
         return PendingParts(self, offsets, fetched)
 
     def read_blob(self, row_ids: Sequence[int], start: int, stop: int | None) -> tuple[int, bytes]:
-        """As `Handle.read_blob`.
+        """As `OwnHandle.read_blob`.
 
         Raises
         ------
@@ -137,15 +139,18 @@ class Reader:
             If the storage fails, takes too long, or no longer has this blob.
         """
         what = f"the blob of row id {row_ids[0]} of {self.recipe.describe()}"
-        handle = self.open().handle()
+        handle, is_late = self.open().handle(), False
+
+        def late() -> str:
+            nonlocal is_late
+            is_late = True
+            return f"not read within {self.recipe.limit()}"
+
         try:
-            return within(
-                self.recipe.timeout,
-                lambda: handle.read_blob(row_ids, start, stop),
-                late=lambda: f"not read within {self.recipe.limit()}",
-            )
+            timeout = self.recipe.timeout
+            return within(timeout, lambda: handle.read_blob(row_ids, start, stop), late)
         except (RuntimeError, OSError, ValueError) as error:
-            handle.give_up(isinstance(error, TooLate))
+            handle.give_up(is_late)
             raise RuntimeError(f"reading {what} failed: {explained(str(error))}") from error
 
     def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
@@ -246,9 +251,9 @@ class PendingRead(Waiting):
     order : numpy.ndarray of int64, optional
         Where in `offsets` each row asked for stands; None if they were asked for so.
     semaphore : asyncio.Semaphore, optional
-        As in `Handle.submit`.
+        As in `OwnHandle.submit`.
     counted : CountedRead, optional
-        As in `Handle.submit`.
+        As in `OwnHandle.submit`.
     """
 
     def __init__(
@@ -263,7 +268,7 @@ class PendingRead(Waiting):
         self._offsets = offsets
         self._how = (semaphore, counted)
         super().__init__(reader)
-        del self._how  # which holds what was read
+        del self._how  # which refers to what was read
 
     def _submitted(self, handle: Handle) -> Future[tuple[pa.RecordBatch, float]]:
         return handle.submit(self._offsets, *self._how)
@@ -305,7 +310,7 @@ class PendingParts(Waiting):
     offsets : numpy.ndarray of int64
         What is read.
     fetched : FetchedRead
-        Where the parts are kept.
+        Collects the parts.
     """
 
     def __init__(self, reader: Reader, offsets: np.ndarray, fetched: FetchedRead):

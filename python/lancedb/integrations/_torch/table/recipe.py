@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How to reopen exactly one table: where it is, which branch, which version.
+"""Recipes to reopen exactly one table: where it is, which branch, which version.
 
 A recipe is plain data. It travels in pickles, without the table that its process has opened, and
 never shows a credential in its ``repr``.
@@ -29,7 +29,6 @@ from .sources import (
     MemorySource,
     Source,
     checkout,
-    current_branch,
     open_at,
 )
 from .uris import redact
@@ -46,7 +45,7 @@ _MADE_ANEW = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to reopen one version of one table, in any process.
+    """A recipe to reopen one version of one table, in any process.
 
     Parameters
     ----------
@@ -200,7 +199,7 @@ def pin(
             table = source.open(name, branch)
             last = newest_version(table)
             checkout(table, name, table.version if version is None else version)
-            branched = branch or current_branch(table)
+            branched = branch or table.current_branch()
             identity = identify(Opened(table, branched, last))
             pinned = dataclasses.replace(
                 newest, branch=branched, version=table.version, identity=identity
@@ -213,7 +212,7 @@ def pin(
 def as_opened(source: Source, table: Table, at: tuple[int, str | None] | None = None) -> Recipe:
     """As `pin`, of a table that is open, by what its handle knows without a read.
 
-    Of one that is dropped and made anew only another size tells.
+    A table that was dropped and made anew is recognized by another size alone.
 
     Parameters
     ----------

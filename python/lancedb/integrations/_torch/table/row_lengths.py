@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens each row of a selection has: read once, four bytes a row, shared by workers."""
+"""The number of tokens of each row of a selection: read once, four bytes a row, for all workers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RowLengths:
         Called with all lengths, and what names a row by its place, once they are read.
     kept : callable, optional
         Called with the reader of the column, what its numbers are called and what reads them;
-        returns them, also from where they were kept by another process.
+        returns them, also as another process has cached them.
     """
 
     def __init__(

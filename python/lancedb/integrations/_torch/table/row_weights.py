@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often each row is to be drawn: by a column of weights, or each value of a column alike."""
+"""Weights by which rows are drawn: those of a column, or each value of a column alike."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ class _Column:
             raise ValueError(
                 f"{self._argument} is {said} in {self._named(bad[0])}, and weights must be finite "
                 f"and not negative: {len(bad)} of {len(weights)} rows are so. Leave them out with "
-                f"filter=, or give an expression such as {self._mended(float(value))!r}"
+                f"filter=, or give an expression such as {self._fixed(float(value))!r}"
             )
         if len(weights) and not weights.any():
             raise ValueError(f"{self._argument} is 0 in every row: none can be drawn")
         return weights
 
-    def _mended(self, bad: float) -> str:
+    def _fixed(self, bad: float) -> str:
         """An expression in place of the column that has no such weights."""
         if np.isnan(bad):
             if pa.types.is_boolean(self._kind):

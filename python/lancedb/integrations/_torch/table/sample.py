@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a few rows say about all: how large a row is, and which data this is."""
+"""Samples of rows: how large an average row is, and a digest that tells which data this is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .selection import AllRows, Selection
 _SPOTS = 16
 _ROWS_PER_SPOT = 16
 _LARGE_ROW_BYTES = 65_536
-# A row is far larger than others from so many times their size on, if it has so many bytes.
+# A row is far larger than others if it has so many times their size, and so many bytes.
 _MUCH_MORE = 32
 _HIDDEN_ROW = 1 << 20
 # What all windows may hold: a table that is larger by less than this can do no harm.
@@ -35,7 +35,7 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 class RowSizes(NamedTuple):
-    """What is known of the sizes of rows.
+    """The sizes of rows, as far as they are known.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of a pinned table are meant, in base order.
+"""Selections: the rows of a pinned table that are meant, in base order.
 
 Rows are named by their offset in the pinned version. An offset keeps its meaning there for
 ever, takes eight bytes, and is what lancedb reads fastest. A filter, a split or a permutation
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,31 +25,8 @@ from .sql import how_to_quote, reason, whole_condition
 # Looking an id up costs about as much as scanning this many rows of the two system columns.
 _SCANNED_ROWS_PER_LOOKUP = 6
 _LOOKUP_ROWS = 65_536
-# The part of a stretch of the table that has to be chosen for all of it to be kept in memory.
+# The part of a stretch of the table that has to be chosen for all of it to be cached.
 _DENSE = 1 / 4
-
-
-class Selection(Protocol):
-    """An ordered choice of rows: position in base order -> offset in the table."""
-
-    @property
-    def num_rows(self) -> int: ...
-
-    def offsets(self, rows: np.ndarray) -> np.ndarray: ...
-
-    def occurrences(self, rows: np.ndarray) -> np.ndarray | None:
-        """How often each row's offset stands before it in base order; None if each comes once."""
-        ...
-
-    def stretch(self) -> AllRows | None:
-        """The part of the table that these rows are in; None if that has many more."""
-        ...
-
-    def describe(self) -> str: ...
-
-    def digest(self) -> bytes:
-        """Differs between selections of other rows, or of the same rows in another order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -60,18 +37,23 @@ class AllRows:
     start: int = 0
 
     def offsets(self, rows: np.ndarray) -> np.ndarray:
+        """The offsets in the table of some rows."""
         return rows + self.start if self.start else rows
 
     def occurrences(self, rows: np.ndarray) -> None:
+        """How often each row's offset stands before it in base order; None if each comes once."""
         return None
 
     def stretch(self) -> AllRows:
+        """The part of the table that these rows are in; None if that has many more."""
         return self
 
     def describe(self) -> str:
+        """Which rows these are, in words."""
         return "all rows" if not self.start else f"rows from {self.start}"
 
     def digest(self) -> bytes:
+        """Differs between selections of other rows, or of the same rows in another order."""
         return f"{self.start}+{self.num_rows}".encode()
 
 
@@ -112,6 +94,10 @@ class ChosenRows:
         return hashlib.sha256(self._offsets.array.data).digest()
 
 
+# An ordered choice of rows: each row's offset in the table.
+Selection = AllRows | ChosenRows
+
+
 def _repeats(offsets: np.ndarray) -> np.ndarray | None:
     """How often the same offset stands before each; None if none stands there twice."""
     if (np.diff(offsets) > 0).all():
@@ -127,9 +113,9 @@ def _repeats(offsets: np.ndarray) -> np.ndarray | None:
     return repeats
 
 
-def places_in(held: Selection, selection: Selection, rows: np.ndarray) -> np.ndarray:
-    """Where some rows of a selection stand among those that are held: a stretch, or itself."""
-    return selection.offsets(rows) - held.start if isinstance(held, AllRows) else rows
+def places_in(cached: Selection, selection: Selection, rows: np.ndarray) -> np.ndarray:
+    """Where some rows of a selection stand among those that are cached: a stretch, or itself."""
+    return selection.offsets(rows) - cached.start if isinstance(cached, AllRows) else rows
 
 
 def all_rows(table: Table) -> AllRows:

@@ -143,12 +143,6 @@ def check_open(table: Table) -> None:
         )
 
 
-def current_branch(table: Table) -> str | None:
-    """The branch a handle is scoped to, None for main."""
-    branch = getattr(table, "current_branch", None)
-    return branch() if branch is not None else None
-
-
 def open_at(table: Table) -> tuple[int | None, str | None]:
     """The version and branch that a handle reads; no server is asked.
 
@@ -185,7 +179,7 @@ def _uri_of(table: Table) -> str:
 
 def on_branch(table: Table, branch: str | None) -> Table:
     """The handle, or one of its branch."""
-    if branch is None or (current_branch(table) or _MAIN) == branch:
+    if branch is None or (table.current_branch() or _MAIN) == branch:
         return table
     return table.branches.checkout(branch)  # type: ignore[attr-defined]
 

@@ -23,7 +23,7 @@ _COMPARED = re.compile(
 )
 _NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")  # of a column, or of a field of one
 _AT = re.compile(r",? ?/\S+\.rs:\d+(?::\d+)?")  # where lancedb's source says so
-# What no column can be named without backticks, of the words that one may be named by.
+# Words that may name a column, but only in backticks.
 _RESERVED = {"exists", "false", "interval", "null", "select", "trim", "true", "with"}
 
 

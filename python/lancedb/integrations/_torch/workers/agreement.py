@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that differ between ranks: noticed by what each wrote into the process group's store.
+"""Arguments that differ between ranks, noticed by what each wrote into the process group's store.
 
 Ranks with other seeds, filters or batch sizes would repeat and lose rows in silence. Nothing waits
-for anybody here, as no rank can know which others iterate: who comes first writes down what it was
-made with, and who comes later compares.
+for anybody here, as no rank can know which others iterate: the first one writes down what it was
+made with, and later ones compare.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch.distributed
 
 from ..common.process import PROCESS
+from ..frameworks.private import part_of
 from ..frameworks.torch_loader import in_worker
 from ..order.state import Position
 
@@ -115,10 +116,8 @@ def _store(world_size: int) -> Any:
         return None
     if distributed.get_world_size() != world_size:
         return None
-    module = getattr(distributed, "distributed_c10d", None)
-    default = getattr(module, "_get_default_store", None)
     try:
-        return default() if default is not None else None
+        return part_of(distributed, "distributed_c10d._get_default_store", lambda: None)()
     except Exception:  # as where a backend has no store
         return None
 

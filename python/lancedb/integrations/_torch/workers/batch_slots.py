@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow.dictionaries import compacted
+from ..arrow.stream import packed, unpacked
 
 # Beside its rows a message has a schema and where each buffer is.
 _MOST_OVERHEAD = 64 << 10
@@ -33,7 +34,7 @@ class _Slot(NamedTuple):
 
 
 class LocalBatch(NamedTuple):
-    """Stands in a worker for a batch that the loader keeps, as it is finished."""
+    """Stands in a worker for a batch that the loader has finished itself."""
 
     number: int
 
@@ -58,7 +59,7 @@ class BatchSlots:
     def put(self, number: int, batch: pa.RecordBatch) -> Any:
         """Put a batch into a slot, in place of the one before; what `get` finds it by."""
         if self._file is None:
-            return _serialized(compacted(batch)).to_pybytes()
+            return packed(compacted(batch)).to_pybytes()
         batch = compacted(batch)
         least = batch.nbytes + _MOST_OVERHEAD
         slot = self._slots.get(number)
@@ -74,16 +75,16 @@ class BatchSlots:
         """The batch that was put in a place: as it lies there, until the slot is used again, or
         a copy."""
         if isinstance(place, bytes):
-            return _read(pa.py_buffer(place))
+            return unpacked(pa.py_buffer(place))
         assert self._file is not None
         offset, size = place
         shared = mmap.mmap(self._file, size, offset=offset)
         if not copy:
-            return _read(pa.py_buffer(shared))
+            return unpacked(pa.py_buffer(shared))
         own = pa.allocate_buffer(size)
         with shared:
             np.frombuffer(own, np.uint8)[:] = np.frombuffer(shared, np.uint8)
-        return _read(own)
+        return unpacked(own)
 
     def _resize(self, number: int, least: int) -> _Slot:
         """A new slot at the end; the old one's memory is freed."""
@@ -116,12 +117,6 @@ def _write(batch: pa.RecordBatch, memory: mmap.mmap) -> int:
     return sink.tell()
 
 
-def _serialized(batch: pa.RecordBatch) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    _stream(batch, sink)
-    return sink.getvalue()
-
-
 def _size_of(batch: pa.RecordBatch) -> int:
     sink = pa.MockOutputStream()
     _stream(batch, sink)
@@ -131,7 +126,3 @@ def _size_of(batch: pa.RecordBatch) -> int:
 def _stream(batch: pa.RecordBatch, sink: Any) -> None:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-
-
-def _read(buffer: Any) -> pa.RecordBatch:
-    return pa.ipc.open_stream(buffer).read_next_batch()

@@ -2,7 +2,7 @@
 """Record batches as the indices that torch's loader sends to its workers.
 
 torch asks for an index when it has one for a worker to do, which is in the thread that trains. It
-is given a ticket at once. The batch itself is waited for by the thread that sends the ticket on:
+gets a ticket at once. The batch itself is waited for by the thread that sends the ticket on:
 torch has one for each worker.
 """
 
@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,19 +22,10 @@ from ..common.counters import Stats
 from ..convert.transform import Failed, Output
 from .batch_slots import BatchSlots, LocalBatch
 
+if TYPE_CHECKING:
+    from ..pipeline.prefetch import Prefetcher
+
 _MOST_BYTES = 128 << 20
-
-
-class Prefetched(Protocol):
-    """What reads ahead."""
-
-    def batches(self) -> Any:
-        """A generator of record batches; closing it ends all that is under way."""
-        ...
-
-    def cancel(self) -> None:
-        """Give up every read; whoever waits for a batch waits no longer."""
-        ...
 
 
 class RecordBatches:
@@ -53,14 +44,14 @@ class RecordBatches:
     def __init__(
         self,
         steps: Iterator[int],
-        opened: Callable[[contextlib.ExitStack], Prefetched],
+        opened: Callable[[contextlib.ExitStack], Prefetcher],
         note: Callable[[Exception, int], None],
     ):
         self.steps = steps
         self.note = note
         self._opened = opened
         self._stack = contextlib.ExitStack()
-        self._stream: Prefetched | None = None
+        self._stream: Prefetcher | None = None
         self._batches: Any = None
         self._made = 0
 
@@ -109,7 +100,7 @@ class ForWorkers(Output):
         What becomes of those; None if only a worker can finish them.
     """
 
-    is_handed_on = True
+    is_for_workers = True
 
     def __init__(self, output: Output | None):
         super().__init__("arrow", None)
@@ -158,7 +149,7 @@ class EpochFeed:
         self._changed = threading.Condition()
         self._is_making = False
         self._made: dict[int, pa.RecordBatch | Made] = {}
-        self._kept: dict[int, Any] = {}
+        self._finished: dict[int, Any] = {}
         self._sizes: deque[int] = deque()  # of those that are under way
         self._all_bytes = 0
         self._next = 0
@@ -174,16 +165,16 @@ class EpochFeed:
         try:
             batch = self._made_for(number)
             if isinstance(batch, Made):
-                self._kept[number] = batch.value
+                self._finished[number] = batch.value
                 return LocalBatch(number)
             return None if batch is None else self._slots.put(number % self._under_way, batch)
         except BaseException as error:  # raised where the batch is asked for
             self.error = self.error or error
             return None
 
-    def kept(self, number: int) -> Any:
-        """A batch that no worker has made, and which is not held any longer."""
-        return self._kept.pop(number)
+    def take_finished(self, number: int) -> Any:
+        """A batch that no worker has made; it can be taken once."""
+        return self._finished.pop(number)
 
     def note_delivered(self) -> None:
         """Note that the oldest of those under way was delivered."""
@@ -192,7 +183,7 @@ class EpochFeed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Read no more. Whoever waits is given nothing."""
+        """Read no more. Whoever waits gets nothing."""
         if self._process != os.getpid():
             return  # the thread that makes the next one did not come along, and would be waited for
         with self._changed:
@@ -202,7 +193,7 @@ class EpochFeed:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_making)
             self._made.clear()
-            self._kept.clear()
+            self._finished.clear()
             self._batches.close()
 
     def _made_for(self, number: int) -> pa.RecordBatch | Made | None:
@@ -253,7 +244,11 @@ class EpochFeed:
 
 
 class Ticket:
-    """Stands for a record batch until it is sent."""
+    """Stands for a record batch until it is sent.
+
+    It is pickled by the thread that sends it, and only there can the batch be waited for: here,
+    unlike elsewhere, pickling waits, and fills a slot.
+    """
 
     def __init__(self, feed: EpochFeed, number: int):
         self._feed = feed

@@ -16,7 +16,7 @@ from .worker_dataset import Unread, WorkerDataset
 
 
 class WorkerProcesses:
-    """The workers of one loader, which may be kept from epoch to epoch.
+    """The workers of one loader, which may persist from epoch to epoch.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class WorkerProcesses:
 
     def __init__(self, make_dataset: Callable[[BatchSlots, Any], WorkerDataset]):
         self._make_dataset = make_dataset
-        self._kept: _Loader | None = None
+        self._persistent: _Loader | None = None
 
     def start(self, loader: DataLoader, batches: RecordBatches) -> WorkerBatches:
         """The batches of an epoch, made by workers with the options of a loader.
@@ -34,13 +34,13 @@ class WorkerProcesses:
         Workers that persist are known, as with any loader, by its ``_iterator``: where that was
         reset there are new ones.
         """
-        inner = None if part_of(loader, "_iterator") is None else self._kept
+        inner = None if part_of(loader, "_iterator") is None else self._persistent
         if inner is None:
             slots = BatchSlots()
             inner = _Loader(loader, self._make_dataset(slots, loader.collate_fn), slots)
         begun = inner.start(batches)
         if loader.persistent_workers:
-            self._kept, loader._iterator = inner, inner._iterator
+            self._persistent, loader._iterator = inner, inner._iterator
         return begun
 
 
@@ -78,7 +78,7 @@ class WorkerBatches:
             raise self._feed.error or RuntimeError("reading has ended")
         self._delivered += 1
         self._feed.note_delivered()
-        return self._feed.kept(batch.number) if isinstance(batch, LocalBatch) else batch
+        return self._feed.take_finished(batch.number) if isinstance(batch, LocalBatch) else batch
 
 
 class _Loader(DataLoader):
@@ -109,9 +109,9 @@ class _Loader(DataLoader):
         """Left to the loader whose workers these are, which has warned already."""
 
     def start(self, batches: RecordBatches) -> WorkerBatches:
-        """Start the workers, or have those that are kept go on, and send them their batches."""
+        """Start the workers, or have those that persist go on, and send them their batches."""
         if self._feed is not None:
-            self._feed.close()  # workers that are kept have to come to the end of it
+            self._feed.close()  # workers that persist have to come to the end of it
         under_way = self.num_workers * (self.prefetch_factor or 1)
         feed = self._feed = EpochFeed(batches, self._slots, under_way)
         self._tickets.of_epoch = feed.tickets()

@@ -46,10 +46,10 @@ class LayoutCodec(NamedTuple):
 
 
 class SharedEpoch:
-    """Gives out where each ``iter()`` begins.
+    """Where each ``iter()`` begins, in every process.
 
-    What processes share is: the ``epoch`` and ``position`` to begin at; the ``layout`` of the order
-    if a state brought one, as workers that stay were made before, or the size of its ``text``; the
+    Processes share the ``epoch`` and ``position`` to begin at; the ``layout`` of the order if a
+    state brought one, as workers that stay were made before, or the size of its ``text``; the
     worker that began last, as the number of ``workers`` that it is one of and as the process,
     ``latest``; how many times each process has ``begun`` since that was set.
 
@@ -67,13 +67,13 @@ class SharedEpoch:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._records.share()
+        self._records.share()  # before anybody starts a process that is to have it, too
 
-    @property
     def _shared(self) -> Any:
         """The numbers, shared with the workers of this process, and with no other process.
 
-        A rank that was started with a pickled dataset, or forked, counts for itself.
+        A rank that was started with a pickled dataset, or forked, copies them first, and counts
+        for itself.
         """
         if self._process != os.getpid() and not in_worker():
             self._records = self._records.copy()
@@ -85,12 +85,13 @@ class SharedEpoch:
 
         A worker says so for itself alone: the others are set to the same place.
         """
+        shared = self._shared()
         if in_worker():
-            self._shared["workers"] = this_worker()[1]
-            self._shared["begun"][process_number()] = 0
+            shared["workers"] = this_worker()[1]
+            shared["begun"][process_number()] = 0
         else:
             for name in ("workers", "latest", "begun"):
-                self._shared[name] = 0
+                shared[name] = 0
         self._put(at, layout)
 
     def begin(self, process: int, workers: int) -> Position:
@@ -106,17 +107,17 @@ class SharedEpoch:
         """
         at = self.peek(process)
         self._sign_in(process, workers)
-        self._shared["begun"][process] += 1
+        self._shared()["begun"][process] += 1
         return at
 
     def wait_for_late(self, seconds: float = _LATE_FOR) -> None:
         """Wait until no worker is about to begin an epoch that others have begun already.
 
-        One that looks where to begin after that was set anew would begin the wrong epoch.
+        One that reads where to begin after that was set anew would begin the wrong epoch.
         """
-        until = time.monotonic() + seconds
-        while not self._agree(int(self._shared["workers"])) and time.monotonic() < until:
-            latest = int(self._shared["latest"])
+        shared, until = self._shared(), time.monotonic() + seconds
+        while not self._agree(int(shared["workers"])) and time.monotonic() < until:
+            latest = int(shared["latest"])
             if latest not in {child.pid for child in multiprocessing.active_children()}:
                 break  # the workers have ended, also those that never began
             time.sleep(_LOOKED_EVERY)
@@ -125,32 +126,33 @@ class SharedEpoch:
         """Where the next ``iter()`` of a process will begin."""
         if process > MAX_WORKERS:
             raise ValueError(f"at most {MAX_WORKERS} workers a DataLoader are supported")
-        begun = int(self._shared["begun"][process])
-        epoch, position = int(self._shared["epoch"]), int(self._shared["position"])
+        shared = self._shared()
+        begun = int(shared["begun"][process])
+        epoch, position = int(shared["epoch"]), int(shared["position"])
         return Position(epoch + begun, 0 if begun else position)
 
     @property
     def layout(self) -> Any:
         """That of a state which was loaded; None if there was none."""
-        numbers = self._shared["layout"].tolist()
+        shared = self._shared()
+        numbers = shared["layout"].tolist()
         if self._codec is not None:
-            text = self._shared["text"][: numbers[0]].tobytes()
+            text = shared["text"][: numbers[0]].tobytes()
             return self._codec.decode(json.loads(zlib.decompress(text))) if text else None
         return Layout(*numbers) if all(numbers) else None
 
     @property
     def ran_in_workers(self) -> bool:
-        """Whether a worker has begun an epoch since the clock was set."""
-        return bool(self._shared["begun"][1:].any())
+        """Whether a worker has begun an epoch since it was last said where to begin."""
+        return bool(self._shared()["begun"][1:].any())
 
     def _put(self, at: Position, layout: Any) -> None:
         if self._codec is not None:
             numbers = (self._put_text(layout, self._codec.most_bytes), 0, 0, 0)
         else:
             numbers = (0,) * 4 if layout is None else dataclasses.astuple(layout)
-        self._shared["epoch"] = at.epoch
-        self._shared["position"] = at.position
-        self._shared["layout"] = numbers
+        shared = self._shared()
+        shared["epoch"], shared["position"], shared["layout"] = at.epoch, at.position, numbers
 
     def _put_text(self, layout: Any, most_bytes: int) -> int:
         """Write a layout down; how many bytes that takes."""
@@ -162,16 +164,17 @@ class SharedEpoch:
                 f"the state's weights were changed so often that they take {len(text)} bytes, and "
                 f"at most {most_bytes} can be shared with workers: begin a new run"
             )
-        self._shared["text"][: len(text)] = np.frombuffer(text, np.uint8)
+        self._shared()["text"][: len(text)] = np.frombuffer(text, np.uint8)
         return len(text)
 
     def _sign_in(self, process: int, workers: int) -> None:
-        others = int(self._shared["workers"]) not in (0, workers)
-        refused = (others and not self._agree(workers)) or (self._shared["begun"] == _REFUSED).any()
-        self._shared["workers"] = workers
-        self._shared["latest"] = os.getpid()
+        shared = self._shared()
+        others = int(shared["workers"]) not in (0, workers)
+        refused = (others and not self._agree(workers)) or (shared["begun"] == _REFUSED).any()
+        shared["workers"] = workers
+        shared["latest"] = os.getpid()
         if refused:
-            self._shared["begun"][process] = _REFUSED  # and so the others of these workers are
+            shared["begun"][process] = _REFUSED  # and so the others of these workers are
             raise RuntimeError(
                 f"{workers} workers cannot go on where more or fewer have iterated this dataset: "
                 "they would begin different epochs. Call dataset.set_epoch(...) before another "
@@ -180,5 +183,5 @@ class SharedEpoch:
 
     def _agree(self, workers: int) -> bool:
         """Whether so many workers have all begun equally often."""
-        counts = self._shared["begun"][1 : 1 + workers]
+        counts = self._shared()["begun"][1 : 1 + workers]
         return workers == 0 or bool((counts == counts[0]).all())

@@ -48,7 +48,8 @@ def outlive_spared_signals() -> None:
 
     Called by its main thread.
     """
-    if not hasattr(signal, "pthread_sigmask") or not _is_main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not hasattr(signal, "pthread_sigmask"):
         return
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & _SENT_TO_ALL
     for each in blocked:
@@ -57,7 +58,7 @@ def outlive_spared_signals() -> None:
 
 
 def end_by_killing(batches: Any) -> None:
-    """Have those who end workers by SIGTERM, as torch and Python's exit do, end them all the same.
+    """Have whatever ends workers by SIGTERM, as torch and Python's exit do, end them all the same.
 
     Parameters
     ----------
@@ -70,10 +71,6 @@ def end_by_killing(batches: Any) -> None:
         process = part_of(worker, "_popen")
         if hasattr(process, "kill"):
             process.terminate = process.kill
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _do_nothing(number: int, frame: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How worker processes start: by which method, with what imported, and what they do first."""
+"""The start of worker processes: its method, what is imported before, and what they do first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WorkerHere:
 
 
 def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str, Any]:
-    """How a loader with these options starts its workers, unless they say so themselves.
+    """The start method of a loader's workers, unless its options name one; preloads for it.
 
     Raises
     ------
@@ -47,7 +47,8 @@ def start_options(options: Mapping[str, Any], *, opens_tables: bool) -> dict[str
     for name in ("collate_fn", "worker_init_fn"):
         if "<" in name_of(options.get(name)):  # a lambda, or defined in a function
             check_sendable(name, options[name])
-    return {"multiprocessing_context": default_start_method()}
+    methods = multiprocessing.get_all_start_methods()
+    return {"multiprocessing_context": "forkserver" if "forkserver" in methods else "spawn"}
 
 
 @contextlib.contextmanager
@@ -77,12 +78,6 @@ def begin_worker() -> None:
     follow_parent()
     outlive_spared_signals()
     send_small_tensors_whole()
-
-
-def default_start_method() -> str:
-    """``"forkserver"`` where the platform has it, else ``"spawn"``."""
-    methods = multiprocessing.get_all_start_methods()
-    return "forkserver" if "forkserver" in methods else "spawn"
 
 
 def preload_workers(*, opens_tables: bool = True) -> None:

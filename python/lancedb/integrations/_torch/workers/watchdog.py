@@ -70,7 +70,7 @@ class WorkerWatch:
     Parameters
     ----------
     batches : iterator
-        torch's own iterator over the workers of a `DataLoader`. It is not kept alive.
+        torch's own iterator over the workers of a `DataLoader`; only a weak reference is taken.
     """
 
     def __init__(self, batches: Any):
@@ -79,10 +79,11 @@ class WorkerWatch:
         PROCESS.part(Watched).iterators.add(batches)
         # torch's processes close their sentinels when they go: we wait at copies.
         self._sentinels = {
-            os.dup(worker.sentinel): number for number, worker in enumerate(batches._workers)
+            os.dup(worker.sentinel): number
+            for number, worker in enumerate(part_of(batches, "_workers", ()))
         }
         self._dead: int | None = None
-        self._told, self._tell = os.pipe()
+        self._stopped, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, name="lance-watch", daemon=True)
         self._thread.start()
 
@@ -90,12 +91,12 @@ class WorkerWatch:
         """Watch no longer; called again, or in a fork of this process, it does nothing."""
         if self._process != os.getpid():
             return  # the pipe is the other process's, too
-        tell, self._tell = self._tell, -1
-        if tell < 0:
+        stop, self._stop = self._stop, -1
+        if stop < 0:
             return
         with contextlib.suppress(BrokenPipeError):  # it has ended by itself
-            os.write(tell, b".")
-        os.close(tell)
+            os.write(stop, b".")
+        os.close(stop)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -122,13 +123,13 @@ class WorkerWatch:
 
     def _run(self) -> None:
         while self._sentinels and self._dead is None:
-            ready = wait([self._told, *self._sentinels])
-            if self._told in ready:
+            ready = wait([self._stopped, *self._sentinels])
+            if self._stopped in ready:
                 break
             for sentinel in ready:
                 os.close(sentinel)  # type: ignore[arg-type]
                 self._note_end(self._sentinels.pop(sentinel))  # type: ignore[call-overload]
-        for open_end in (self._told, *self._sentinels):
+        for open_end in (self._stopped, *self._sentinels):
             os.close(open_end)
 
     def _note_end(self, number: int) -> None:
@@ -138,7 +139,7 @@ class WorkerWatch:
             return  # it had nothing left to do
         self._dead = number if self._dead is None else self._dead
         kill_workers(batches)
-        part_of(batches, "_worker_result_queue._writer.close", _nothing_to_close)()
+        part_of(batches, "_worker_result_queue._writer.close", tuple)()
 
 
 def watch(batches: Any) -> WorkerWatch | None:
@@ -160,7 +161,7 @@ def dead_workers(batches: Any, pids: Collection[int] = ()) -> list[int]:
     """
     return [
         number
-        for number, worker in enumerate(batches._workers)
+        for number, worker in enumerate(part_of(batches, "_workers", ()))
         if worker.exitcode
         or (worker.exitcode == 0 and (_is_wanted(batches, number) or worker.pid in pids))
     ]
@@ -170,10 +171,6 @@ def _is_wanted(batches: Any, number: int) -> bool:
     """Whether torch still waits for a worker; taken to be so where it does not say."""
     status = part_of(batches, "_workers_status")
     return True if status is None else status[number]
-
-
-def _nothing_to_close() -> None:
-    """In place of a queue that this version of torch does not have."""
 
 
 def first_ended(batches: Any) -> int | None:

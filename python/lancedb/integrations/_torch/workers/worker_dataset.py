@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a loader's worker processes have in place of its dataset: a record batch in, a batch out."""
+"""The dataset of a loader's worker processes: a record batch in, a batch out."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class WorkerDataset(Dataset):
             return Unread()
         if isinstance(place[0], LocalBatch):
             return place[0]
-        # What a user's function keeps of a batch must not change with the slot.
+        # What a user's function refers to of a batch must not change with the slot.
         is_shared = self._output.transform is None and self._collate is None
         batch = self._slots.get(place[0], copy=not is_shared)
         made = self._made_of(batch, stats)
