@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from lancedb.integrations._torch.datasets import cursor as module
-from lancedb.integrations._torch.datasets.cursor import EpochCursor, RankOrder
+from lancedb.integrations._torch.datasets.cursor import EpochCursor
+from lancedb.integrations._torch.datasets.step_orders import RankOrder
 from lancedb.integrations._torch.order.state import Position, make_state, read_state
 from lancedb.integrations._torch.order.steps import Steps
 

@@ -30,10 +30,10 @@ from ..table.handle import empty_batch
 from ..table.reader import Reader
 from ..table.selection import AllRows
 from ..workers.start import preload_workers
-from .cursor import StepOrder
 from .joined import JoinedRows
 from .keywords import refuse_to_change
 from .pinned_rows import PinnedRows
+from .step_orders import StepOrder
 
 # How long a dataset waits by default. Longer than what lancedb sits out by itself, and well below
 # the ten minutes after which the other ranks of a distributed run give up.

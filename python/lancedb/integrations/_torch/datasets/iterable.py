@@ -42,7 +42,6 @@ from ..table.selection import in_stored_order
 from ..table.sources import is_in_object_store
 from .base import READ_TIMEOUT, TableDataset, warn_of_new_workers
 from .batching import Packing, TokenBudget, check_batching
-from .cursor import RankOrder, StepOrder
 from .keywords import explain_unknown
 from .origins import RandomSeed, origins_of
 from .pinned_rows import PinnedRows
@@ -55,6 +54,7 @@ from .planned_batches import (
 )
 from .row_cache import RowCache
 from .sharded import ShardedDataset
+from .step_orders import RankOrder, StepOrder
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

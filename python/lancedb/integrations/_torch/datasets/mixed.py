@@ -28,7 +28,6 @@ from ..order.steps import Steps
 from ..pipeline.prefetch import Prefetcher
 from ..workers.shared_epoch import LayoutCodec
 from .batching import Packing, TokenBudget, check_batching
-from .cursor import RankOrder, StepOrder
 from .keywords import explain_unknown
 from .mixing import MixedBatchesKind, MixedRowsKind
 from .mixture_arguments import (
@@ -50,6 +49,7 @@ from .mixture_source import MixtureSource
 from .origins import RandomSeed, joined, origins_of
 from .planned_batches import NOMINAL_BATCH, PlannedBatches
 from .sharded import ShardedDataset
+from .step_orders import RankOrder, StepOrder
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -36,8 +36,9 @@ from ..workers.rank import SentRank, rank_in, resolve_rank
 from ..workers.shared_epoch import LayoutCodec, SharedEpoch
 from ..workers.worker_dataset import WorkerDataset
 from .base import BatchDataset, warn_if_no_step
-from .cursor import EpochCursor, EpochTracker, StepOrder
+from .cursor import EpochCursor, EpochTracker
 from .open_epochs import OpenEpochs
+from .step_orders import StepOrder
 
 
 class ShardedDataset(BatchDataset, IterableDataset):

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..common.checks import whole_number
-from ..datasets.cursor import EpochCursor, EpochTracker, RankOrder, StepOrder
+from ..datasets.cursor import EpochCursor, EpochTracker
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
+from ..datasets.step_orders import RankOrder, StepOrder
 from ..order.shuffle import ShuffleSpec
 from ..order.state import Position, read_state, refuse_allowances
 from ..order.steps import Steps

@@ -8,7 +8,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..common.counters import SECONDS
-from ..datasets.cursor import EpochTracker, StepOrder
+from ..datasets.cursor import EpochTracker
+from ..datasets.step_orders import StepOrder
 from ..frameworks.lightning import refuse_late_state
 from ..workers.agreement import Agreement
 from . import lightning_epochs
