@@ -16,6 +16,7 @@ from lancedb.integrations.torch import (
     LanceMixedTorchDataset,
     LanceTorchDataset,
 )
+from torch.utils.data import DataLoader
 
 DATASETS = [LanceTorchDataset, LanceIterableTorchDataset]
 
@@ -143,6 +144,29 @@ def test_an_argument_set_later_is_refused_where_nothing_would_change(table, make
     assert len(next(iter(dataset))) == 2
     dataset.mine = 3
     assert dataset.mine == 3
+
+
+def test_a_subclass_whose_methods_no_loader_calls_is_told_what_to_override(table):
+    class Rows(LanceTorchDataset):
+        def __getitem__(self, index):
+            return super().__getitem__(index)
+
+    class Batches(LanceIterableTorchDataset):
+        def __iter__(self):
+            return iter([])
+
+    class Both(Rows):
+        def __getitems__(self, indices):
+            return [[each] for each in indices]
+
+    assert Rows(table)[3] == LanceTorchDataset(table)[3]
+    for loader in (DataLoader, LanceDataLoader):
+        with pytest.raises(TypeError, match="Rows overrides __getitem__, .* override __getitems__"):
+            next(iter(loader(Rows(table), batch_size=2)))
+    assert next(iter(DataLoader(Both(table), batch_size=2, collate_fn=list))) == [[0], [1]]
+    assert list(DataLoader(Batches(table), batch_size=None)) == []
+    with pytest.raises(TypeError, match="Batches overrides __iter__, .* pass transform="):
+        LanceDataLoader(Batches(table))
 
 
 def name_of_the_thread(batch):

@@ -2,6 +2,7 @@
 """What `TokenBudget` is given: lengths of rows, bounds, and what it refuses."""
 
 import pickle
+import threading
 import warnings
 
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pytest
 from conftest import record_reads
 from documents import BUDGET, PACKING, dataset, documents
 from lancedb.integrations.torch import LanceDataLoader, LanceIterableTorchDataset, TokenBudget
+from limits import HANGS
+from torch.utils.data import DataLoader
 
 
 @pytest.fixture
@@ -206,3 +209,29 @@ def test_documents_that_fill_no_step_are_warned_of(db, batching, load):
         warnings.simplefilter("error")
         loader = LanceDataLoader(dataset(table, batching, "none", drop_last=False))
         assert [len(list(loader)) > 0 for _ in range(2)] == [True, True]
+
+
+def test_a_process_that_is_forked_while_another_thread_plans_plans_for_itself(table):
+    dataset = budgeted(table)
+    expected = next(iter(dataset))["id"].tolist()
+    dataset.set_epoch(0)
+    planned = dataset._planned
+    sequence, lengths = planned.sequence(0, dataset._cursor.layout), planned._lengths[""]
+    locks = [sequence._lock, planned._here.known.lock, lengths._locks.known]
+    is_held, is_done = threading.Event(), threading.Event()
+
+    def hold():
+        with locks[0], locks[1], locks[2]:
+            is_held.set()
+            is_done.wait(HANGS)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_held.wait(HANGS)
+    options = {"multiprocessing_context": "fork", "timeout": HANGS}
+    batches = iter(DataLoader(dataset, batch_size=None, num_workers=1, **options))
+    try:
+        assert next(batches)["id"].tolist() == expected
+    finally:
+        is_done.set()
+        thread.join()

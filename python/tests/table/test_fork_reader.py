@@ -16,6 +16,7 @@ from arrow_strategies import record_batches
 from conftest import rows_of
 from hypothesis import given
 from lancedb.integrations._torch.table import fork_guard as forking
+from lancedb.integrations._torch.table import fork_reader
 from lancedb.integrations._torch.table.fork_reader import ForkReader, packed, unpacked
 from lancedb.integrations._torch.table.handle import OwnHandle
 from lancedb.integrations._torch.table.reader import Reader
@@ -123,6 +124,35 @@ def test_a_reader_that_fails_leaves_the_others_of_its_process_alone(db, table):
     assert reader.submit(np.array([7])).result(HANGS)[0]["id"].to_pylist() == [7]
 
 
+def test_a_reader_that_is_late_ends_its_own_call_alone(table):
+    late, reader = (ForkReader(recipe_of(table), {"id": "id"}) for _ in range(2))
+    late.give_up(is_late=True)
+    assert late.is_over
+    with pytest.raises(RuntimeError, match="reads for this forked one has ended"):
+        late.submit(np.array([1])).result(HANGS)
+    assert not reader.is_over
+    assert reader.submit(np.array([7])).result(HANGS)[0]["id"].to_pylist() == [7]
+
+
+def test_one_that_is_stuck_is_ended_where_a_reader_is_late_and_where_a_table_is_opened(
+    table, monkeypatch
+):
+    monkeypatch.setattr(fork_reader, "_ANSWERS_WITHIN", 0.1)
+    before = {each.pid for each in delegates()}
+    reader = ForkReader(recipe_of(table), {"id": "id"})
+    (process,) = (each for each in delegates() if each.pid not in before)
+    process.suspend()
+    reader.give_up(is_late=True)
+    assert not process.is_running()
+    reader = ForkReader(recipe_of(table), {"id": "id"})
+    (process,) = (each for each in delegates() if each.pid not in before)
+    process.suspend()
+    monkeypatch.setattr(fork_reader, "_STARTS_WITHIN", 0.1)
+    with pytest.raises(RuntimeError, match="opening table 'points', .* did not answer within 0.1"):
+        ForkReader(recipe_of(table), {"id": "id"})
+    assert not process.is_running()
+
+
 def test_one_that_was_killed_is_an_error_and_no_hang(table):
     before = {each.pid for each in delegates()}
     delegate = ForkReader(recipe_of(table), {"id": "id"})
@@ -167,6 +197,13 @@ def test_one_that_takes_too_long_is_ended_and_replaced(reader):
     with pytest.raises(RuntimeError, match="rows .* of table 'points', .*not read within 0.1 sec"):
         reader.read(np.arange(3))
     assert not process.is_running()
+    reader.recipe = asked
+    assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
+    (process,) = delegates()
+    reader.recipe = dataclasses.replace(asked, timeout=0.1)
+    process.suspend()
+    with pytest.raises(RuntimeError, match="not found within 0.1 sec"):
+        reader.in_time(lambda handle: handle.submit(np.arange(3)).result(), "found")
     reader.recipe = asked
     assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
 

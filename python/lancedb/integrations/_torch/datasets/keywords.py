@@ -18,6 +18,7 @@ Init = TypeVar("Init", bound=Callable[..., None])
 # The arguments of each public dataset, by the names of the classes: a registry of classes, each of
 # which is added where it is defined.
 _DATASETS: dict[str, frozenset[str]] = {}
+_OURS = __name__.partition("._torch.")[0]
 
 # What other libraries call it.
 _CALLED = {
@@ -82,6 +83,37 @@ def refuse_to_change(dataset: Any, name: str) -> None:
             name=name,
             obj=dataset,
         )
+
+
+def refuse_override(dataset: Any, name: str, advice: str, unless: str = "") -> None:
+    """Raise where a subclass of a user overrides a method by which batches are not made.
+
+    Parameters
+    ----------
+    dataset : object
+        Of any class of ours, or a subclass.
+    name : str
+        The method.
+    advice : str
+        What to override, or pass, in its place.
+    unless : str, optional
+        The method which, if it is overridden as well, makes up for that.
+
+    Raises
+    ------
+    TypeError
+        If it is overridden.
+    """
+    kind = type(dataset)
+    if _is_overridden(kind, name) and not (unless and _is_overridden(kind, unless)):
+        raise TypeError(
+            f"{kind.__name__} overrides {name}, which is not called to make batches: {advice}"
+        )
+
+
+def _is_overridden(kind: type, name: str) -> bool:
+    owner = next(each for each in kind.__mro__ if name in vars(each))
+    return owner.__name__ not in _DATASETS and not owner.__module__.startswith(_OURS)
 
 
 def refuse_unknown(owner: str, options: Mapping[str, Any], own: Callable[..., Any]) -> None:

@@ -17,7 +17,6 @@ from ..cache.recent_rows import RecentRows
 from ..common.checks import one_of, shown, whole_number
 from ..common.counters import Stats
 from ..common.per_process import PerProcess
-from ..common.timeout import within
 from ..convert.transform import Output
 from ..table import fork_guard as forking
 from ..table.arguments import Given, View, resolve
@@ -377,19 +376,13 @@ class LanceLookup:
     def _search(self, asked: Nearest) -> pa.RecordBatch:
         if not len(asked.vectors) or not len(self):
             return NONE_FOUND
-        recipe = self._view.recipe
-        reader = self._opened().reader()
         try:
-            return within(
-                recipe.timeout,
-                lambda: reader.open().handle().nearest(asked),
-                late=lambda: f"not done within {recipe.limit()}",
-            )
+            return self._opened().reader().in_time(lambda handle: handle.nearest(asked), "done")
         except (RuntimeError, ValueError, OSError) as error:
             condition = "" if asked.filter is None else f" with filter={asked.filter!r}"
+            count, table = len(asked.vectors), self._view.recipe.describe()
             raise RuntimeError(
-                f"searching {recipe.describe()} for the nearest of {len(asked.vectors)} vectors"
-                f"{condition} failed: {error}"
+                f"searching {table} for the nearest of {count} vectors{condition} failed: {error}"
             ) from error
 
     def _opened(self) -> _Opened:

@@ -39,7 +39,7 @@ from .base import READ_TIMEOUT, BatchDataset, TableDataset
 from .default_collate import may_be_collated, refuse_what_has_no_tensor
 from .epoch_seed import EpochRows, EpochSeed
 from .joined import JoinedRows, check_alike, refuse_files
-from .keywords import explain_unknown
+from .keywords import explain_unknown, refuse_override
 from .origins import RandomSeed
 from .rows_ahead import RowsAhead
 
@@ -335,6 +335,8 @@ class LanceTorchDataset(TableDataset, Dataset):
         RuntimeError
             If the storage fails; the message names table, version and rows.
         """
+        advice = "override __getitems__, which is given the indices of a batch, or pass transform="
+        refuse_override(self, "__getitem__", advice, unless="__getitems__")
         rows = normalize_indices(indices, len(self))
         asked = indices.random if isinstance(indices, EpochRows) else None
         read = self._read(rows)

@@ -45,7 +45,9 @@ def sources_of(datasets: Any, have_outputs: bool) -> dict[str, MixtureSource]:
             raise TypeError(f"datasets must have names for keys, not {name!r}")
         if not isinstance(dataset, LanceIterableTorchDataset):
             raise TypeError(
-                f"source {name!r} must be a LanceIterableTorchDataset, not {type(dataset).__name__}"
+                f"source {name!r} must be a LanceIterableTorchDataset, not "
+                f"{type(dataset).__name__}: make one of its table, as "
+                "LanceIterableTorchDataset(table, shuffle=True)"
             )
         if id(dataset) in seen:
             raise ValueError(
@@ -143,7 +145,10 @@ def check_schedule(weights: Any, sources: Mapping[str, MixtureSource]) -> Schedu
     schedule: Schedule = []
     for entry in weights:
         if not isinstance(entry, Sequence) or len(entry) != 2:
-            raise TypeError(f"weights must be a list of (row, weights), not of {entry!r}")
+            raise TypeError(
+                "weights must map names to numbers, as {name: 0.5, ...}, or be a list of (row, "
+                f"weights), not of {entry!r}"
+            )
         row, by_name = entry
         whole = isinstance(row, (int, np.integer)) and not isinstance(row, bool)
         if not whole or (row <= schedule[-1][0] if schedule else row != 0):

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ..cache.directory import CacheSettings
 from ..cache.numbers import cached_numbers
+from ..common.per_process import PerProcess
 from ..convert.nulls import NullPolicy
 from ..convert.padding import RaggedPolicy
 from ..convert.tensors import is_list, is_ragged
@@ -82,6 +83,14 @@ def check_lanes(order: ShuffleSpec) -> None:
         )
 
 
+class _Sequences:
+    """Those of one process: a fork may come while another thread plans one of them."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, Any], BatchSequence] = {}
+        self.lock = threading.Lock()
+
+
 class PlannedBatches:
     """The batches of a dataset, epoch by epoch.
 
@@ -120,23 +129,12 @@ class PlannedBatches:
             of: self._lengths_in(table, expression, fill)
             for (of, table), (_, expression) in zip(tables.items(), counted, strict=True)
         }
-        self._begin_use()
+        self._here: PerProcess[_Sequences] = PerProcess()
 
     def _lengths_in(self, table: Counted, expression: str, fill: int | None) -> RowLengths:
         cached = None if table.cache is None else partial(cached_numbers, table.cache)
         recipe, selection = table.view.recipe, table.view.selection
         return RowLengths(recipe, selection, expression, fill, self._refuse_too_long, cached)
-
-    def _begin_use(self) -> None:
-        self._sequences: dict[tuple[int, Any], BatchSequence] = {}
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sequences": None, "_lock": None}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin_use()
 
     @property
     def group_rows(self) -> int:
@@ -165,12 +163,12 @@ class PlannedBatches:
 
     def sequence(self, epoch: int, layout: Any) -> BatchSequence:
         """The batches of an epoch, one object for all callers: they plan it together."""
-        with self._lock:
-            key = (epoch, layout)
-            found = self._sequences.pop(key, None) or self._new_sequence(epoch, layout)
-            self._sequences[key] = found
-            for old in list(self._sequences)[:-_SEQUENCES_CACHED]:
-                del self._sequences[old]
+        here, key = self._here.get(_Sequences), (epoch, layout)
+        with here.lock:
+            found = here.known.pop(key, None) or self._new_sequence(epoch, layout)
+            here.known[key] = found
+            for old in list(here.known)[:-_SEQUENCES_CACHED]:
+                del here.known[old]
             return found
 
     def order(

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..common.checks import one_of, whole_number
 from ..datasets.base import warn_if_no_step, warn_if_rows_are_left_out
-from ..datasets.keywords import refuse_unknown
+from ..datasets.keywords import refuse_override, refuse_unknown
 from ..datasets.map_style import LanceTorchDataset
 from ..datasets.sharded import ShardedDataset
 from ..frameworks.accelerate import makes_batches_of
@@ -135,6 +135,11 @@ class LanceDataLoader(DataLoader):
             options = for_whole_batches(options, batch_size=batch_size, shuffle=shuffle, seed=seed)
             if makes_masks(options["collate_fn"]) and not isinstance(dataset.schema, dict):
                 dataset._output.refuse_padding_twice(options["collate_fn"], dataset.schema)
+            refuse_override(
+                dataset,
+                "__iter__",
+                "pass transform= to the dataset, or take torch.utils.data.DataLoader",
+            )
             self._adapter: Adapter = IterableAdapter(dataset)
             dataset._is_no_source(stacklevel=4)
             if not dataset._has_warned and dataset._batching is None:

@@ -13,6 +13,7 @@ import multiprocessing
 import multiprocessing.spawn
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -41,7 +42,7 @@ from .recipe import Recipe
 from .selection import Selection
 
 _SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
-_ENDS_WITHIN = 2.0
+_STARTS_WITHIN, _ANSWERS_WITHIN, _ENDS_WITHIN = 60.0, 5.0, 2.0
 # What is asked for: rows by offset, blobs by row id, a range of a blob, the nearest of vectors,
 # the rows of a permutation.
 _ROWS, _BLOBS, _RANGE, _NEAREST, _CHOSEN = b"r", b"b", b"f", b"n", b"c"
@@ -86,6 +87,12 @@ class ForkReader:
         self._delegate, self._connection = PROCESS.part(Delegates).connect()
         self.close = weakref.finalize(self, _close, self._connection, self._delegate, self._calls)
         self.reads_by = expected_reader(recipe)
+        if not self._delegate.answers(self._connection, _STARTS_WITHIN):
+            self._delegate.kill()
+            raise RuntimeError(
+                f"opening {recipe.describe()} failed: the process that reads for this forked one "
+                f"did not answer within {_STARTS_WITHIN:g} seconds; it is replaced at the next read"
+            )
         self.schema: pa.Schema = self._ask(pickle.dumps((_preparation(asked), asked))).schema
 
     @property
@@ -94,8 +101,8 @@ class ForkReader:
 
     def give_up(self, is_late: bool) -> None:
         self._has_failed = True
-        if is_late:
-            self._delegate.kill()  # which ends the call under way, and those of other readers
+        if is_late and not self._connection.closed:
+            self._delegate.end_call(self._connection)
 
     def submit(
         self,
@@ -180,18 +187,38 @@ class Delegate:
     def connect(self) -> Connection:
         """A connection to a thread of it."""
         ours, theirs = multiprocessing.Pipe()
-        with theirs, contextlib.suppress(ConnectionError):  # the first question will fail
+        with theirs, contextlib.suppress(OSError):  # the first question will fail
             send_handle(self._control, theirs.fileno(), self._process.pid)
         return ours
+
+    def answers(self, connection: Connection, seconds: float) -> bool:
+        """Whether the thread of a new connection says so in time, or that it has ended."""
+        if connection.poll(seconds):
+            with contextlib.suppress(EOFError, ConnectionError):  # as the first question will say
+                connection.recv_bytes()
+            return True
+        return False
+
+    def end_call(self, connection: Connection) -> None:
+        """End the call that a connection waits for, and all others if the process is stuck."""
+        with self.connect() as another:
+            is_stuck = not self.answers(another, _ANSWERS_WITHIN)
+        if is_stuck:
+            self.kill()
+        with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
+            end.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
         self._process.wait()
 
-    def end(self) -> None:
-        """Have it end, in the middle of a read if that takes long."""
+    def close(self) -> None:
+        """Have it end once its readers have."""
         self._control.close()
+
+    def wait(self) -> None:
+        """Wait for its end, and end it in the middle of a read if that takes long."""
         try:
             self._process.wait(_ENDS_WITHIN)
         except subprocess.TimeoutExpired:
@@ -229,8 +256,10 @@ class Delegates:
         with self._lock:
             delegate.readers -= 1
             is_last = not delegate.readers
+            if is_last:
+                delegate.close()
         if is_last:
-            delegate.end()
+            delegate.wait()
 
 
 def serve(fd: int) -> None:
@@ -245,6 +274,7 @@ def serve(fd: int) -> None:
 def _serve(connection: Connection, opening: threading.Lock) -> None:
     """Open the table that is asked for, and read until nobody asks any more."""
     with connection, contextlib.suppress(EOFError, ConnectionError):
+        connection.send_bytes(b".")  # so that who asks can tell that this process is not stuck
         try:
             preparation, asked = pickle.loads(connection.recv_bytes())
             with opening, forking.importing_main():

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from .recipe import Recipe
 from .selection import Selection
 
 Handle = OwnHandle | ForkReader
+T = TypeVar("T")
 
 
 class Reader:
@@ -139,19 +141,29 @@ class Reader:
             If the storage fails, takes too long, or no longer has this blob.
         """
         what = f"the blob of row id {row_ids[0]} of {self.recipe.describe()}"
-        handle, is_late = self.open().handle(), False
+        try:
+            return self.in_time(lambda handle: handle.read_blob(row_ids, start, stop), "read")
+        except (RuntimeError, OSError, ValueError) as error:
+            self.handle().give_up(is_late=False)
+            raise RuntimeError(f"reading {what} failed: {explained(str(error))}") from error
+
+    def in_time(self, call: Callable[[Handle], T], done: str) -> T:
+        """What a call of the handle returns; one that takes too long is given up.
+
+        Parameters
+        ----------
+        call : callable
+            Called with the handle.
+        done : str
+            What was not done if it takes too long, as "read".
+        """
+        handle = self.open().handle()
 
         def late() -> str:
-            nonlocal is_late
-            is_late = True
-            return f"not read within {self.recipe.limit()}"
+            handle.give_up(is_late=True)
+            return f"not {done} within {self.recipe.limit()}"
 
-        try:
-            timeout = self.recipe.timeout
-            return within(timeout, lambda: handle.read_blob(row_ids, start, stop), late)
-        except (RuntimeError, OSError, ValueError) as error:
-            handle.give_up(is_late)
-            raise RuntimeError(f"reading {what} failed: {explained(str(error))}") from error
+        return within(self.recipe.timeout, lambda: call(handle), late)
 
     def begin_blobs(self, batch: pa.RecordBatch) -> BlobReading:
         """Start to fetch the bytes of the blobs of which a batch has row ids."""

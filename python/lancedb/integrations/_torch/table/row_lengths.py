@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..common.per_process import PerProcess
 from ..common.pickling import send_to_new_processes
 from ..common.shared_memory import SharedArray
 from .reader import Reader
@@ -68,22 +69,19 @@ class RowLengths:
         self._check = check
         self._kept = kept
         self._read: SharedArray | None = None
-        self._lock = threading.Lock()
+        # A fork may come while another thread reads.
+        self._locks: PerProcess[threading.Lock] = PerProcess()
         self._check_type()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_read": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
+        return {**self.__dict__, "_read": None}
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """The lengths of some rows, as int64; all are read when the first are asked for."""
         return self._all().array[rows].astype(np.int64)
 
     def _all(self) -> SharedArray:
-        with self._lock:
+        with self._locks.get(threading.Lock):
             if self._read is None:
                 lengths = self._lengths()
                 self._refuse_bad(lengths)
