@@ -147,7 +147,7 @@ def test_one_that_is_stuck_is_ended_where_a_reader_is_late_and_where_a_table_is_
     reader = ForkReader(recipe_of(table), {"id": "id"})
     (process,) = (each for each in delegates() if each.pid not in before)
     process.suspend()
-    monkeypatch.setattr(fork_reader, "_STARTS_WITHIN", 0.1)
+    monkeypatch.setattr(fork_reader, "_OPENS_WITHIN", 0.1)
     with pytest.raises(RuntimeError, match="opening table 'points', .* did not answer within 0.1"):
         ForkReader(recipe_of(table), {"id": "id"})
     assert not process.is_running()

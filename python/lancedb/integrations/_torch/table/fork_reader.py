@@ -42,7 +42,7 @@ from .recipe import Recipe
 from .selection import Selection
 
 _SERVE = "import sys; from lancedb.integrations._torch.table.fork_reader import serve; serve({fd})"
-_STARTS_WITHIN, _ANSWERS_WITHIN, _ENDS_WITHIN = 60.0, 5.0, 2.0
+_OPENS_WITHIN, _ANSWERS_WITHIN, _ENDS_WITHIN = 60.0, 5.0, 2.0
 # What is asked for: rows by offset, blobs by row id, a range of a blob, the nearest of vectors,
 # the rows of a permutation.
 _ROWS, _BLOBS, _RANGE, _NEAREST, _CHOSEN = b"r", b"b", b"f", b"n", b"c"
@@ -87,11 +87,13 @@ class ForkReader:
         self._delegate, self._connection = PROCESS.part(Delegates).connect()
         self.close = weakref.finalize(self, _close, self._connection, self._delegate, self._calls)
         self.reads_by = expected_reader(recipe)
-        if not self._delegate.answers(self._connection, _STARTS_WITHIN):
+        # One that starts may take long to import lancedb, as on a busy machine.
+        limit = _OPENS_WITHIN if self._delegate.has_started else None
+        if not self._delegate.answers(self._connection, limit):
             self._delegate.kill()
             raise RuntimeError(
                 f"opening {recipe.describe()} failed: the process that reads for this forked one "
-                f"did not answer within {_STARTS_WITHIN:g} seconds; it is replaced at the next read"
+                f"did not answer within {_OPENS_WITHIN:g} seconds; it is replaced at the next read"
             )
         self.schema: pa.Schema = self._ask(pickle.dumps((_preparation(asked), asked))).schema
 
@@ -169,6 +171,7 @@ class Delegate:
 
     def __init__(self) -> None:
         self.readers = 0
+        self.has_started = False
         self._control, theirs = multiprocessing.Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -191,11 +194,12 @@ class Delegate:
             send_handle(self._control, theirs.fileno(), self._process.pid)
         return ours
 
-    def answers(self, connection: Connection, seconds: float) -> bool:
+    def answers(self, connection: Connection, seconds: float | None) -> bool:
         """Whether the thread of a new connection says so in time, or that it has ended."""
         if connection.poll(seconds):
             with contextlib.suppress(EOFError, ConnectionError):  # as the first question will say
                 connection.recv_bytes()
+            self.has_started = True
             return True
         return False
 
