@@ -32,8 +32,18 @@ def epochs(table):
     return [[batch["id"] for batch in loader] for _ in range(3)]
 
 
+def begin_late(worker):
+    if worker == LATE:
+        time.sleep(0.2)
+
+
 def loader_of(table, persistent):
-    return LanceDataLoader(dataset_of(table), num_workers=2, persistent_workers=persistent)
+    return LanceDataLoader(
+        dataset_of(table, LanceIterableTorchDataset),
+        num_workers=2,
+        persistent_workers=persistent,
+        worker_init_fn=begin_late,
+    )
 
 
 @pytest.mark.few(2)
