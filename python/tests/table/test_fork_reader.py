@@ -199,13 +199,6 @@ def test_one_that_takes_too_long_is_ended_and_replaced(reader):
     assert not process.is_running()
     reader.recipe = asked
     assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
-    (process,) = delegates()
-    reader.recipe = dataclasses.replace(asked, timeout=0.1)
-    process.suspend()
-    with pytest.raises(RuntimeError, match="not found within 0.1 sec"):
-        reader.in_time(lambda handle: handle.submit(np.arange(3)).result(), "found")
-    reader.recipe = asked
-    assert reader.open().read(np.arange(3))["id"].to_pylist() == [0, 1, 2]
 
 
 def once(flag, what):
