@@ -17,8 +17,9 @@ from lancedb.integrations.torch import (
     LanceMixedTorchDataset,
 )
 from lancedb.permutation import Permutation, permutation_builder
+from loaders import flat
 from torch.utils.data import DataLoader
-from whole_epochs import ORDER_IDS, ORDERS, batches, flat, torch_ids
+from whole_epochs import ORDER_IDS, ORDERS, batches, torch_ids
 
 # -- orders ------------------------------------------------------------------------------------
 

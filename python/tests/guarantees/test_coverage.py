@@ -3,7 +3,8 @@
 
 import pytest
 from lancedb.permutation import Permutation, permutation_builder
-from whole_epochs import ORDER_IDS, ORDERS, batches, flat, torch_ids
+from loaders import flat
+from whole_epochs import ORDER_IDS, ORDERS, batches, torch_ids
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)

@@ -4,8 +4,9 @@
 import warnings
 
 import pytest
+from loaders import flat
 from torch.utils.data import DataLoader
-from whole_epochs import ORDERS, WINDOWS, batches, flat, torch_ids
+from whole_epochs import ORDERS, WINDOWS, batches, torch_ids
 
 
 @pytest.mark.few(3)

@@ -17,7 +17,3 @@ def torch_ids(table, **options):
 
 def batches(loader):
     return [batch["id"].tolist() for batch in loader]
-
-
-def flat(lists):
-    return [each for one in lists for each in one]

@@ -111,9 +111,10 @@ def refuse_override(dataset: Any, name: str, advice: str, unless: str = "") -> N
         )
 
 
+@functools.cache  # as it is asked for each batch
 def _is_overridden(kind: type, name: str) -> bool:
     owner = next(each for each in kind.__mro__ if name in vars(each))
-    return owner.__name__ not in _DATASETS and not owner.__module__.startswith(_OURS)
+    return not owner.__module__.startswith(_OURS)
 
 
 def refuse_unknown(owner: str, options: Mapping[str, Any], own: Callable[..., Any]) -> None:

@@ -141,10 +141,11 @@ class Reader:
             If the storage fails, takes too long, or no longer has this blob.
         """
         what = f"the blob of row id {row_ids[0]} of {self.recipe.describe()}"
+        handle = self.open().handle()
         try:
             return self.in_time(lambda handle: handle.read_blob(row_ids, start, stop), "read")
         except (RuntimeError, OSError, ValueError) as error:
-            self.handle().give_up(is_late=False)
+            handle.give_up(is_late=False)
             raise RuntimeError(f"reading {what} failed: {explained(str(error))}") from error
 
     def in_time(self, call: Callable[[Handle], T], done: str) -> T:
